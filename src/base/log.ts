@@ -1,0 +1,30 @@
+/** Severities in rising order: debug, information, warning, error, fatal. */
+export type LogLevel = "D" | "I" | "W" | "E" | "F";
+
+/**
+ * Where events are told. One line per event, never per request.
+ *
+ * A log belongs to a thread of work (a connection, a role), named in each line; {@linkcode child} makes the log
+ * of another.
+ */
+export interface Log {
+  debug(message: string): void;
+  info(message: string): void;
+  warn(message: string): void;
+  error(message: string): void;
+  fatal(message: string): void;
+  /** The same destination and level under another thread name. */
+  child(thread: string): Log;
+}
+
+/** Tells nobody. For tests and for tools that report through their exit code. */
+export const silentLog: Log = {
+  debug() {},
+  info() {},
+  warn() {},
+  error() {},
+  fatal() {},
+  child() {
+    return silentLog;
+  },
+};

@@ -1,0 +1,90 @@
+/**
+ * What a disk is.
+ *
+ * Everything denbd serves, copies, mirrors or caches is a {@linkcode BlockDevice}: a file, memory, a disk at
+ * the far end of a connection, or a disk made of other disks.
+ *
+ * The operations return `void | Promise<void>`, and that is the point: a disk that can answer now (page cache,
+ * memory) answers without a promise, and a server replies in the same turn; a disk that must wait returns a
+ * promise, and later requests overtake it. Callers therefore test for a promise rather than `await` always.
+ *
+ * The caller keeps the range inside the disk and aligned to `blockSizes.minimum`; a disk may rely on it. A
+ * buffer handed to a disk belongs to the disk until the operation has ended, and to the caller afterwards.
+ */
+
+/** Size constraints in bytes, as NBD has them: all but the maximum are powers of two. */
+export interface BlockSizes {
+  /** Offsets and lengths are multiples of this. */
+  readonly minimum: number;
+  /** Requests of this size and alignment run best. */
+  readonly preferred: number;
+  /** The largest read or write; other operations have no such limit. */
+  readonly maximumPayload: number;
+}
+
+/** What a disk can do. A caller never asks for what is `false` here. */
+export interface Abilities {
+  /** Writes, trims and zeroes are accepted. */
+  readonly write: boolean;
+  /** `flush` makes everything answered before it durable. */
+  readonly flush: boolean;
+  /** The `fua` option is kept natively; where `false`, the caller flushes instead. */
+  readonly fua: boolean;
+  readonly trim: boolean;
+  readonly zero: boolean;
+  /** `zero` with `fast` is answered: either quickly, or refused with ENOTSUP having changed nothing. */
+  readonly fastZero: boolean;
+  /** `cache` prefetches. */
+  readonly cache: boolean;
+  /** A flush covers all writes answered before it, whoever asked for them (NBD's CAN_MULTI_CONN). */
+  readonly multiConn: boolean;
+  /** `extents` knows about holes; where `false` it answers one extent of data. */
+  readonly extents: boolean;
+  /** The medium spins: a hint for schedulers. */
+  readonly rotational: boolean;
+}
+
+/** A run of bytes of one kind. `data`: may hold anything. `zero`: allocated, reads as zeroes. `hole`: not allocated, reads as zeroes. */
+export interface Extent {
+  /** In bytes, above zero. */
+  readonly length: number;
+  readonly kind: "data" | "zero" | "hole";
+}
+
+export interface WriteOptions {
+  /** The operation's result is durable before it is answered. */
+  readonly fua?: boolean;
+}
+
+export interface ZeroOptions extends WriteOptions {
+  /** The range may become a hole (NBD's NO_HOLE turned round). Default `true`. */
+  readonly mayPunch?: boolean;
+  /** Refuse with ENOTSUP, and change nothing, if zeroing is not faster than writing. Default `false`. */
+  readonly fast?: boolean;
+}
+
+/** A disk. All offsets and lengths are in bytes. Failures are {@linkcode DeviceError}s, thrown or rejected. */
+export interface BlockDevice {
+  /** Exact below 2^53. */
+  readonly sizeBytes: number;
+  readonly blockSizes: BlockSizes;
+  readonly can: Abilities;
+  /** Fills `into` from `offset`. */
+  read(offset: number, into: Uint8Array): void | Promise<void>;
+  write(offset: number, data: Uint8Array, options?: WriteOptions): void | Promise<void>;
+  /** Makes everything answered before this call durable. */
+  flush(): void | Promise<void>;
+  /** Says that the range is no longer needed; it may read as anything until written. */
+  trim(offset: number, length: number, options?: WriteOptions): void | Promise<void>;
+  /** The range reads as zeroes afterwards. */
+  zero(offset: number, length: number, options?: ZeroOptions): void | Promise<void>;
+  /**
+   * Describes the range from `offset`: consecutive, neighbours differing in kind, lengths adding up to at most
+   * `length` and at least one byte. May stop early; the caller asks again from there.
+   */
+  extents(offset: number, length: number): Extent[] | Promise<Extent[]>;
+  /** Prefetches the range. A hint. */
+  cache(offset: number, length: number): void | Promise<void>;
+  /** Ends all use; does not flush. Idempotent. */
+  close(): Promise<void>;
+}

@@ -1,0 +1,35 @@
+/**
+ * A stream of bytes to a peer.
+ *
+ * As with disks, `void | Promise` is the point: a transport that can answer at once does so without a promise.
+ * A simulation implements the same interface over a virtual clock.
+ */
+
+/** Who is at the other end. */
+export interface Peer {
+  readonly transport: "tcp" | "unix" | "memory";
+  /** IP address without port and without `::ffff:`, or `unix` with the peer's uid. */
+  readonly address: string;
+  /** For log lines: `127.0.0.1:43210`, `[::1]:43210`, `unix:uid=0,pid=123`. */
+  readonly text: string;
+}
+
+export interface Connection {
+  readonly peer: Peer;
+  /**
+   * Reads at least one byte into the front of `into` (which must not be empty).
+   *
+   * @returns The number of bytes, or `null` when the peer has finished sending or reset the connection.
+   *   At most one read may be outstanding.
+   */
+  read(into: Uint8Array): number | null | Promise<number | null>;
+  /**
+   * Writes all of `bytes`, which belong to the connection until then. Writes may be called without waiting;
+   * they go out in order.
+   *
+   * @throws If the connection is closed or breaks before the transport took the last byte.
+   */
+  write(bytes: Uint8Array): void | Promise<void>;
+  /** Closes both directions and ends every outstanding read and write. Idempotent, never throws. */
+  close(): void;
+}
