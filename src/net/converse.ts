@@ -107,6 +107,7 @@ async function perform(
 /** Waits for a promise, but no longer than until the signal fires. */
 async function endedBy<T>(signal: AbortSignal | undefined, promise: Promise<T>): Promise<T> {
   if (signal === undefined) return await promise;
+  signal.throwIfAborted();
   const { promise: ended, reject } = Promise.withResolvers<never>();
   const end = () => reject(signal.reason);
   signal.addEventListener("abort", end, { once: true });
