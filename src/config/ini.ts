@@ -97,7 +97,7 @@ export function stringify(
   const parts: string[] = [];
   for (const [name, entries] of sections) {
     if (name !== "") {
-      if (sectionName(`[${name}]`) !== name) {
+      if (!plain(name) || sectionName(`[${name}]`) !== name) {
         throw new RangeError(`cannot write the section name ${quote(name)}`);
       }
       parts.push(`[${name}]\n`);
