@@ -1,0 +1,141 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import type { Conversation } from "../../../src/wire/conversation.ts";
+import {
+  getBlock,
+  getChecksums,
+  getServers,
+  selectImage,
+  selectSameImage,
+} from "../../../src/wire/dnbd3/handshake_client.ts";
+import { WireError } from "../../../src/wire/wire_error.ts";
+import * as vectors from "./vectors.ts";
+
+function pure(name: string, fn: () => void) {
+  Deno.test({ name, permissions: "none", fn });
+}
+
+class CutShort extends Error {}
+
+/** Plays a conversation against recorded bytes of the other side. */
+function play<T>(
+  conversation: Conversation<T>,
+  incoming: Uint8Array,
+): { result: T; sent: number[]; rest: number } {
+  const sent: number[] = [];
+  let at = 0;
+  let step = conversation.next();
+  while (!step.done) {
+    const effect = step.value;
+    if (effect.kind === "send") {
+      sent.push(...effect.bytes);
+      step = conversation.next();
+    } else if (effect.kind === "need") {
+      if (at + effect.byteCount > incoming.length) throw new CutShort();
+      step = conversation.next(incoming.slice(at, at += effect.byteCount));
+    } else {
+      throw new Error("nothing to wait for here");
+    }
+  }
+  return { result: step.value, sent, rest: incoming.length - at };
+}
+
+const test = { version: 3, name: "test", revision: 1, sizeBytes: vectors.TEST_BYTES };
+
+pure("selectImage() speaks the recorded selection", () => {
+  const { client, server } = vectors.SELECT_TEST;
+  const selection = { version: 3, name: "test", revision: 1, flags: 0 };
+  assertEquals(play(selectImage(selection), server), { result: test, sent: [...client], rest: 0 });
+});
+
+pure("selectImage() takes what the server calls the newest revision", () => {
+  const { client, server } = vectors.SELECT_MULTI_NEWEST_VERSION_2;
+  assertEquals(play(selectImage({ version: 2, name: "multi", revision: 0, flags: 0 }), server), {
+    result: { version: 2, name: "multi", revision: 7, sizeBytes: 12288 },
+    sent: [...client],
+    rest: 0,
+  });
+});
+
+pure("selectImage() refuses another revision, another command and a long answer", () => {
+  const { server } = vectors.SELECT_TEST;
+  const wanted = (revision: number) => selectImage({ version: 3, name: "test", revision, flags: 0 });
+  assertThrows(() => play(wanted(2), server), WireError, "revision 1 where 2 was selected");
+  const wrongCommand = server.slice();
+  wrongCommand[2] = 1;
+  assertThrows(() => play(wanted(1), wrongCommand), WireError, "reply to command 1 instead of 2");
+  const long = server.slice();
+  long.set([0xff, 0xff, 0xff, 0xff], 4);
+  assertThrows(() => play(wanted(1), long), WireError, "selected image of 4294967295 bytes");
+});
+
+pure("selectSameImage() refuses another name and another size", () => {
+  const { server } = vectors.SELECT_TEST;
+  assertEquals(play(selectSameImage(test, 3), server).result, test);
+  assertThrows(
+    () => play(selectSameImage({ ...test, name: "tess" }, 3), server),
+    WireError,
+    '"test" instead',
+  );
+  assertThrows(
+    () => play(selectSameImage({ ...test, sizeBytes: 8192 }, 3), server),
+    WireError,
+    "8192 were known",
+  );
+});
+
+pure("getServers() speaks the recorded question and ignores the stale handle", () => {
+  const { client, server } = vectors.SERVERS;
+  const { result, sent } = play(getServers(), server);
+  assertEquals([result.map((entry) => entry.port), sent], [[5003, 5010, 6000], [...client]]);
+  assertEquals(play(getServers(), vectors.hex("73 72 03 00 00000000 0000000000000000")).result, []);
+});
+
+pure("getServers() refuses a list above the payload limit before it awaits it", () => {
+  const header = vectors.hex("73 72 03 00 e9 03 00 00 0000000000000000");
+  assertThrows(() => play(getServers(), header), WireError, "server list of 1001 bytes");
+});
+
+pure("getChecksums() speaks the recorded question", () => {
+  const { client, server } = vectors.CHECKSUMS_OF_TEST;
+  const { result, sent } = play(getChecksums(vectors.TEST_BYTES), server);
+  assertEquals([result?.checksums.length, sent], [4, [...client]]);
+});
+
+pure("getChecksums() says null where the server has no list, and refuses a list of another size", () => {
+  const none = vectors.hex("73 72 08 00 00000000 a1a2a3a4a5a6a7a8");
+  assertEquals(play(getChecksums(vectors.TEST_BYTES), none).result, null);
+  const { server } = vectors.CHECKSUMS_OF_TEST;
+  assertThrows(() => play(getChecksums(vectors.ODD_BYTES), server), WireError, "checksum list of 20 bytes");
+});
+
+pure("getBlock() asks with handle 0 and refuses ERROR, another size and another handle", () => {
+  const request = { offset: 0, sizeBytes: 4, hops: 1 };
+  const answer = vectors.hex("73 72 01 00 04 00 00 00 0000000000000000 01 02 03 04");
+  assertEquals(play(getBlock(request), answer), {
+    result: Uint8Array.of(1, 2, 3, 4),
+    sent: [...vectors.hex("73 72 01 00 04 00 00 00 00 00 00 00 00 00 00 01 0000000000000000")],
+    rest: 0,
+  });
+  const corrupt = (at: number) => {
+    const bytes = answer.slice();
+    bytes[at] ^= 4;
+    return bytes;
+  };
+  assertThrows(() => play(getBlock(request), corrupt(2)), WireError, "reply to command 5");
+  assertThrows(() => play(getBlock(request), corrupt(4)), WireError, "block of 0 bytes where 4");
+  assertThrows(() => play(getBlock(request), corrupt(9)), WireError, "block of 4 bytes");
+});
+
+pure("every conversation waits for the rest of an answer cut anywhere", () => {
+  const wanted = { version: 3, name: "test", revision: 1, flags: 0 };
+  const cases: [() => Conversation<unknown>, Uint8Array][] = [
+    [() => selectImage(wanted), vectors.SELECT_TEST.server],
+    [() => getServers(), vectors.SERVERS.server],
+    [() => getChecksums(vectors.TEST_BYTES), vectors.CHECKSUMS_OF_TEST.server],
+  ];
+  for (const [start, server] of cases) {
+    for (let length = 0; length < server.length; length++) {
+      assertThrows(() => play(start(), server.subarray(0, length)), CutShort);
+    }
+  }
+});
