@@ -1,0 +1,178 @@
+/**
+ * Names of disks as users write them: a path, or a URI.
+ *
+ * A URI is what starts with a scheme and `://` (or `file:/`); everything else is a path, so no file name needs
+ * quoting except one that looks like a URI, which `./` in front of it tells apart. Percent-encoding holds in
+ * host, path and parameters; `+` is a plus. A parameter that a scheme does not have is refused rather than
+ * ignored: most likely it is a typing error in something that was meant to protect.
+ *
+ * @see NBD uri.md
+ */
+import { bracketed, type Endpoint } from "./endpoint.ts";
+
+/** Which disk is meant. */
+export type DiskLocator = FileLocator | NbdLocator;
+
+/** A local file or block device. */
+export interface FileLocator {
+  readonly kind: "file";
+  readonly path: string;
+}
+
+/** An export of an NBD server. */
+export interface NbdLocator {
+  readonly kind: "nbd";
+  readonly server: Endpoint;
+  /** Empty: the server's default export. */
+  readonly exportName: string;
+}
+
+/** The port of NBD where none is given. */
+export const NBD_PORT = 10809;
+const EXPORT_NAME_BYTES_MAX = 4096;
+
+/** A URI cut at its punctuation; nothing is decoded yet but the parameters. */
+interface UriParts {
+  readonly authority: string;
+  readonly path: string;
+  readonly parameters: ReadonlyMap<string, string>;
+}
+
+/** The schemes there are. A new kind of disk adds a row. */
+const schemes: ReadonlyMap<string, (parts: UriParts) => DiskLocator> = new Map<
+  string,
+  (parts: UriParts) => DiskLocator
+>([
+  ["file", fileLocator],
+  ["nbd", nbdLocator],
+  ["nbd+unix", nbdUnixLocator],
+]);
+
+/**
+ * Parses the name of a disk.
+ *
+ * @param text A path, `file:///path`, `nbd://host[:port][/export]` or `nbd+unix:///[export]?socket=path`.
+ * @throws {SyntaxError} If it is a URI with an unknown scheme, a malformed part or an unknown parameter, or if
+ *   it is empty. The message quotes the text and says what is wrong with it.
+ */
+export function parseDiskLocator(text: string): DiskLocator {
+  const match = /^([a-z][a-z0-9+.-]*):(?:\/\/([^/?#]*))?([^?#]*)(?:\?([^#]*))?(#.*)?$/is.exec(text);
+  if (match === null || !looksLikeUri(text)) return { kind: "file", path: checkedPath(text) };
+  try {
+    const [, scheme, authority, path, query, fragment] = match;
+    const parse = schemes.get(scheme.toLowerCase());
+    if (parse === undefined) {
+      throw new SyntaxError(`the scheme is none of ${[...schemes.keys()].join(", ")}`);
+    }
+    if (authority === undefined && !(scheme.toLowerCase() === "file" && path.startsWith("/"))) {
+      throw new SyntaxError(`two slashes are missing behind "${scheme}:"`);
+    }
+    if (fragment !== undefined) throw new SyntaxError(`a "#" is written %23`);
+    return parse({ authority: authority ?? "", path, parameters: parseParameters(query) });
+  } catch (error) {
+    throw new SyntaxError(`cannot use ${JSON.stringify(text)}: ${(error as Error).message}`);
+  }
+}
+
+/** The shortest text that {@linkcode parseDiskLocator} turns into the same locator. */
+export function formatDiskLocator(locator: DiskLocator): string {
+  if (locator.kind === "file") return looksLikeUri(locator.path) ? `./${locator.path}` : locator.path;
+  // The slashes of a name stay readable: only what has a meaning in a URI is encoded.
+  const name = encodeURIComponent(locator.exportName).replaceAll("%2F", "/");
+  const { server } = locator;
+  if (server.transport === "unix") {
+    return `nbd+unix:///${name}?socket=${encodeURIComponent(server.path).replaceAll("%2F", "/")}`;
+  }
+  const host = server.host.includes(":")
+    ? bracketed(server.host.replace("%", "%25"))
+    : encodeURIComponent(server.host);
+  return `nbd://${host}${server.port === NBD_PORT ? "" : `:${server.port}`}/${name}`;
+}
+
+/** A scheme with two slashes, or a known scheme without them, which most likely is a mistake. */
+function looksLikeUri(text: string): boolean {
+  const match = /^([a-z][a-z0-9+.-]*):(\/\/)?/i.exec(text);
+  return match !== null && (match[2] !== undefined || schemes.has(match[1].toLowerCase()));
+}
+
+function fileLocator({ authority, path, parameters }: UriParts): FileLocator {
+  if (authority !== "" && authority.toLowerCase() !== "localhost") {
+    throw new SyntaxError(`a file is on this host; for a path, write three slashes`);
+  }
+  expectParameters(parameters, []);
+  return { kind: "file", path: checkedPath(decoded(path)) };
+}
+
+function nbdLocator({ authority, path, parameters }: UriParts): NbdLocator {
+  expectParameters(parameters, []);
+  return { kind: "nbd", server: tcpEndpoint(authority), exportName: exportName(path) };
+}
+
+function nbdUnixLocator({ authority, path, parameters }: UriParts): NbdLocator {
+  if (authority !== "") throw new SyntaxError("a host has no place in it: write three slashes");
+  expectParameters(parameters, ["socket"]);
+  const socket = parameters.get("socket");
+  if (socket === undefined || socket === "") throw new SyntaxError(`the parameter "socket" is missing`);
+  return {
+    kind: "nbd",
+    server: { transport: "unix", path: checkedPath(socket) },
+    exportName: exportName(path),
+  };
+}
+
+/** `host`, `host:port`, `[v6]`, `[v6]:port`; no host is this one. */
+function tcpEndpoint(authority: string): Endpoint {
+  const match = /^(?:\[([0-9a-f:.]+(?:%25[^\]]+)?)\]|([^:@[\]]*))(?::(\d*))?$/i.exec(authority);
+  if (match === null) {
+    if (authority.includes("@")) throw new SyntaxError("a user name has no place in it");
+    throw new SyntaxError(`"${authority}" is not HOST, HOST:PORT or [IPv6]:PORT`);
+  }
+  const host = decoded(match[1] ?? match[2]);
+  if (/[\s/\0]/.test(host)) throw new SyntaxError(`${JSON.stringify(host)} is not a host name`);
+  const port = match[3] === undefined || match[3] === "" ? NBD_PORT : Number(match[3]);
+  if (port < 1 || port > 65535) throw new SyntaxError(`port ${match[3]} is not from 1 to 65535`);
+  return { transport: "tcp", host: host === "" ? "localhost" : host, port };
+}
+
+/** The path without its first slash. */
+function exportName(path: string): string {
+  const name = decoded(path.replace(/^\//, ""));
+  if (name.includes("\0")) throw new SyntaxError("an export name has no NUL");
+  const byteCount = new TextEncoder().encode(name).length;
+  if (byteCount > EXPORT_NAME_BYTES_MAX) {
+    throw new SyntaxError(`the export name has ${byteCount} bytes, more than ${EXPORT_NAME_BYTES_MAX}`);
+  }
+  return name;
+}
+
+function parseParameters(query: string | undefined): Map<string, string> {
+  const parameters = new Map<string, string>();
+  for (const pair of (query ?? "").split("&")) {
+    if (pair === "") continue;
+    const equals = pair.indexOf("=");
+    const name = decoded(equals < 0 ? pair : pair.slice(0, equals));
+    if (parameters.has(name)) throw new SyntaxError(`the parameter "${name}" stands in it twice`);
+    parameters.set(name, equals < 0 ? "" : decoded(pair.slice(equals + 1)));
+  }
+  return parameters;
+}
+
+function expectParameters(parameters: ReadonlyMap<string, string>, known: readonly string[]): void {
+  for (const name of parameters.keys()) {
+    if (!known.includes(name)) throw new SyntaxError(`there is no parameter ${JSON.stringify(name)} in it`);
+  }
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    throw new SyntaxError(`${JSON.stringify(text)} is not percent-encoded UTF-8`);
+  }
+}
+
+function checkedPath(path: string): string {
+  if (path === "") throw new SyntaxError("the name of a disk is empty");
+  if (path.includes("\0")) throw new SyntaxError("a path has no NUL");
+  return path;
+}

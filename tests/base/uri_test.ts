@@ -1,0 +1,100 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { formatEndpoint } from "../../src/base/endpoint.ts";
+import { type DiskLocator, formatDiskLocator, parseDiskLocator } from "../../src/base/uri.ts";
+
+const pure = { permissions: "none" } as const;
+
+const tcp = (host: string, port: number, exportName: string): DiskLocator => ({
+  kind: "nbd",
+  server: { transport: "tcp", host, port },
+  exportName,
+});
+const unix = (path: string, exportName: string): DiskLocator => ({
+  kind: "nbd",
+  server: { transport: "unix", path },
+  exportName,
+});
+const file = (path: string): DiskLocator => ({ kind: "file", path });
+
+const accepted: [string, DiskLocator][] = [
+  ["disk.img", file("disk.img")],
+  ["/srv/a b?c#d%20.img", file("/srv/a b?c#d%20.img")],
+  ["./nbd://x", file("./nbd://x")],
+  ["host:10809", file("host:10809")],
+  ["file:///srv/a%20b", file("/srv/a b")],
+  ["file://localhost/srv/x", file("/srv/x")],
+  ["file:/srv/x", file("/srv/x")],
+  ["nbd://example.com", tcp("example.com", 10809, "")],
+  ["nbd://example.com/", tcp("example.com", 10809, "")],
+  ["NBD://example.com:1/x", tcp("example.com", 1, "x")],
+  ["nbd://example.com:/x", tcp("example.com", 10809, "x")],
+  ["nbd://127.0.0.1:65535/disk", tcp("127.0.0.1", 65535, "disk")],
+  ["nbd://example.com//disk", tcp("example.com", 10809, "/disk")],
+  ["nbd://example.com/a/../b", tcp("example.com", 10809, "a/../b")],
+  ["nbd://example.com/%C3%A4%2F%3F%23+", tcp("example.com", 10809, "ä/?#+")],
+  ["nbd://[::1]/x", tcp("::1", 10809, "x")],
+  ["nbd://[2001:db8::1]:20/x", tcp("2001:db8::1", 20, "x")],
+  ["nbd://[fe80::1%25eth0]/", tcp("fe80::1%eth0", 10809, "")],
+  ["nbd:///x", tcp("localhost", 10809, "x")],
+  ["nbd+unix:///?socket=/run/nbd.sock", unix("/run/nbd.sock", "")],
+  ["nbd+unix:///disk?socket=nbd%20sock", unix("nbd sock", "disk")],
+  ["nbd+unix:////disk?socket=s", unix("s", "/disk")],
+  ["nbd+unix://?socket=s", unix("s", "")],
+];
+
+for (const [text, locator] of accepted) {
+  Deno.test(`parseDiskLocator() understands ${text}`, pure, () => {
+    assertEquals(parseDiskLocator(text), locator);
+    assertEquals(parseDiskLocator(formatDiskLocator(locator)), locator);
+  });
+}
+
+const refused: [string, string][] = [
+  ["", "empty"],
+  ["file://", "empty"],
+  ["a\0b", "NUL"],
+  ["nbds://host/x", "the scheme is none of file, nbd, nbd+unix"],
+  ["http://host/x", "scheme"],
+  ["nbd:host:10809", "two slashes"],
+  ["file:x", "two slashes"],
+  ["file://elsewhere/x", "on this host"],
+  ["file:///x?y=1", 'no parameter "y"'],
+  ["nbd://host/x?soket=1", 'no parameter "soket"'],
+  ["nbd://host/x?socket=/s", 'no parameter "socket"'],
+  ["nbd://host/x#y", "%23"],
+  ["nbd://user@host/x", "user name"],
+  ["nbd://host:0/x", "port 0"],
+  ["nbd://host:65536/x", "port 65536"],
+  ["nbd://host:80x/x", "not HOST"],
+  ["nbd://::1/x", "not HOST"],
+  ["nbd://[::1/x", "not HOST"],
+  ["nbd://a%20b/x", "not a host name"],
+  ["nbd://host/%zz", "percent-encoded"],
+  ["nbd://host/%ff", "percent-encoded"],
+  ["nbd://host/a%00b", "NUL"],
+  ["nbd://host/" + "ä".repeat(2049), "4098 bytes"],
+  ["nbd+unix:///x", '"socket" is missing'],
+  ["nbd+unix:///x?socket=", '"socket" is missing'],
+  ["nbd+unix:///x?socket=a&socket=b", "twice"],
+  ["nbd+unix://host/x?socket=a", "three slashes"],
+];
+
+for (const [text, reason] of refused) {
+  Deno.test(`parseDiskLocator() refuses ${JSON.stringify(text.slice(0, 40))}: ${reason}`, pure, () => {
+    assertThrows(() => parseDiskLocator(text), SyntaxError, reason);
+  });
+}
+
+Deno.test("formatDiskLocator() writes the short form", pure, () => {
+  assertEquals(formatDiskLocator(tcp("::1", 10809, "a/b c")), "nbd://[::1]/a/b%20c");
+  assertEquals(formatDiskLocator(tcp("h", 7, "")), "nbd://h:7/");
+  assertEquals(formatDiskLocator(unix("/run/s", "x")), "nbd+unix:///x?socket=/run/s");
+  assertEquals(formatDiskLocator(file("nbd:x")), "./nbd:x");
+  assertEquals(formatDiskLocator(file("/x y")), "/x y");
+});
+
+Deno.test("formatEndpoint() puts IPv6 in brackets", pure, () => {
+  assertEquals(formatEndpoint({ transport: "tcp", host: "::1", port: 5 }), "[::1]:5");
+  assertEquals(formatEndpoint({ transport: "tcp", host: "h", port: 5 }), "h:5");
+  assertEquals(formatEndpoint({ transport: "unix", path: "/s" }), "unix:/s");
+});
