@@ -1,0 +1,77 @@
+/**
+ * denbd: network block storage in one binary.
+ *
+ * Joins the commands to the process: its words, streams, environment and exit code.
+ */
+import config from "./deno.json" with { type: "json" };
+import type { Input, Output } from "./src/commands/command.ts";
+import { runProgram, type Surroundings } from "./src/commands/program.ts";
+import { commands } from "./src/commands/table.ts";
+
+const encoder = new TextEncoder();
+
+function outputTo(stream: typeof Deno.stdout): Output {
+  return {
+    get isTerminal() {
+      return stream.isTerminal();
+    },
+    async write(data) {
+      let rest = typeof data === "string" ? encoder.encode(data) : data;
+      while (rest.length > 0) rest = rest.subarray(await stream.write(rest));
+    },
+  };
+}
+
+const stdin: Input = {
+  get isTerminal() {
+    return Deno.stdin.isTerminal();
+  },
+  read: (into) => Deno.stdin.read(into),
+};
+
+/** Log lines leave before the program goes on; a reader that has gone is no reason to stop serving. */
+function writeLog(line: string): void {
+  try {
+    let rest = encoder.encode(line);
+    while (rest.length > 0) rest = rest.subarray(Deno.stderr.writeSync(rest));
+  } catch {
+    // There is nowhere left to tell it.
+  }
+}
+
+/** systemd names device and inode of the journal's stream; ours is that one if stderr has the same. */
+function stderrIsJournal(): boolean {
+  const named = Deno.env.get("JOURNAL_STREAM");
+  if (named === undefined) return false;
+  try {
+    const { dev, ino } = Deno.statSync("/proc/self/fd/2");
+    return named === `${dev}:${ino}`;
+  } catch {
+    return false;
+  }
+}
+
+/** Milliseconds from the boot of the machine to the start of our clock, so that the logs of programs compare. */
+function clockOffsetMs(): number {
+  try {
+    const [seconds] = Deno.readTextFileSync("/proc/uptime").split(" ");
+    return Number(seconds) * 1000 - performance.now();
+  } catch {
+    return 0;
+  }
+}
+
+if (import.meta.main) {
+  const offsetMs = clockOffsetMs();
+  const surroundings: Surroundings = {
+    stdin,
+    stdout: outputTo(Deno.stdout),
+    stderr: outputTo(Deno.stderr),
+    writeLog,
+    nowMs: () => offsetMs + performance.now(),
+    pid: Deno.pid,
+    journal: stderrIsJournal(),
+    env: (name) => Deno.env.get(name),
+  };
+  Deno.exit(await runProgram(Deno.args, commands, config.version, surroundings));
+}

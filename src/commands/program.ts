@@ -1,0 +1,188 @@
+/**
+ * The program around the commands: finds one, runs it, and turns what it threw into one clear line and an exit
+ * code. 0 done, 1 failed, 2 misuse.
+ */
+import { LineLog } from "../base/line_log.ts";
+import type { LogLevel } from "../base/log.ts";
+import { quote } from "../base/quote.ts";
+import type { Command, Input, Output } from "./command.ts";
+import { GLOBAL_OPTIONS } from "./global_options.ts";
+import { commandHelp, programHelp } from "./help.ts";
+import { readOptions, splitWords, type Words } from "./parse_arguments.ts";
+import { UsageError } from "./usage_error.ts";
+
+/** What the program uses of the outside. */
+export interface Surroundings {
+  readonly stdin: Input;
+  readonly stdout: Output;
+  readonly stderr: Output;
+  /** Writes a line of the log, at once and without failing. */
+  readonly writeLog: (line: string) => void;
+  readonly nowMs: () => number;
+  readonly pid: number;
+  /** Log lines go to journald and want their priority. */
+  readonly journal: boolean;
+  env(name: string): string | undefined;
+}
+
+/**
+ * Runs the program.
+ *
+ * @param words The command line after the program's name.
+ * @param commands All commands.
+ * @param version For `--version`.
+ * @returns The exit code.
+ */
+export async function runProgram(
+  words: readonly string[],
+  commands: readonly Command[],
+  version: string,
+  surroundings: Surroundings,
+): Promise<number> {
+  const { stdout, stderr } = surroundings;
+  let speaker = "denbd";
+  let usage: string | undefined;
+  try {
+    const [name, ...rest] = words;
+    if (name === undefined) {
+      await stderr.write(programHelp(commands));
+      return 2;
+    }
+    if (name === "--version" || name === "-V") {
+      await stdout.write(`denbd ${version}\n`);
+      return 0;
+    }
+    if (name === "--help" || name === "-h") {
+      await stdout.write(programHelp(commands));
+      return 0;
+    }
+    const command = findCommand(name, commands);
+    speaker = `denbd ${command.name}`;
+    usage = command.usage[0];
+    const split = splitWords(rest, { ...GLOBAL_OPTIONS, ...command.options });
+    if (split.found.some((each) => each.option === GLOBAL_OPTIONS.help)) {
+      await stdout.write(commandHelp(command));
+      return 0;
+    }
+    const log = makeLog(split, command, surroundings);
+    const { stdin, env } = surroundings;
+    const options = readOptions(command, split);
+    return await command.run({ options, args: split.args, log, stdin, stdout, stderr, env }) ?? 0;
+  } catch (error) {
+    return await report(error, speaker, usage, surroundings);
+  }
+}
+
+function findCommand(name: string, commands: readonly Command[]): Command {
+  const command = commands.find((each) => each.name === name);
+  if (command !== undefined) return command;
+  if (name.startsWith("-")) throw new UsageError(`options come after the command (${quote(name)})`);
+  const near = nearest(name, commands.filter((each) => !each.hidden).map((each) => each.name));
+  const hint = near === null ? "see denbd help" : `did you mean '${near}'?`;
+  throw new UsageError(`there is no command ${quote(name)}; ${hint}`);
+}
+
+/** The candidate that is few typing errors away, or the only one that starts so. */
+export function nearest(word: string, candidates: readonly string[]): string | null {
+  const starting = candidates.filter((each) => word !== "" && each.startsWith(word));
+  if (starting.length === 1) return starting[0];
+  const limit = word.length <= 4 ? 2 : 3;
+  let best: { name: string; distance: number } | null = null;
+  for (const name of candidates) {
+    const distance = editDistance(word, name, limit);
+    if (distance < limit && (best === null || distance < best.distance)) best = { name, distance };
+  }
+  return best?.name ?? null;
+}
+
+/** Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`; at most `limit`. */
+function editDistance(a: string, b: string, limit: number): number {
+  if (Math.abs(a.length - b.length) >= limit) return limit;
+  const rows: number[][] = [Array.from({ length: b.length + 1 }, (_, index) => index)];
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const same = a[i - 1] === b[j - 1];
+      let cost = Math.min(rows[i - 1][j] + 1, row[j - 1] + 1, rows[i - 1][j - 1] + (same ? 0 : 1));
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) {
+        cost = Math.min(cost, rows[i - 2][j - 2] + 1);
+      }
+      row.push(cost);
+    }
+    rows.push(row);
+  }
+  return Math.min(rows[a.length][b.length], limit);
+}
+
+function makeLog(words: Words, command: Command, surroundings: Surroundings): LineLog {
+  let level = "W" as LogLevel;
+  let format: "text" | "json" = "text";
+  for (const { option, text } of words.found) {
+    if (option === GLOBAL_OPTIONS.quiet) level = "F";
+    if (option === GLOBAL_OPTIONS.verbose) level = level === "I" || level === "D" ? "D" : "I";
+    if (option === GLOBAL_OPTIONS.logFormat) {
+      if (text !== "text" && text !== "json") {
+        throw new UsageError(`--log-format: ${quote(text ?? "")} is not one of text, json`);
+      }
+      format = text;
+    }
+  }
+  const { writeLog, nowMs, pid, journal } = surroundings;
+  return new LineLog({
+    write: writeLog,
+    nowMs,
+    pid,
+    level,
+    format,
+    thread: command.name,
+    priorities: journal,
+  });
+}
+
+/** Says what went wrong in one line, and returns the exit code. */
+async function report(
+  error: unknown,
+  speaker: string,
+  usage: string | undefined,
+  { stderr, env }: Surroundings,
+): Promise<number> {
+  try {
+    if (error instanceof UsageError) {
+      const lines = error.message.split("\n").map((line) => `${speaker}: ${line}\n`);
+      if (usage !== undefined) lines.push(`usage: denbd ${usage}\n`);
+      await stderr.write(lines.join(""));
+      return 2;
+    }
+    // The reader of our output has seen enough.
+    if (error instanceof Deno.errors.BrokenPipe) return 1;
+    if (env("DENBD_DEBUG") === "1" && error instanceof Error) await stderr.write(`${error.stack}\n`);
+    await stderr.write(`${speaker}: ${describeError(error)}\n`);
+    return 1;
+  } catch {
+    // Nobody can be told; the code still says it.
+    return 1;
+  }
+}
+
+/** Names of our own error families: their messages are written for the user. */
+const SPEAKING_ERRORS = new Set(["DeviceError", "WireError", "ConfigError", "OsError"]);
+
+/** Faults of the program itself rather than of what it was asked. */
+const PROGRAM_ERRORS = [TypeError, RangeError, ReferenceError, SyntaxError];
+
+/** One line: the message, and the causes it does not already contain. */
+export function describeError(error: unknown): string {
+  const parts: string[] = [];
+  let each: unknown = error;
+  for (let depth = 0; depth < 4 && each !== undefined && each !== null; depth++) {
+    const message = each instanceof Error ? each.message || each.name : String(each);
+    if (!parts.some((part) => part.includes(message))) parts.push(message);
+    each = each instanceof Error ? each.cause : undefined;
+  }
+  const text = parts.join(": ").replaceAll("\n", " ");
+  const ours = error instanceof Error && SPEAKING_ERRORS.has(error.name);
+  if (!ours && PROGRAM_ERRORS.some((kind) => error instanceof kind)) {
+    return `internal error: ${text} (DENBD_DEBUG=1 shows where)`;
+  }
+  return text;
+}

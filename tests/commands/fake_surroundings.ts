@@ -1,0 +1,42 @@
+import type { Output } from "../../src/commands/command.ts";
+import type { Surroundings } from "../../src/commands/program.ts";
+
+/** Surroundings that keep what was written. */
+export class FakeSurroundings implements Surroundings {
+  readonly written = { stdout: "", stderr: "", log: "" };
+  readonly journal = false;
+  readonly pid = 42;
+
+  constructor(
+    readonly environment: Readonly<Record<string, string>> = {},
+    readonly input = new Uint8Array(),
+  ) {}
+
+  readonly stdin = {
+    isTerminal: false,
+    read: (into: Uint8Array) => {
+      const length = Math.min(into.length, this.input.length - this.#position);
+      if (length === 0) return Promise.resolve(null);
+      into.set(this.input.subarray(this.#position, this.#position + length));
+      this.#position += length;
+      return Promise.resolve(length);
+    },
+  };
+  #position = 0;
+
+  readonly stdout: Output = this.#output("stdout");
+  readonly stderr: Output = this.#output("stderr");
+  readonly writeLog = (line: string) => void (this.written.log += line);
+  readonly nowMs = () => 1234.5;
+  readonly env = (name: string) => this.environment[name];
+
+  #output(name: "stdout" | "stderr"): Output {
+    return {
+      isTerminal: false,
+      write: (data) => {
+        this.written[name] += typeof data === "string" ? data : new TextDecoder().decode(data);
+        return Promise.resolve();
+      },
+    };
+  }
+}
