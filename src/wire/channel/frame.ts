@@ -1,0 +1,270 @@
+/**
+ * What crosses a channel after the hello: frames.
+ *
+ * A frame is a header and a body. The header begins with a type u8 and the body's length u24, big endian, in
+ * sight; what proves them depends on the channel:
+ *
+ * - encrypted (`noise`): 4 bytes of header, and a body encrypted under the direction's next counter with the
+ *   header as additional data. A frame that was altered, dropped, repeated or moved does not authenticate.
+ * - checksum only: 12 bytes of header: type, length, CRC32C of the body u32, then CRC32C u32 of the frame's
+ *   number u64 and of the eight bytes before. A damaged length is noticed before a single byte of the body is
+ *   awaited, and since the number counts, a frame dropped, repeated or moved is noticed like a damaged one. This
+ *   finds accidents; whoever wants to forge a frame can.
+ *
+ * The types stand in sight so that a receiver can have several frames under way on the crypto threads: it knows
+ * which key the next frame needs before the last one is proven. A frame counts only once it is, and the frames
+ * before it were.
+ *
+ * An end of the stream counts only after a frame of type `close`: an attacker can cut the connection, but cannot
+ * make the cut look like an end.
+ */
+import { WireError } from "../wire_error.ts";
+import { crc32c } from "./checksum.ts";
+import { type CipherState, TAG_BYTES } from "./cipher_state.ts";
+
+type Bytes = Uint8Array<ArrayBuffer>;
+
+/** The kinds of frames, by their numbers on the wire. */
+export const FRAME_TYPES = {
+  /** A handshake message; neither encrypted nor proven by its frame. */
+  handshake: 1,
+  /** The server ends a handshake that has not got as far as `refused`; the body says why. Proven by nothing. */
+  hint: 2,
+  /** The first protected frame of the server: the client is let in. Empty. */
+  accepted: 3,
+  /** Instead of `accepted`: the client is known for who it is, and not let in. The body says why. */
+  refused: 4,
+  /** A piece of the stream. */
+  data: 5,
+  /** The sender's frames after this one are under the next key. Empty. */
+  rekey: 6,
+  /** The sender has finished, and no frame follows. Empty. */
+  close: 7,
+} as const;
+
+export type FrameType = keyof typeof FRAME_TYPES;
+/** The types that a {@linkcode Sealer} makes. */
+export type SealedType = Exclude<FrameType, "handshake" | "hint">;
+
+/** Length of the part of the header that all frames share. */
+export const FRAME_START_BYTES = 4;
+/** The longest body: the Noise document's longest message (section 3). */
+export const BODY_BYTES_MAX = 65535;
+/** The longest payload of a protected frame, in either kind of channel. */
+export const PAYLOAD_BYTES_MAX = BODY_BYTES_MAX - TAG_BYTES;
+/** The longest text of a `hint` or `refused` frame, in bytes of UTF-8. */
+export const REASON_BYTES_MAX = 1024;
+
+/** A frame ready to be sent, as soon as its body is. */
+export interface Frame {
+  readonly header: Bytes;
+  readonly body: Bytes | Promise<Bytes>;
+}
+
+/** A protected frame that was proven. */
+export interface Opened {
+  readonly type: SealedType;
+  readonly payload: Bytes;
+}
+
+/** Makes the frames of one direction. */
+export interface Sealer {
+  /**
+   * @param payload At most {@linkcode PAYLOAD_BYTES_MAX} bytes; belongs to the frame until its body is there.
+   * @returns The frames to send, in this order and after all those made before.
+   */
+  seal(type: Exclude<SealedType, "rekey">, payload: Bytes): Frame[];
+}
+
+/** Proves and opens the frames of one direction. Between its two methods it remembers nothing of a frame. */
+export interface Opener {
+  readonly headerBytes: number;
+  /**
+   * Reads a header.
+   *
+   * @param header Exactly `headerBytes` bytes.
+   * @returns The length of the body, checked against the limits of the type.
+   * @throws {WireError} If the type is unknown here, the length is out of bounds, or the header is damaged.
+   */
+  bodyBytes(header: Bytes): number;
+  /**
+   * Opens the next frame. May be called again before the first call's promise is there; what resolves late must
+   * not be used before everything that was asked for earlier has resolved.
+   *
+   * @param header As it was given to `bodyBytes`; copied, like the body, before this returns.
+   * @throws {WireError} If the frame is not the one that the peer sealed at this place.
+   */
+  open(header: Bytes, body: Bytes): Opened | Promise<Opened>;
+}
+
+/** A plain frame: a `handshake` message or a `hint`. */
+export function encodePlainFrame(type: "handshake" | "hint", body: Bytes): Bytes {
+  const frame = new Uint8Array(FRAME_START_BYTES + body.length);
+  encodeStart(frame, type, body.length);
+  frame.set(body, FRAME_START_BYTES);
+  return frame;
+}
+
+/**
+ * @param bytes At least {@linkcode FRAME_START_BYTES} bytes.
+ * @throws {WireError} If the type is unknown or the length is longer than any body.
+ */
+export function decodeStart(bytes: Uint8Array): { type: FrameType; bodyBytes: number } {
+  const type = TYPES_BY_NUMBER.at(bytes[0]);
+  if (type === undefined) throw new WireError(`frame type ${bytes[0]} is unknown`);
+  const bodyBytes = bytes[1] << 16 | bytes[2] << 8 | bytes[3];
+  if (bodyBytes > BODY_BYTES_MAX) {
+    throw new WireError(`a ${type} frame of ${bodyBytes} bytes is longer than ${BODY_BYTES_MAX}`);
+  }
+  return { type, bodyBytes };
+}
+
+const TYPES_BY_NUMBER: (FrameType | undefined)[] = [];
+for (const [type, number] of Object.entries(FRAME_TYPES)) TYPES_BY_NUMBER[number] = type as FrameType;
+
+function encodeStart(header: Uint8Array, type: FrameType, bodyBytes: number): void {
+  header[0] = FRAME_TYPES[type];
+  header[1] = bodyBytes >>> 16;
+  header[2] = bodyBytes >>> 8;
+  header[3] = bodyBytes;
+}
+
+/** Reads what all protected headers share. `overheadBytes`: by how much a body is longer than its payload. */
+function decodeProtectedStart(
+  header: Uint8Array,
+  overheadBytes: number,
+): { type: SealedType; bodyBytes: number } {
+  const { type, bodyBytes } = decodeStart(header);
+  if (type === "handshake" || type === "hint") {
+    throw new WireError(`a ${type} frame has no place after the handshake`);
+  }
+  const payloadBytes = bodyBytes - overheadBytes;
+  const fits = type === "data"
+    ? payloadBytes > 0 && payloadBytes <= PAYLOAD_BYTES_MAX
+    : type === "refused"
+    ? payloadBytes >= 0 && payloadBytes <= REASON_BYTES_MAX
+    : payloadBytes === 0;
+  if (!fits) throw new WireError(`a ${type} frame cannot have a body of ${bodyBytes} bytes`);
+  return { type, bodyBytes };
+}
+
+/** When a sender goes on to its next key. */
+export interface RekeyLimits {
+  /** Bytes under one key. */
+  readonly bytes: number;
+  /** Age of a key in milliseconds, looked at when there is something to send. */
+  readonly ageMs: number;
+}
+
+/**
+ * The volume is a thousandth of what AES-GCM bears at this frame size; the age bounds what a key that leaks from
+ * memory opens, as keys before it cannot be computed from it.
+ */
+export const REKEY_LIMITS: RekeyLimits = { bytes: 2 ** 32, ageMs: 10 * 60_000 };
+
+/** Encrypts frames. */
+export class NoiseSealer implements Sealer {
+  readonly #cipherState: CipherState;
+  readonly #limits: RekeyLimits;
+  readonly #now: () => number;
+  #keyedAt: number;
+  #bytes = 0;
+
+  /** @param now A clock in milliseconds. */
+  constructor(cipherState: CipherState, limits: RekeyLimits = REKEY_LIMITS, now = () => performance.now()) {
+    this.#cipherState = cipherState;
+    this.#limits = limits;
+    this.#now = now;
+    this.#keyedAt = now();
+  }
+
+  seal(type: Exclude<SealedType, "rekey">, payload: Bytes): Frame[] {
+    const frames: Frame[] = [];
+    const now = this.#now();
+    if (this.#bytes >= this.#limits.bytes || now - this.#keyedAt >= this.#limits.ageMs) {
+      frames.push(this.#seal("rekey", new Uint8Array(0)));
+      // Only the promise of the key is needed here: a failure shows in the frames that wait for it.
+      this.#cipherState.rekey().catch(() => {});
+      this.#bytes = 0;
+      this.#keyedAt = now;
+    }
+    this.#bytes += payload.length;
+    frames.push(this.#seal(type, payload));
+    return frames;
+  }
+
+  #seal(type: SealedType, payload: Bytes): Frame {
+    const header = new Uint8Array(FRAME_START_BYTES);
+    encodeStart(header, type, payload.length + TAG_BYTES);
+    return { header, body: this.#cipherState.encryptWithAd(header, payload) };
+  }
+}
+
+/** Decrypts frames. */
+export class NoiseOpener implements Opener {
+  readonly headerBytes = FRAME_START_BYTES;
+  readonly #cipherState: CipherState;
+
+  constructor(cipherState: CipherState) {
+    this.#cipherState = cipherState;
+  }
+
+  bodyBytes(header: Bytes): number {
+    return decodeProtectedStart(header, TAG_BYTES).bodyBytes;
+  }
+
+  open(header: Bytes, body: Bytes): Promise<Opened> {
+    const { type } = decodeProtectedStart(header, TAG_BYTES);
+    const decrypted = this.#cipherState.decryptWithAd(header, body);
+    if (type === "rekey") this.#cipherState.rekey().catch(() => {});
+    return decrypted.then((payload) => ({ type, payload }));
+  }
+}
+
+const CHECKSUM_HEADER_BYTES = 12;
+
+/** The checksum that ends the header of frame `number`. */
+function headerChecksum(header: Uint8Array, number: number): number {
+  const counted = new Uint8Array(8);
+  new DataView(counted.buffer).setBigUint64(0, BigInt(number));
+  return crc32c(header.subarray(0, 8), crc32c(counted));
+}
+
+/** Puts checksums on frames. */
+export class ChecksumSealer implements Sealer {
+  #number = 0;
+
+  seal(type: Exclude<SealedType, "rekey">, payload: Bytes): Frame[] {
+    const header = new Uint8Array(CHECKSUM_HEADER_BYTES);
+    encodeStart(header, type, payload.length);
+    const view = new DataView(header.buffer);
+    view.setUint32(4, crc32c(payload));
+    view.setUint32(8, headerChecksum(header, this.#number++));
+    return [{ header, body: payload }];
+  }
+}
+
+/** Compares the checksums of frames. */
+export class ChecksumOpener implements Opener {
+  readonly headerBytes = CHECKSUM_HEADER_BYTES;
+  #number = 0;
+
+  bodyBytes(header: Bytes): number {
+    const view = new DataView(header.buffer, header.byteOffset);
+    if (view.getUint32(8) !== headerChecksum(header, this.#number)) {
+      throw new WireError(`frame ${this.#number} has a damaged header, or is not the next one`);
+    }
+    const { type, bodyBytes } = decodeProtectedStart(header, 0);
+    if (type === "rekey") throw new WireError("a channel without keys has no rekey frame");
+    return bodyBytes;
+  }
+
+  open(header: Bytes, body: Bytes): Opened {
+    const { type } = decodeProtectedStart(header, 0);
+    if (new DataView(header.buffer, header.byteOffset).getUint32(4) !== crc32c(body)) {
+      throw new WireError(`frame ${this.#number} was damaged on the way: the checksum of its body is wrong`);
+    }
+    this.#number++;
+    return { type, payload: body.slice() };
+  }
+}

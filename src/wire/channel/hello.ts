@@ -1,0 +1,71 @@
+/**
+ * The first bytes of a channel, from the client.
+ *
+ * 16 bytes: magic 8, version u8, protection u8, cipher u8, flags u8, CRC32C of the twelve bytes before u32 (big
+ * endian). The magic and the place of the version are for ever; the rest is version 1's. In an encrypted channel
+ * these bytes are also the handshake's prologue, so that whoever alters them on the way ends it.
+ */
+import { WireError } from "../wire_error.ts";
+import { crc32c } from "./checksum.ts";
+import type { CipherName } from "./cipher_state.ts";
+
+export const HELLO_BYTES = 16;
+export const CHANNEL_VERSION = 1;
+
+/** What a channel protects: `noise` encrypts and authenticates, `checksum` detects accidents only. */
+export type Protection = "noise" | "checksum";
+
+export interface Hello {
+  readonly protection: Protection;
+  /** Of a `noise` channel; a `checksum` channel has none, and says `AESGCM`'s number 0. */
+  readonly cipher: CipherName;
+  /** The client holds a pre-shared key. */
+  readonly presharedKey: boolean;
+}
+
+/** A hello of a later version, or with a choice that this version does not know: a fit answer is a refusal. */
+export class UnknownHelloError extends WireError {}
+
+const MAGIC = new TextEncoder().encode("DENBDCHN");
+const PROTECTIONS: readonly Protection[] = ["noise", "checksum"];
+const CIPHERS: readonly CipherName[] = ["AESGCM", "ChaChaPoly"];
+const FLAG_PRESHARED_KEY = 1;
+
+export function encodeHello(hello: Hello): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(HELLO_BYTES);
+  bytes.set(MAGIC);
+  bytes[8] = CHANNEL_VERSION;
+  bytes[9] = PROTECTIONS.indexOf(hello.protection);
+  bytes[10] = CIPHERS.indexOf(hello.cipher);
+  bytes[11] = hello.presharedKey ? FLAG_PRESHARED_KEY : 0;
+  new DataView(bytes.buffer).setUint32(12, crc32c(bytes.subarray(0, 12)));
+  return bytes;
+}
+
+/**
+ * @param bytes Exactly {@linkcode HELLO_BYTES} bytes; not kept.
+ * @throws {UnknownHelloError} If this program is too old for it.
+ * @throws {WireError} If it is no hello, or a damaged one.
+ */
+export function decodeHello(bytes: Uint8Array): Hello {
+  if (!MAGIC.every((byte, index) => bytes[index] === byte)) {
+    throw new WireError("the peer does not speak the channel's protocol: the magic is wrong");
+  }
+  if (bytes[8] !== CHANNEL_VERSION) {
+    throw new UnknownHelloError(
+      `channel version ${bytes[8]} is unknown here, only ${CHANNEL_VERSION} is known`,
+    );
+  }
+  const checksum = new DataView(bytes.buffer, bytes.byteOffset).getUint32(12);
+  if (checksum !== crc32c(bytes.subarray(0, 12))) {
+    throw new WireError("the channel's first message was damaged on the way: the checksum is wrong");
+  }
+  const protection = PROTECTIONS.at(bytes[9]);
+  const cipher = CIPHERS.at(bytes[10]);
+  if (protection === undefined) throw new UnknownHelloError(`channel protection ${bytes[9]} is unknown here`);
+  if (cipher === undefined) throw new UnknownHelloError(`channel cipher ${bytes[10]} is unknown here`);
+  if (bytes[11] > FLAG_PRESHARED_KEY) {
+    throw new UnknownHelloError(`channel flags ${bytes[11]} are unknown here`);
+  }
+  return { protection, cipher, presharedKey: bytes[11] === FLAG_PRESHARED_KEY };
+}
