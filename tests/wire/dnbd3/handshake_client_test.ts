@@ -8,6 +8,7 @@ import {
   selectSameImage,
 } from "../../../src/wire/dnbd3/handshake_client.ts";
 import { WireError } from "../../../src/wire/wire_error.ts";
+import { bytes } from "../../testing/hex.ts";
 import * as vectors from "./vectors.ts";
 
 function pure(name: string, fn: () => void) {
@@ -87,11 +88,11 @@ pure("getServers() speaks the recorded question and ignores the stale handle", (
   const { client, server } = vectors.SERVERS;
   const { result, sent } = play(getServers(), server);
   assertEquals([result.map((entry) => entry.port), sent], [[5003, 5010, 6000], [...client]]);
-  assertEquals(play(getServers(), vectors.hex("73 72 03 00 00000000 0000000000000000")).result, []);
+  assertEquals(play(getServers(), bytes("73 72 03 00 00000000 0000000000000000")).result, []);
 });
 
 pure("getServers() refuses a list above the payload limit before it awaits it", () => {
-  const header = vectors.hex("73 72 03 00 e9 03 00 00 0000000000000000");
+  const header = bytes("73 72 03 00 e9 03 00 00 0000000000000000");
   assertThrows(() => play(getServers(), header), WireError, "server list of 1001 bytes");
 });
 
@@ -102,7 +103,7 @@ pure("getChecksums() speaks the recorded question", () => {
 });
 
 pure("getChecksums() says null where the server has no list, and refuses a list of another size", () => {
-  const none = vectors.hex("73 72 08 00 00000000 a1a2a3a4a5a6a7a8");
+  const none = bytes("73 72 08 00 00000000 a1a2a3a4a5a6a7a8");
   assertEquals(play(getChecksums(vectors.TEST_BYTES), none).result, null);
   const { server } = vectors.CHECKSUMS_OF_TEST;
   assertThrows(() => play(getChecksums(vectors.ODD_BYTES), server), WireError, "checksum list of 20 bytes");
@@ -110,10 +111,10 @@ pure("getChecksums() says null where the server has no list, and refuses a list 
 
 pure("getBlock() asks with handle 0 and refuses ERROR, another size and another handle", () => {
   const request = { offset: 0, sizeBytes: 4, hops: 1 };
-  const answer = vectors.hex("73 72 01 00 04 00 00 00 0000000000000000 01 02 03 04");
+  const answer = bytes("73 72 01 00 04 00 00 00 0000000000000000 01 02 03 04");
   assertEquals(play(getBlock(request), answer), {
     result: Uint8Array.of(1, 2, 3, 4),
-    sent: [...vectors.hex("73 72 01 00 04 00 00 00 00 00 00 00 00 00 00 01 0000000000000000")],
+    sent: [...bytes("73 72 01 00 04 00 00 00 00 00 00 00 00 00 00 01 0000000000000000")],
     rest: 0,
   });
   const corrupt = (at: number) => {

@@ -21,6 +21,7 @@ import {
   virtualSize,
 } from "../../../src/wire/dnbd3/message.ts";
 import { WireError } from "../../../src/wire/wire_error.ts";
+import { bytes } from "../../testing/hex.ts";
 import * as vectors from "./vectors.ts";
 
 function pure(name: string, fn: () => void) {
@@ -209,7 +210,7 @@ pure("the recorded list of servers is what we send and understand", () => {
   const entries = [
     { address: Uint8Array.of(192, 0, 2, 10), port: 5003, failures: 0 },
     { address: Uint8Array.of(192, 0, 2, 20), port: 5010, failures: 0 },
-    { address: vectors.hex("20010db8000000000000000000000017"), port: 6000, failures: 0 },
+    { address: bytes("20010db8000000000000000000000017"), port: 6000, failures: 0 },
   ];
   assertEquals(encodeServers(entries), vectors.SERVERS.server.subarray(16));
   assertEquals(decodeServers(vectors.SERVERS.server.subarray(16)), entries);
@@ -239,7 +240,7 @@ pure("decodeRequest() and decodeReply() refuse every wrong magic", () => {
     assertThrows(() => decodeReply(request), WireError, "wrong magic");
   }
   // A host of the other byte order that forgot to swap.
-  assertThrows(() => decodeRequest(vectors.hex("72 73 01").slice(0, 24)), RangeError);
+  assertThrows(() => decodeRequest(bytes("72 73 01").slice(0, 24)), RangeError);
   assertThrows(
     () => decodeRequest(Uint8Array.of(0x72, 0x73, ...new Uint8Array(22))),
     WireError,
@@ -317,8 +318,8 @@ pure("decodeSelectedImage() refuses what no image can have", () => {
     ["03 00 ff 00 01 00 00 10 00 00 00 00 00 00", "not UTF-8"],
     ["03 00 61 61 61 61 61 61 61 61 61 61 61 61", "without its end"],
   ];
-  for (const [bytes, message] of refusals) {
-    assertThrows(() => decodeSelectedImage(vectors.hex(bytes)), WireError, message);
+  for (const [payload, message] of refusals) {
+    assertThrows(() => decodeSelectedImage(bytes(payload)), WireError, message);
   }
   assertThrows(() => decodeSelectedImage(new Uint8Array(1001)), WireError, "selected image of 1001 bytes");
 });

@@ -4,10 +4,7 @@
  * whose 8 bytes at every offset divisible by 8 are that offset, little-endian; `multi` revisions 2 and 7.
  */
 
-/** Bytes from hexadecimal digits; blanks and line breaks between them do not count. */
-export function hex(digits: string): Uint8Array {
-  return Uint8Array.from(digits.replace(/\s+/g, "").match(/../g) ?? [], (pair) => parseInt(pair, 16));
-}
+import { bytes as hex } from "../../testing/hex.ts";
 
 /** A range of the images with the pattern, filled up with zeroes where the file ends. */
 export function patternBytes(offset: number, length: number, fileBytes = Infinity): Uint8Array {

@@ -1,0 +1,130 @@
+import { assertEquals } from "@std/assert";
+import { formatIpEndpoint } from "../../src/base/ip_endpoint.ts";
+import { type AltServer, coversImage, readAltServers } from "../../src/config/alt_servers.ts";
+
+function pure(name: string, fn: () => void) {
+  Deno.test({ name, permissions: "none", fn });
+}
+
+function read(text: string): { servers: AltServer[]; warnings: string[] } {
+  const warnings: string[] = [];
+  const servers = readAltServers(text, 5003, {
+    file: "alt-servers",
+    warn: (problem) => warnings.push(problem.message),
+  });
+  return { servers, warnings };
+}
+
+/** Address, `p`rivate, `c`lient only, comment and namespaces in one line. */
+function brief(server: AltServer): string {
+  const marks = (server.isPrivate ? "p" : "") + (server.isClientOnly ? "c" : "");
+  return [formatIpEndpoint(server), marks, server.comment, ...server.namespaces].join("|");
+}
+
+pure("alt-servers: for=client, for=replication and none", () => {
+  const { servers, warnings } = read(`[192.168.100.10]
+comment=Some server
+
+[192.168.100.100:5010]
+comment=For clients only # not copied from
+for=client
+
+[192.168.100.50]
+for=replication
+[10.0.0.1]
+for=clients-as-written-by-some
+`);
+  assertEquals(servers.map(brief), [
+    "192.168.100.10:5003||Some server",
+    "192.168.100.100:5010|c|For clients only",
+    "192.168.100.50:5003|p|",
+    "10.0.0.1:5003|c|",
+  ]);
+  assertEquals(warnings, []);
+});
+
+pure("alt-servers: for with another value is reported and both stays", () => {
+  const { servers, warnings } = read("[10.0.0.1]\nfor=purpose\n");
+  assertEquals(servers.map(brief), ["10.0.0.1:5003||"]);
+  assertEquals(warnings, ["alt-servers:2: for=purpose is neither client nor replication; skipped"]);
+});
+
+pure("alt-servers: namespace may be repeated, also by indented lines", () => {
+  const { servers } = read("[10.0.0.1]\nnamespace=foobar/baz/\nnamespace=x\n  y/\n");
+  assertEquals(servers.map(brief), ["10.0.0.1:5003|||foobar/baz/|x|y/"]);
+});
+
+pure("alt-servers: comment is cut to 119 bytes and keeps whole characters", () => {
+  const { servers } = read(`[10.0.0.1]\ncomment=${"ä".repeat(70)}\n`);
+  assertEquals(servers[0].comment, "ä".repeat(59));
+});
+
+pure("alt-servers: IPv6 addresses with and without port", () => {
+  assertEquals(read("[2001:db8::17]\n[[2001:db8::17]:6000]\n[[::1]]\n").servers.map(brief), [
+    "[2001:db8::17]:5003||",
+    "[2001:db8::17]:6000||",
+    "[::1]:5003||",
+  ]);
+});
+
+pure("alt-servers: a section without keys counts", () => {
+  assertEquals(read("[10.0.0.1]\n[10.0.0.2]\ncomment=x\n").servers.map(brief), [
+    "10.0.0.1:5003||",
+    "10.0.0.2:5003||x",
+  ]);
+});
+
+pure("alt-servers: a server named twice is one", () => {
+  assertEquals(read("[10.0.0.1]\ncomment=x\n[10.0.0.1:5003]\nfor=client\n").servers.map(brief), [
+    "10.0.0.1:5003|c|x",
+  ]);
+});
+
+pure("alt-servers: names, unknown keys and lines that are none are reported and skipped", () => {
+  const { servers, warnings } = read("x=1\n[example.org]\ncomment=x\n[10.0.0.1]\ncolour=red\nnonsense\n");
+  assertEquals(servers.map(brief), ["10.0.0.1:5003||"]);
+  assertEquals(warnings, [
+    "alt-servers:6: neither a [section] nor key=value: nonsense",
+    "alt-servers: the part before the first section names no server; skipped",
+    "alt-servers:2: example.org names no server; skipped",
+    "alt-servers:5: unknown key colour; skipped",
+  ]);
+});
+
+pure("alt-servers: the fifty-first server is reported and skipped", () => {
+  const text = Array.from({ length: 51 }, (_, index) => `[10.0.0.${index + 1}]\n`).join("");
+  const { servers, warnings } = read(text);
+  assertEquals([servers.length, warnings], [50, [
+    "alt-servers:51: 10.0.0.51:5003 is one more than 50 servers; skipped",
+  ]]);
+});
+
+pure("alt-servers: the older form, one server a line", () => {
+  const { servers, warnings } = read(`# servers
+10.0.0.1 near the door
++10.0.0.2:5010
+- 10.0.0.3 copies only
+[2001:db8::17]:6000 sixth
+not-an-address here
+`);
+  assertEquals(servers.map(brief), [
+    "10.0.0.1:5003||near the door",
+    "10.0.0.2:5010|c|",
+    "10.0.0.3:5003|p|copies only",
+    "[2001:db8::17]:6000||sixth",
+  ]);
+  assertEquals(warnings, ["alt-servers:6: not-an-address is no address; skipped"]);
+});
+
+pure("alt-servers: an empty file names no server and is no problem", () => {
+  assertEquals(read("# none yet\n"), { servers: [], warnings: [] });
+});
+
+pure("coversImage() compares the beginnings of names, and none covers all", () => {
+  const [all, some] = read("[10.0.0.1]\n[10.0.0.2]\nnamespace=lab/\nnamespace=win1\n").servers;
+  assertEquals(["x", "lab/y"].map((name) => coversImage(all, name)), [true, true]);
+  assertEquals(
+    ["lab/y", "lab", "win10", "win2", "Lab/y"].map((name) => coversImage(some, name)),
+    [true, false, true, false, false],
+  );
+});
