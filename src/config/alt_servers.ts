@@ -25,11 +25,6 @@ export interface ReadOptions {
 const ALT_SERVERS_MAX = 50;
 const COMMENT_BYTES_MAX = 119;
 
-/** Whether the server is for images of this name: one of its prefixes is the beginning, byte for byte. */
-export function coversImage(server: AltServer, imageName: string): boolean {
-  return server.namespaces.length === 0 || server.namespaces.some((prefix) => imageName.startsWith(prefix));
-}
-
 /**
  * Reads an `alt-servers` file: a section `[address]` or `[address:port]` for each server, all keys optional; or
  * the older form, a line `[+-]address[:port] [comment]` for each, `+` for clients only and `-` for copying only.

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { formatIpEndpoint } from "../../src/base/ip_endpoint.ts";
-import { type AltServer, coversImage, readAltServers } from "../../src/config/alt_servers.ts";
+import { type AltServer, readAltServers } from "../../src/config/alt_servers.ts";
 
 function pure(name: string, fn: () => void) {
   Deno.test({ name, permissions: "none", fn });
@@ -118,13 +118,4 @@ not-an-address here
 
 pure("alt-servers: an empty file names no server and is no problem", () => {
   assertEquals(read("# none yet\n"), { servers: [], warnings: [] });
-});
-
-pure("coversImage() compares the beginnings of names, and none covers all", () => {
-  const [all, some] = read("[10.0.0.1]\n[10.0.0.2]\nnamespace=lab/\nnamespace=win1\n").servers;
-  assertEquals(["x", "lab/y"].map((name) => coversImage(all, name)), [true, true]);
-  assertEquals(
-    ["lab/y", "lab", "win10", "win2", "Lab/y"].map((name) => coversImage(some, name)),
-    [true, false, true, false, false],
-  );
 });

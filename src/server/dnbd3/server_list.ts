@@ -1,7 +1,7 @@
 /** Which servers a client is told of. */
 import type { IpEndpoint } from "../../base/ip_endpoint.ts";
 import type { IpAddress } from "../../base/ip_address.ts";
-import { type AltServer, coversImage } from "../../config/alt_servers.ts";
+import { type AltServer, coversImage } from "./alt_server.ts";
 import { SERVER_ENTRIES_MAX } from "../../wire/dnbd3/constants.ts";
 
 /**

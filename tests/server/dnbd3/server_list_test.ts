@@ -2,6 +2,7 @@ import { assertEquals } from "@std/assert";
 import { formatIpEndpoint } from "../../../src/base/ip_endpoint.ts";
 import { parseIpAddress } from "../../../src/base/ip_address.ts";
 import { readAltServers } from "../../../src/config/alt_servers.ts";
+import { coversImage } from "../../../src/server/dnbd3/alt_server.ts";
 import { closeness, serversFor } from "../../../src/server/dnbd3/server_list.ts";
 import { encodeServers } from "../../../src/wire/dnbd3/message.ts";
 import * as vectors from "../../wire/dnbd3/vectors.ts";
@@ -50,6 +51,16 @@ pure("the recorded configuration gives the recorded list", () => {
 
 pure("a namespace shows a server for its images only", () => {
   assertEquals(told("127.0.0.1", "foobar/x", RECORDED).includes("198.51.100.3:5003"), true);
+});
+
+pure("coversImage() compares the beginnings of names, and no namespace covers all", () => {
+  const text = "[10.0.0.1]\n[10.0.0.2]\nnamespace=lab/\nnamespace=win1\n";
+  const [all, some] = readAltServers(text, 5003, { file: "", warn: () => {} });
+  assertEquals(["x", "lab/y"].map((name) => coversImage(all, name)), [true, true]);
+  assertEquals(
+    ["lab/y", "lab", "win10", "win2", "Lab/y"].map((name) => coversImage(some, name)),
+    [true, false, true, false, false],
+  );
 });
 
 pure("the nearest servers come first, another family last", () => {
