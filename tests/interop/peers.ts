@@ -179,9 +179,12 @@ async function startForeground(program: string, args: readonly string[], pidFile
   return { pid: child.pid, ended: () => Promise.all([child.status, complaints]) };
 }
 
-/** Waits until an NBD server answers, for one that does not tell when it is ready. */
-async function untilAnswered(uri: string): Promise<void> {
-  await until(async () => (await run("nbdinfo", ["--size", uri], { code: "any" })).code === 0);
+/** Waits until an NBD server answers, for one that does not tell when it is ready; gives up when `ended` says so. */
+export async function untilAnswered(uri: string, ended: () => boolean = () => false): Promise<void> {
+  await until(async () => {
+    if (ended()) throw new Error("the server has ended");
+    return (await run("nbdinfo", ["--size", uri], { code: "any" })).code === 0;
+  });
 }
 
 /**

@@ -1,0 +1,214 @@
+/**
+ * `deno task bench`: the same loads on us and on the servers of others, on the same file, in turn.
+ *
+ * Each measurement starts its server anew, and the servers take turns within each repeat, in an order that
+ * rotates: what else the machine does then hits all of them. Judge by the median and the worst tenth.
+ */
+
+import { parseArgs } from "@std/cli/parse-args";
+import { temporaryDirectory } from "../tests/testing/process.ts";
+import { type Cell, cells as allCells, type Load } from "./bench/cells.ts";
+import { formatReport, type Results } from "./bench/report.ts";
+import { type Contender, fromCommand, installedPeers, MemoryWatch, type Transport } from "./bench/servers.ts";
+
+const encoder = new TextEncoder();
+
+const usage = `deno task bench [options]
+
+  --cells LIST        cells to run; a word matches every cell whose name begins with it. All: ${
+  allCells.map(({ name }) => name).join(", ")
+}
+  --servers LIST      contenders to run, by name (default: all)
+  --server-cmd N=CMD  one more contender of ours, named N: a shell command that stays in the foreground and serves
+                      {file} on 127.0.0.1:{port} or on the Unix socket {socket}. Repeatable; the same name twice
+                      gives one command per transport
+  --transport LIST    tcp, unix (default: both)
+  --repeats N         measurements per cell and server (default 3)
+  --seconds N         length of each, after one second to warm up (default 3)
+  --latency-seconds N length of the latency cells (default: 60, or --seconds where that is given)
+  --size MIB          the image, all data and in the page cache (default 1024)
+  --copy-size MIB     the image for nbdcopy, every second MiB a hole (default 4096)
+  --dir DIR           where the images are made (default: the temporary directory)
+  --json FILE         also writes every measurement there
+  --list              prints cells and contenders, runs nothing
+`;
+
+const options = parseArgs(Deno.args, {
+  string: [
+    "cells",
+    "servers",
+    "server-cmd",
+    "transport",
+    "repeats",
+    "seconds",
+    "latency-seconds",
+    "size",
+    "copy-size",
+    "dir",
+    "json",
+  ],
+  boolean: ["list", "help"],
+  collect: ["server-cmd"],
+  unknown: (word: string) => fail(`unknown option: ${word}`),
+});
+
+function print(text: string): void {
+  Deno.stdout.writeSync(encoder.encode(text));
+}
+
+function note(text: string): void {
+  Deno.stderr.writeSync(encoder.encode(text));
+}
+
+function fail(message: string): never {
+  note(`bench: ${message}\n`);
+  Deno.exit(2);
+}
+
+function positive(value: string | undefined, name: string, fallback: number): number {
+  const number = value === undefined ? fallback : Number(value);
+  if (!(number > 0)) fail(`--${name} wants a number above zero, not '${value}'`);
+  return number;
+}
+
+function words(list: string | undefined): string[] {
+  return list?.split(",").map((word) => word.trim()).filter((word) => word !== "") ?? [];
+}
+
+/** Those of `all` that the list names, in the order of `all`; every word must match something. */
+function choose<T extends { readonly name: string }>(
+  all: readonly T[],
+  list: string | undefined,
+  what: string,
+): T[] {
+  const wanted = words(list);
+  if (wanted.length === 0) return [...all];
+  for (const word of wanted) {
+    if (!all.some(({ name }) => name.startsWith(word))) fail(`no ${what} named ${word}`);
+  }
+  return all.filter(({ name }) =>
+    wanted.some((word) => word === name) || wanted.some((word) => name.startsWith(word))
+  );
+}
+
+function contenders(): Contender[] {
+  const commands = new Map<string, string[]>();
+  for (const definition of options["server-cmd"] as string[]) {
+    const equals = definition.indexOf("=");
+    if (equals < 1) fail(`--server-cmd wants NAME=COMMAND, not '${definition}'`);
+    const name = definition.slice(0, equals);
+    commands.set(name, [...commands.get(name) ?? [], definition.slice(equals + 1)]);
+  }
+  return [
+    ...[...commands].map(([name, list]) => fromCommand(name, list)),
+    ...ourselves(),
+    ...installedPeers(),
+  ];
+}
+
+/** The built executable, if there is one. */
+function ourselves(): Contender[] {
+  const path = new URL("../dist/denbd", import.meta.url).pathname;
+  try {
+    Deno.statSync(path);
+  } catch {
+    return [];
+  }
+  return [fromCommand("denbd", [
+    `${path} serve --addr 127.0.0.1 --port {port} --file {file}`,
+    `${path} serve --unix {socket} --file {file}`,
+  ])];
+}
+
+/** Writes data that does not compress, every `step`-th MiB of it, and pushes it to the disk so that it is quiet. */
+function makeImage(path: string, mebibytes: number, step: number): void {
+  using file = Deno.openSync(path, { create: true, write: true });
+  const block = new Uint8Array(1 << 20);
+  for (let at = 0; at < block.length; at += 65536) crypto.getRandomValues(block.subarray(at, at + 65536));
+  for (let index = 0; index < mebibytes; index += step) {
+    new DataView(block.buffer).setUint32(0, index);
+    file.seekSync(index * block.length, Deno.SeekMode.Start);
+    for (let done = 0; done < block.length;) done += file.writeSync(block.subarray(done));
+  }
+  file.truncateSync(mebibytes * block.length);
+  file.syncSync();
+}
+
+if (options.help) {
+  print(usage);
+  Deno.exit(0);
+}
+
+const cells: Cell[] = choose(allCells, options.cells, "cell");
+const servers = choose(contenders(), options.servers, "contender");
+const transports = options.transport === undefined ? ["tcp", "unix"] : words(options.transport);
+for (const word of transports) if (word !== "tcp" && word !== "unix") fail(`no transport named ${word}`);
+const repeats = positive(options.repeats, "repeats", 3);
+const seconds = positive(options.seconds, "seconds", 3);
+const imageMebibytes = positive(options.size, "size", 1024);
+const copyMebibytes = positive(options["copy-size"], "copy-size", 4096);
+const load: Load = {
+  seconds,
+  latencySeconds: positive(options["latency-seconds"] ?? options.seconds, "latency-seconds", 60),
+  imageBytes: imageMebibytes * 2 ** 20,
+};
+
+if (options.list) {
+  print(cells.map(({ name, unit }) => `cell ${name} (${unit})\n`).join(""));
+  print(servers.map(({ name, transports }) => `server ${name} (${transports.join(", ")})\n`).join(""));
+  Deno.exit(0);
+}
+if (servers.length === 0) fail("no server to measure: nothing is installed and dist/denbd is not built");
+
+if (options.dir !== undefined) Deno.env.set("TMPDIR", options.dir);
+using directory = temporaryDirectory();
+Deno.addSignalListener("SIGINT", () => {
+  directory[Symbol.dispose]();
+  Deno.exit(130);
+});
+const images = { dense: directory.file("dense.img"), sparse: directory.file("sparse.img") };
+if (cells.some(({ image }) => image === "dense")) makeImage(images.dense, imageMebibytes, 1);
+if (cells.some(({ image }) => image === "sparse")) makeImage(images.sparse, copyMebibytes, 2);
+
+const everything: unknown[] = [];
+for (const transport of transports as Transport[]) {
+  const results: Results = new Map();
+  const peakMemory = new Map<string, number>();
+  const present = servers.filter((server) => server.transports.includes(transport));
+  for (const cell of cells) {
+    const row = new Map(present.map(({ name }) => [name, []]));
+    results.set(cell.name, row);
+    for (let repeat = 0; repeat < repeats; repeat++) {
+      const turn = [...present.slice(repeat % present.length), ...present.slice(0, repeat % present.length)];
+      for (const server of turn) await measure(cell, server, transport, results, peakMemory);
+    }
+  }
+  print(formatReport({ transport, cells, servers: present, results, peakMemory }) + "\n\n");
+}
+if (options.json !== undefined) {
+  Deno.writeTextFileSync(options.json, JSON.stringify(everything, null, 1) + "\n");
+}
+
+/** One measurement. A server that fails one is told of and goes on without it. */
+async function measure(
+  cell: Cell,
+  server: Contender,
+  transport: Transport,
+  results: Results,
+  peakMemory: Map<string, number>,
+): Promise<void> {
+  try {
+    await using running = await server.start(images[cell.image], transport);
+    const memory = new MemoryWatch(running.pid);
+    try {
+      const measurement = await cell.measure(running.uri, load);
+      results.get(cell.name)!.get(server.name)!.push(measurement);
+      everything.push({ transport, cell: cell.name, server: server.name, ...measurement });
+      note(`${transport} ${cell.name} ${server.name}: ${measurement.value.toFixed(1)} ${cell.unit}\n`);
+    } finally {
+      peakMemory.set(server.name, Math.max(peakMemory.get(server.name) ?? 0, await memory.stop()));
+    }
+  } catch (error) {
+    note(`${transport} ${cell.name} ${server.name}: ${error instanceof Error ? error.message : error}\n`);
+  }
+}

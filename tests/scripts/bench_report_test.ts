@@ -1,0 +1,54 @@
+import { assertAlmostEquals, assertEquals } from "@std/assert";
+import type { Cell } from "../../scripts/bench/cells.ts";
+import { formatReport, geometricMean, quantile } from "../../scripts/bench/report.ts";
+
+Deno.test("quantile() lies between the neighbours", { permissions: "none" }, () => {
+  assertEquals(quantile([3, 1, 2], 0.5), 2);
+  assertEquals(quantile([4, 1, 2, 3], 0.5), 2.5);
+  assertEquals(quantile([10, 20], 0), 10);
+  assertEquals(quantile([10, 20], 1), 20);
+  assertAlmostEquals(quantile([0, 10], 0.1), 1);
+});
+
+Deno.test("geometricMean() makes twice and half as fast the same as equal", { permissions: "none" }, () => {
+  assertAlmostEquals(geometricMean([2, 0.5]), 1);
+});
+
+Deno.test(
+  "a report compares with the best peer's median, whichever way is better",
+  { permissions: "none" },
+  () => {
+    const cell = (name: string, largerIsBetter: boolean): Cell => ({
+      name,
+      unit: "k/s",
+      largerIsBetter,
+      image: "dense",
+      inMean: true,
+      measure: () => Promise.reject(new Error("not run")),
+    });
+    const measured = (...values: number[]) => values.map((value) => ({ value }));
+    const report = formatReport({
+      transport: "tcp",
+      cells: [cell("speed", true), cell("delay", false)],
+      servers: [{ name: "us", ours: true }, { name: "a", ours: false }, { name: "b", ours: false }],
+      results: new Map([
+        ["speed", new Map([["us", measured(30)], ["a", measured(5, 10, 900)], ["b", measured(20)]])],
+        ["delay", new Map([["us", measured(40)], ["a", measured(10)], ["b", measured(20)]])],
+      ]),
+      peakMemory: new Map([["us", 80e6]]),
+    });
+    const rows = report.split("\n").map((line) => line.split("|").map((text) => text.trim()).slice(1, -1));
+    assertEquals(rows[2], [
+      "speed",
+      "k/s",
+      "30.0/30.0/30.0",
+      "5.0/10.0/900",
+      "20.0/20.0/20.0",
+      "1.50",
+      "1.50",
+    ]);
+    assertEquals(rows[3].slice(-2), ["0.25", "0.25"]);
+    assertEquals(rows[4].slice(0, 3), ["peak memory", "MB", "80"]);
+    assertEquals(rows[5].slice(-2), ["0.61", ""]);
+  },
+);
