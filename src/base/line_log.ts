@@ -7,7 +7,7 @@
  */
 import { callerPosition } from "./caller.ts";
 import type { Log, LogLevel } from "./log.ts";
-import { escapeControls } from "./quote.ts";
+import { escapeControls } from "./printable.ts";
 
 /** In rising order. */
 export const LOG_LEVELS: readonly LogLevel[] = ["D", "I", "W", "E", "F"];

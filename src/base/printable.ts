@@ -15,6 +15,19 @@ export function printable(text: string, charsMax = 256): string {
   return result;
 }
 
+/** {@linkcode printable} text in double quotes: a name that a peer sent, in a message. */
+export function quote(text: string, charsMax = 64): string {
+  return `"${printable(text, charsMax)}"`;
+}
+
+/**
+ * Escapes the control characters of a message of our own, so that it stays one line whatever went into it; quotes and
+ * backslashes stay, for what was quoted in it is escaped already.
+ */
+export function escapeControls(message: string): string {
+  return message.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, escape);
+}
+
 function escape(char: string): string {
   switch (char) {
     case "\n":

@@ -4,7 +4,7 @@
  */
 import { LineLog } from "../base/line_log.ts";
 import type { LogLevel } from "../base/log.ts";
-import { quote } from "../base/quote.ts";
+import { quote } from "../base/printable.ts";
 import type { Command, Input, Output } from "./command.ts";
 import { GLOBAL_OPTIONS } from "./global_options.ts";
 import { commandHelp, programHelp } from "./help.ts";
