@@ -69,6 +69,8 @@ export interface BlockDevice {
   readonly sizeBytes: number;
   readonly blockSizes: BlockSizes;
   readonly can: Abilities;
+  /** Why nothing can be made durable any more (see `sticky_sync.ts`); `null` or absent while all is well. */
+  readonly syncFailure?: string | null;
   /** Fills `into` from `offset`. */
   read(offset: number, into: Uint8Array): void | Promise<void>;
   write(offset: number, data: Uint8Array, options?: WriteOptions): void | Promise<void>;

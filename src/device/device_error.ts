@@ -18,6 +18,32 @@ export type ErrnoName =
   | "ESHUTDOWN"
   | "ETIMEDOUT";
 
+const ERRNO_NAMES: ReadonlySet<string> = new Set<ErrnoName>([
+  "EACCES",
+  "EBADF",
+  "EBUSY",
+  "EDQUOT",
+  "EFBIG",
+  "EINVAL",
+  "EIO",
+  "ENODEV",
+  "ENOENT",
+  "ENOMEM",
+  "ENOSPC",
+  "ENOTSUP",
+  "EOVERFLOW",
+  "EPERM",
+  "EROFS",
+  "ESHUTDOWN",
+  "ETIMEDOUT",
+]);
+
+/** Narrows the system's name of an error to one that a disk may fail with. */
+export function narrowErrno(code: string): ErrnoName {
+  if (code === "EOPNOTSUPP" || code === "ENOSYS") return "ENOTSUP";
+  return ERRNO_NAMES.has(code) ? code as ErrnoName : "EIO";
+}
+
 /** The operations of a disk, by the names used in errors and statistics. */
 export type DeviceOperation =
   | "open"

@@ -1,0 +1,488 @@
+/**
+ * A file or block device as a disk.
+ *
+ * What can be done at once is done at once, on the thread of the event loop: reads of data in the page cache, and
+ * writes into it. What would wait goes to the thread pool: reads of data that is not cached, writes that are large
+ * or come while the file system is slow to take them, allocation, and every sync. Operations under way on the pool
+ * keep their order with overlapping later ones.
+ *
+ * Sparse files stay sparse: zeroes written over a hole are not stored. The file never grows or shrinks by our doing;
+ * one that somebody else cut short answers EIO beyond its end.
+ */
+
+import { RangeOrder } from "../base/range_order.ts";
+import { Slots } from "../base/slots.ts";
+import { isZero } from "../base/zero_check.ts";
+import { type Clock, systemClock } from "../os/clock.ts";
+import { ALLOCATE, type OpenFile } from "../os/file_calls.ts";
+import { OsError } from "../os/os_error.ts";
+import type { Abilities, BlockDevice, BlockSizes, Extent, WriteOptions, ZeroOptions } from "./device.ts";
+import { DeviceError, type DeviceOperation, narrowErrno } from "./device_error.ts";
+
+/** Zeroes are recognised in pieces of this size and alignment; also the size of a page in memory. */
+const PIECE_BYTES = 4096;
+/** Longer writes go to the pool: copying them would hold up everybody else. */
+const QUICK_WRITE_BYTES = 256 * 1024;
+/** A synchronous write that took longer says that the file system is busy. */
+const SLOW_MS = 2;
+/** For how long writes then go to the pool. */
+const SLOW_PERIOD_MS = 100;
+/** Bounds of one answer of `extents`. */
+const EXTENTS_MAX = 1024;
+const EXTENTS_MS = 2;
+/** Bounds of one `cache`: the kernel reads ahead only a little for each call. */
+const PREFETCH_BYTES_MAX = 32 * 1024 * 1024;
+const PREFETCH_STEP_BYTES = 128 * 1024;
+
+/** Cold reads of one file at a time. */
+const COLD_READS_MAX = 16;
+/** The pool has 32 threads, shared with name look-ups, cryptography and our syncs: these are for data. */
+const poolThreads = new Slots(24);
+
+const zeroes = new Uint8Array(256 * 1024);
+
+/** What becomes of storage that is trimmed or zeroed: given back, or kept. */
+export type Discard = "unmap" | "ignore";
+
+export interface FileDiskOptions {
+  readonly readOnly?: boolean;
+  /** Default: `unmap` for a file with holes, `ignore` for one that is fully allocated and for devices. */
+  readonly discard?: Discard;
+  readonly clock?: Clock;
+}
+
+/**
+ * A disk over an open file, which it owns.
+ *
+ * A failed sync is a {@linkcode DeviceError} of the operation `flush`, also where a write with `fua` met it. To
+ * remember it is the business of {@linkcode StickySync} around this disk.
+ */
+export class FileDisk implements BlockDevice {
+  readonly sizeBytes: number;
+  readonly blockSizes: BlockSizes = { minimum: 1, preferred: 4096, maximumPayload: 32 * 1024 * 1024 };
+  readonly can: Abilities;
+  readonly discard: Discard;
+
+  readonly #file: OpenFile;
+  readonly #clock: Clock;
+  readonly #isDevice: boolean;
+  /** Of a device; 1 for a file. */
+  readonly #sectorBytes: number;
+  readonly #readsCached: boolean;
+  readonly #order = new RangeOrder();
+  readonly #coldReads = new Slots(COLD_READS_MAX);
+  /** There may be holes. */
+  #sparse: boolean;
+  /** Until then writes go to the pool. */
+  #slowUntilMs = -Infinity;
+  /** What the file system turned out not to know. */
+  readonly #cannot = { punch: false, zero: false, discard: false };
+  #syncing: Promise<void> | null = null;
+  /** The sync after the one under way; whoever asks now joins it. */
+  #nextSync: Promise<void> | null = null;
+  #closing: Promise<void> | null = null;
+
+  constructor(file: OpenFile, { readOnly = false, discard, clock = systemClock }: FileDiskOptions = {}) {
+    const { kind, sizeBytes, allocatedBytes } = file.status;
+    this.#file = file;
+    this.#clock = clock;
+    this.#isDevice = kind === "block device";
+    this.#sectorBytes = this.#isDevice ? file.deviceSectorBytes() : 1;
+    this.sizeBytes = this.#isDevice ? file.deviceBytes() : sizeBytes;
+    this.#sparse = !this.#isDevice && allocatedBytes < sizeBytes;
+    this.discard = discard ?? (this.#sparse ? "unmap" : "ignore");
+    this.#readsCached = file.canReadCached();
+    this.can = {
+      write: !readOnly,
+      flush: true,
+      fua: !readOnly,
+      trim: !readOnly,
+      zero: !readOnly,
+      fastZero: !readOnly,
+      cache: true,
+      multiConn: true,
+      extents: !this.#isDevice,
+      rotational: this.#isDevice && file.deviceRotates(),
+    };
+  }
+
+  read(offset: number, into: Uint8Array): void | Promise<void> {
+    if (this.#order.conflicts(false, offset, into.length)) {
+      return this.#order.run(false, offset, into.length, () => {
+        const count = this.#readCached(offset, into);
+        return count === into.length ? undefined : this.#readCold(offset, into, count);
+      });
+    }
+    const count = this.#readCached(offset, into);
+    if (count === into.length) return;
+    return this.#order.run(false, offset, into.length, () => this.#readCold(offset, into, count));
+  }
+
+  /** Bytes read from the front; 0 or less if the first is not there. */
+  #readCached(offset: number, into: Uint8Array): number {
+    return this.#readsCached ? this.#file.readCached(offset, into) : 0;
+  }
+
+  /** Reads on the pool, except for the first `done` bytes, if any. */
+  async #readCold(offset: number, into: Uint8Array, done: number): Promise<void> {
+    const waited = !this.#coldReads.tryTake();
+    if (waited) await this.#coldReads.take();
+    try {
+      this.#checkOpen();
+      // Meanwhile the reads before this one may have brought it in.
+      const from = Math.max(0, waited ? this.#readCached(offset, into) : done);
+      const rest = into.subarray(from);
+      if (rest.length === 0) return;
+      const count = await onPool(() => this.#file.read(offset + from, rest));
+      if (count < rest.length) throw this.#cutShort();
+    } catch (error) {
+      throw toDeviceError("read", offset, into.length, error);
+    } finally {
+      this.#coldReads.give();
+    }
+  }
+
+  write(offset: number, data: Uint8Array, options?: WriteOptions): void | Promise<void> {
+    const length = data.length;
+    const quick = length <= QUICK_WRITE_BYTES && this.#clock.now() > this.#slowUntilMs;
+    if (quick && !this.#order.conflicts(true, offset, length) && this.#edgesCached(offset, length)) {
+      this.#writeNow(offset, data);
+      return options?.fua ? this.flush() : undefined;
+    }
+    const written = this.#order.run(true, offset, length, () => this.#writeOnPool(offset, data));
+    return options?.fua ? written.then(() => this.flush()) : written;
+  }
+
+  /** Whether a write needs to read nothing first: each page is filled whole, or is in memory. */
+  #edgesCached(offset: number, length: number): boolean {
+    if (offset % PIECE_BYTES === 0 && length % PIECE_BYTES === 0) return true;
+    if (!this.#readsCached) return false;
+    const byte = new Uint8Array(1);
+    return this.#file.readCached(offset, byte) === 1 &&
+      this.#file.readCached(offset + length - 1, byte) === 1;
+  }
+
+  #writeNow(offset: number, data: Uint8Array): void {
+    const startedMs = this.#clock.now();
+    try {
+      this.#checkOpen();
+      this.#checkEnd(offset + data.length);
+      const runs = this.#sparse ? this.#runsToStore(offset, data) : null;
+      if (runs === null) this.#file.writeNow(offset, data);
+      else for (const { from, to } of runs) this.#file.writeNow(offset + from, data.subarray(from, to));
+    } catch (error) {
+      throw toDeviceError("write", offset, data.length, error);
+    }
+    const endedMs = this.#clock.now();
+    if (endedMs - startedMs > SLOW_MS) this.#slowUntilMs = endedMs + SLOW_PERIOD_MS;
+  }
+
+  async #writeOnPool(offset: number, data: Uint8Array): Promise<void> {
+    try {
+      await onPool(async () => {
+        this.#checkOpen();
+        this.#checkEnd(offset + data.length);
+        const runs = this.#sparse ? this.#runsToStore(offset, data) : null;
+        if (runs === null) return await this.#file.write(offset, data);
+        for (const { from, to } of runs) await this.#file.write(offset + from, data.subarray(from, to));
+      });
+    } catch (error) {
+      throw toDeviceError("write", offset, data.length, error);
+    }
+  }
+
+  /**
+   * The parts of a write that must be stored: all but pieces of zeroes that lie in a hole.
+   *
+   * @returns `null` if that is all of it.
+   */
+  #runsToStore(offset: number, data: Uint8Array): Run[] | null {
+    let runs: Run[] | null = null;
+    let stored = 0;
+    // What the file system said last, in bytes from `offset`: a hole ends, or data ends.
+    let holeEnd = 0;
+    let dataEnd = 0;
+    for (let from = 0, to; from < data.length; from = to) {
+      to = Math.min(data.length, from + PIECE_BYTES - (offset + from) % PIECE_BYTES);
+      if (from < dataEnd || !isZero(data, from, to)) continue;
+      if (from >= holeEnd) {
+        holeEnd = (this.#file.seekData(offset + from) ?? this.sizeBytes) - offset;
+        if (holeEnd < to) {
+          dataEnd = (this.#file.seekHole(offset + Math.max(from, holeEnd)) ?? this.sizeBytes) - offset;
+        }
+      }
+      if (to > holeEnd) continue;
+      runs ??= [];
+      if (stored < from) runs.push({ from: stored, to: from });
+      stored = to;
+    }
+    if (runs !== null && stored < data.length) runs.push({ from: stored, to: data.length });
+    return runs;
+  }
+
+  /**
+   * One `fdatasync` may answer several flushes, but only those that were asked for before it started: about what
+   * was written since it says nothing. One that fails fails those that wait behind it too, and is not repeated.
+   */
+  flush(): Promise<void> {
+    if (this.#nextSync !== null) return this.#nextSync;
+    if (this.#syncing === null) return this.#sync();
+    this.#nextSync = this.#syncing.finally(() => this.#nextSync = null).then(() => this.#sync());
+    return this.#nextSync;
+  }
+
+  async #sync(): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#syncing = promise;
+    try {
+      this.#checkOpen();
+      await this.#file.sync();
+      this.#syncing = null;
+      resolve();
+    } catch (error) {
+      this.#syncing = null;
+      reject(toDeviceError("flush", undefined, undefined, error));
+    }
+    return promise;
+  }
+
+  trim(offset: number, length: number, options?: WriteOptions): void | Promise<void> {
+    if (this.discard === "ignore" || length === 0) return options?.fua ? this.flush() : undefined;
+    return this.#change("trim", offset, length, options, async () => {
+      if (!this.#isDevice) {
+        if (await this.#allocate("punch", offset, length)) this.#sparse = true;
+        return;
+      }
+      const { from, to } = this.#sectorsWithin(offset, length);
+      if (from < to && !this.#cannot.discard) {
+        this.#cannot.discard = !await supported(this.#file.discard(from, to - from));
+      }
+    });
+  }
+
+  zero(offset: number, length: number, options: ZeroOptions = {}): void | Promise<void> {
+    if (length === 0) return options.fua ? this.flush() : undefined;
+    const { mayPunch = true, fast = false } = options;
+    return this.#change("zero", offset, length, options, async () => {
+      this.#checkEnd(offset + length);
+      const punch = mayPunch && this.discard === "unmap";
+      if (this.#isDevice) await this.#zeroSectors(offset, length, punch, fast);
+      else await this.#zeroFile(offset, length, punch, mayPunch, fast);
+    });
+  }
+
+  async #zeroFile(
+    offset: number,
+    length: number,
+    punch: boolean,
+    mayPunch: boolean,
+    fast: boolean,
+  ): Promise<void> {
+    if (punch && await this.#allocate("punch", offset, length)) {
+      this.#sparse = true;
+      return;
+    }
+    // What is a hole reads as zeroes already; unless storage is asked for it stays one.
+    const runs = mayPunch && this.#sparse
+      ? this.#dataWithin(offset, length)
+      : [{ from: offset, to: offset + length }];
+    for (const { from, to } of runs) {
+      if (await this.#allocate("zero", from, to - from)) continue;
+      if (fast) throw new OsError("EOPNOTSUPP", "fallocate");
+      await this.#writeZeroes(from, to);
+    }
+  }
+
+  async #zeroSectors(offset: number, length: number, punch: boolean, fast: boolean): Promise<void> {
+    const { from, to } = this.#sectorsWithin(offset, length);
+    if (from < to) {
+      // A device zeroes a range in its own way, or the kernel writes the zeroes: only punching is known to be quick.
+      const done = (punch && await this.#allocate("punch", from, to - from)) ||
+        (!fast && await this.#allocate("zero", from, to - from));
+      if (!done && fast) throw new OsError("EOPNOTSUPP", "fallocate");
+      if (!done) await this.#writeZeroes(from, to);
+    }
+    await this.#writeZeroes(offset, Math.min(from, offset + length));
+    if (from <= to) await this.#writeZeroes(to, offset + length);
+  }
+
+  async #writeZeroes(from: number, to: number): Promise<void> {
+    for (let at = from; at < to;) {
+      const piece = zeroes.subarray(0, Math.min(zeroes.length, to - at));
+      await this.#file.write(at, piece);
+      at += piece.length;
+    }
+  }
+
+  /** Whole sectors of a device in a range; `from` may lie behind `to`. */
+  #sectorsWithin(offset: number, length: number): Run {
+    const sector = this.#sectorBytes;
+    return { from: Math.ceil(offset / sector) * sector, to: Math.floor((offset + length) / sector) * sector };
+  }
+
+  *#dataWithin(offset: number, length: number): Generator<Run> {
+    const end = offset + length;
+    for (let at = offset; at < end;) {
+      const from = this.#file.seekData(at);
+      if (from === null || from >= end) return;
+      const to = Math.min(end, this.#file.seekHole(from) ?? end);
+      yield { from, to };
+      at = to;
+    }
+  }
+
+  /** @returns Whether the file system knows how. */
+  async #allocate(mode: "punch" | "zero", offset: number, length: number): Promise<boolean> {
+    if (this.#cannot[mode]) return false;
+    const done = await supported(this.#file.allocate(ALLOCATE[mode], offset, length));
+    this.#cannot[mode] = !done;
+    return done;
+  }
+
+  /** Runs a change on the pool, in its turn. */
+  async #change(
+    operation: DeviceOperation,
+    offset: number,
+    length: number,
+    options: WriteOptions | undefined,
+    change: () => Promise<void>,
+  ): Promise<void> {
+    try {
+      await this.#order.run(true, offset, length, () => {
+        this.#checkOpen();
+        return onPool(change);
+      });
+    } catch (error) {
+      throw toDeviceError(operation, offset, length, error);
+    }
+    if (options?.fua) await this.flush();
+  }
+
+  /** Stops early after so many extents or so much time, with at least one. */
+  extents(offset: number, length: number): Extent[] | Promise<Extent[]> {
+    if (!this.can.extents) return [{ kind: "data", length }];
+    if (!this.#order.conflicts(false, offset, length)) return this.#extentsNow(offset, length);
+    return this.#order.run(false, offset, length, () => this.#extentsNow(offset, length));
+  }
+
+  #extentsNow(offset: number, length: number): Extent[] {
+    const extents: Extent[] = [];
+    const untilMs = this.#clock.now() + EXTENTS_MS;
+    try {
+      this.#checkOpen();
+      const file = this.#file;
+      const end = Math.min(offset + length, file.end());
+      // Storage that was reserved and never written also counts as a hole for the file system.
+      const kind = this.#sparse ? "hole" : "zero";
+      for (let at = offset; at < end;) {
+        const data = Math.min(end, file.seekData(at) ?? end);
+        if (at < data) extents.push({ kind, length: data - at });
+        if (data < end) {
+          at = Math.min(end, file.seekHole(data) ?? end);
+          extents.push({ kind: "data", length: at - data });
+        } else {
+          at = end;
+        }
+        if (extents.length >= EXTENTS_MAX || this.#clock.now() > untilMs) return extents;
+      }
+      // Nothing is known of what somebody cut off, least of all that it reads as zeroes.
+      const start = Math.max(offset, end);
+      if (start < offset + length) appendData(extents, offset + length - start);
+    } catch (error) {
+      throw toDeviceError("extents", offset, length, error);
+    }
+    return extents;
+  }
+
+  async cache(offset: number, length: number): Promise<void> {
+    const end = offset + Math.min(length, PREFETCH_BYTES_MAX);
+    await this.#coldReads.take();
+    try {
+      this.#checkOpen();
+      await onPool(async () => {
+        for (let at = offset; at < end; at += PREFETCH_STEP_BYTES) {
+          await this.#file.prefetch(at, Math.min(PREFETCH_STEP_BYTES, end - at));
+        }
+      });
+    } catch (error) {
+      throw toDeviceError("cache", offset, length, error);
+    } finally {
+      this.#coldReads.give();
+    }
+  }
+
+  /** Waits for what is under way. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    await this.#order.idle();
+    await Promise.allSettled([this.#syncing, this.#nextSync]);
+    this.#file.close();
+  }
+
+  #checkOpen(): void {
+    if (this.#closing !== null) throw new OsError("ESHUTDOWN", "file", "the disk is closed");
+  }
+
+  /** A write behind the end would make the file longer. */
+  #checkEnd(end: number): void {
+    if (end > this.#file.end()) throw this.#cutShort();
+  }
+
+  #cutShort(): OsError {
+    return new OsError(
+      "EIO",
+      "file",
+      `it was cut to ${this.#file.end()} of ${this.sizeBytes} bytes while in use`,
+    );
+  }
+}
+
+/** Part of a buffer or file, in bytes from its start. */
+interface Run {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** Runs `work`, one call on the pool after the other, when one of our threads is free. */
+async function onPool<Result>(work: () => Promise<Result>): Promise<Result> {
+  await poolThreads.take();
+  try {
+    return await work();
+  } finally {
+    poolThreads.give();
+  }
+}
+
+/** Whether a call worked, rather than not being supported. */
+async function supported(call: Promise<void>): Promise<boolean> {
+  try {
+    await call;
+    return true;
+  } catch (error) {
+    if (error instanceof OsError && (error.code === "EOPNOTSUPP" || error.code === "ENOSYS")) return false;
+    throw error;
+  }
+}
+
+function appendData(extents: Extent[], length: number): void {
+  const last = extents.at(-1);
+  if (last?.kind === "data") extents[extents.length - 1] = { kind: "data", length: last.length + length };
+  else extents.push({ kind: "data", length });
+}
+
+function toDeviceError(
+  operation: DeviceOperation,
+  offset: number | undefined,
+  length: number | undefined,
+  error: unknown,
+): unknown {
+  if (!(error instanceof OsError)) return error;
+  return new DeviceError(narrowErrno(error.code), operation, offset, length, {
+    detail: error.message,
+    cause: error,
+  });
+}

@@ -1,0 +1,122 @@
+/**
+ * The one place where libc is opened. A symbol is a line, with its C prototype above it; a name that ends in
+ * `OnPool` runs on the runtime's thread pool and answers with a promise.
+ *
+ * - Results that fit are `i32`: an `isize` would come as a bigint, which costs more than the call around it.
+ * - 64-bit parameters take numbers; they are exact below 2^53 (`tests/os/libc_test.ts`).
+ * - errno is kept per thread. After a synchronous call {@linkcode Libc.errno} is that call's; after one on the
+ *   pool it is lost.
+ * - A buffer given to a call on the pool stays alive until the call has ended; nothing may move or detach it.
+ */
+
+import { errnoName, OsError } from "./os_error.ts";
+
+const SYMBOLS = {
+  // ssize_t preadv2(int fd, const struct iovec *iov, int iovcnt, off_t offset, int flags)
+  preadv2: { parameters: ["i32", "buffer", "i32", "i64", "i32"], result: "i32" },
+  // ssize_t pread(int fd, void *buf, size_t count, off_t offset)
+  pread: { parameters: ["i32", "buffer", "usize", "i64"], result: "i32" },
+  preadOnPool: {
+    name: "pread",
+    parameters: ["i32", "buffer", "usize", "i64"],
+    result: "i32",
+    nonblocking: true,
+  },
+  // ssize_t pwrite(int fd, const void *buf, size_t count, off_t offset)
+  pwrite: { parameters: ["i32", "buffer", "usize", "i64"], result: "i32" },
+  pwriteOnPool: {
+    name: "pwrite",
+    parameters: ["i32", "buffer", "usize", "i64"],
+    result: "i32",
+    nonblocking: true,
+  },
+  // int fdatasync(int fd)
+  fdatasyncOnPool: { name: "fdatasync", parameters: ["i32"], result: "i32", nonblocking: true },
+  // off_t lseek(int fd, off_t offset, int whence)
+  lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
+  // int fallocate(int fd, int mode, off_t offset, off_t len)
+  fallocate: { parameters: ["i32", "i32", "i64", "i64"], result: "i32" },
+  fallocateOnPool: {
+    name: "fallocate",
+    parameters: ["i32", "i32", "i64", "i64"],
+    result: "i32",
+    nonblocking: true,
+  },
+  // int posix_fadvise(int fd, off_t offset, off_t len, int advice); returns the error number
+  posixFadviseOnPool: {
+    name: "posix_fadvise",
+    parameters: ["i32", "i64", "i64", "i32"],
+    result: "i32",
+    nonblocking: true,
+  },
+  // int ioctl(int fd, unsigned long op, ...)
+  ioctl: { parameters: ["i32", "u64", "buffer"], result: "i32" },
+  ioctlOnPool: { name: "ioctl", parameters: ["i32", "u64", "buffer"], result: "i32", nonblocking: true },
+  // int fcntl(int fd, int op, ...)
+  fcntl: { parameters: ["i32", "i32", "buffer"], result: "i32" },
+  // int open(const char *path, int flags, ...)
+  open: { parameters: ["buffer", "i32", "i32"], result: "i32" },
+  // int close(int fd)
+  close: { parameters: ["i32"], result: "i32" },
+  // int statx(int dirfd, const char *path, int flags, unsigned mask, struct statx *buf)
+  statx: { parameters: ["i32", "buffer", "i32", "u32", "buffer"], result: "i32" },
+  // ssize_t getdents64(int fd, void *dirp, size_t count)
+  getdents64: { parameters: ["i32", "buffer", "usize"], result: "i32" },
+  // int memcmp(const void *s1, const void *s2, size_t n)
+  memcmp: { parameters: ["buffer", "buffer", "usize"], result: "i32" },
+  // int *__errno_location(void)
+  errnoLocation: { name: "__errno_location", parameters: [], result: "pointer" },
+} as const;
+
+/** Deno's types want a bigint for every 64-bit parameter; the calls take numbers as well, without its cost. */
+type TakesNumbers<Call> = Call extends (...args: infer Args) => infer Result
+  ? (...args: { [Index in keyof Args]: Args[Index] extends bigint ? number | bigint : Args[Index] }) => Result
+  : Call;
+
+type Native = Deno.DynamicLibrary<typeof SYMBOLS>["symbols"];
+type Symbols = { readonly [Name in keyof Native]: TakesNumbers<Native[Name]> };
+
+/** libc's functions, and errno as memory. */
+export interface Libc extends Symbols {
+  /** errno of the calling thread: `errno[0]`, right only straight after a synchronous call. */
+  readonly errno: Int32Array;
+}
+
+let opened: Libc | null | undefined;
+
+/**
+ * libc, opened at the first call.
+ *
+ * @returns `null` on a system without `libc.so.6`, or where the permission to open it is missing: callers then
+ *   do without (a file disk falls back to {@link ../device/plain_file.ts}).
+ */
+export function libc(): Libc | null {
+  if (opened !== undefined) return opened;
+  opened = null;
+  if (Deno.build.os !== "linux" || Deno.permissions.querySync({ name: "ffi" }).state === "denied") {
+    return null;
+  }
+  try {
+    const { symbols } = Deno.dlopen("libc.so.6", SYMBOLS);
+    const errno = new Int32Array(Deno.UnsafePointerView.getArrayBuffer(symbols.errnoLocation()!, 4));
+    opened = Object.assign({ errno }, symbols as Symbols);
+  } catch {
+    // Another libc (musl), or no permission.
+  }
+  return opened;
+}
+
+/** The error of the synchronous call that just failed. */
+export function lastError(lib: Libc, call: string, detail?: string): OsError {
+  return new OsError(errnoName(lib.errno[0]), call, detail);
+}
+
+const encoder = new TextEncoder();
+
+/** A string as C has it. @throws {TypeError} If it contains a zero byte, which would cut it short. */
+export function cString(text: string): Uint8Array<ArrayBuffer> {
+  if (text.includes("\0")) {
+    throw new TypeError(`cannot pass a string with a zero byte to the system: ${text}`);
+  }
+  return encoder.encode(text + "\0");
+}
