@@ -24,6 +24,14 @@ export interface Connection {
    */
   read(into: Uint8Array): number | null | Promise<number | null>;
   /**
+   * Takes bytes that have already arrived. Transports that cannot tell do without.
+   *
+   * @param patient The caller has nothing else to do: a few microseconds of looking again are better than sleep.
+   * @returns As {@linkcode read}, or `undefined` if nothing is there or it is others' turn. Not to be called
+   *   while a read is outstanding.
+   */
+  readNow?(into: Uint8Array, patient: boolean): number | null | undefined;
+  /**
    * Writes all of `bytes`, which belong to the connection until then. Writes may be called without waiting;
    * they go out in order.
    *

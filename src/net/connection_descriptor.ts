@@ -1,0 +1,82 @@
+/**
+ * Finds the file descriptor behind one of the runtime's connections, for socket options and for reads and
+ * writes that need no waiting.
+ *
+ * The runtime tells it for some kinds only. Otherwise the descriptor is the open socket whose two ends are the
+ * connection's. Unix sockets have no address at the client's end, so there it is the socket that is bound to
+ * the listener's path and that no other connection has claimed: it is unique as long as connections are
+ * accepted, and claimed, one after the other.
+ */
+import {
+  isListening,
+  localAddress,
+  peerAddress,
+  type SocketAddress,
+  socketCallsWork,
+} from "../os/socket_calls.ts";
+
+const claimed = new Set<number>();
+
+/**
+ * Finds and claims the descriptor of a connection that was just accepted or made.
+ *
+ * @returns The descriptor, or `null` where it cannot be told. {@linkcode releaseDescriptor} it before the
+ *   connection is closed.
+ */
+export function claimDescriptor(connection: Deno.Conn): number | null {
+  if (!socketCallsWork()) return null;
+  const told = toldDescriptor(connection);
+  const candidates = told !== null ? [told] : openDescriptors();
+  const found = candidates.filter((fd) => !claimed.has(fd) && belongsTo(fd, connection));
+  if (found.length !== 1) return null;
+  claimed.add(found[0]);
+  return found[0];
+}
+
+/** Takes a claim back. */
+export function releaseDescriptor(fd: number): void {
+  claimed.delete(fd);
+}
+
+function toldDescriptor(connection: Deno.Conn): number | null {
+  for (const symbol of Object.getOwnPropertySymbols(connection)) {
+    if (symbol.description !== "Deno.internal.fd") continue;
+    const value = (connection as unknown as Record<symbol, unknown>)[symbol];
+    return typeof value === "number" ? value : null;
+  }
+  return null;
+}
+
+function openDescriptors(): number[] {
+  try {
+    return Array.from(Deno.readDirSync("/proc/self/fd"), (entry) => Number(entry.name)).sort((a, b) => a - b);
+  } catch {
+    return [];
+  }
+}
+
+function belongsTo(fd: number, connection: Deno.Conn): boolean {
+  const local = localAddress(fd);
+  const peer = peerAddress(fd);
+  if (local === null || peer === null || isListening(fd)) return false;
+  return sameEnd(local, connection.localAddr) && sameEnd(peer, connection.remoteAddr);
+}
+
+function sameEnd(end: SocketAddress, addr: Deno.Addr): boolean {
+  if (end.transport === "unix") {
+    return addr.transport === "unix" && end.path === (addr.path ?? "");
+  }
+  return addr.transport === "tcp" && end.port === addr.port &&
+    canonicalAddress(end.address) === canonicalAddress(addr.hostname);
+}
+
+/** IPv6 addresses have many spellings; a URL knows one. A v4-mapped address is the v4 address. */
+export function canonicalAddress(address: string): string {
+  if (!address.includes(":")) return address;
+  const [text] = address.split("%");
+  const host = URL.parse(`http://[${text}]/`)?.hostname.slice(1, -1) ?? text;
+  const mapped = /^::ffff:([0-9a-f]{1,4}):([0-9a-f]{1,4})$/.exec(host);
+  if (mapped === null) return host;
+  const [high, low] = [parseInt(mapped[1], 16), parseInt(mapped[2], 16)];
+  return `${high >> 8}.${high & 255}.${low >> 8}.${low & 255}`;
+}

@@ -1,0 +1,116 @@
+/** Where connections come from. */
+import { type Connection } from "./connection.ts";
+import { NativeConnection } from "./native_connection.ts";
+
+/** Hands over connections, one by one. */
+export interface Listener {
+  /** For log lines: `127.0.0.1:10809`, `[::1]:10809`, `unix:/run/disk.sock`. */
+  readonly text: string;
+  /** The port given by the kernel where 0 was asked for; `null` for a Unix socket. */
+  readonly port: number | null;
+  /** The next connection, or `null` when the listener has been closed. */
+  accept(): Promise<Connection | null>;
+  /** Takes no more connections; a Unix socket's path is removed. Idempotent. */
+  close(): void;
+}
+
+/** Listens on TCP. `hostname` is an IPv4 or IPv6 address; `::` takes IPv4 as well. */
+export function listenTcp(hostname: string, port: number): Listener {
+  const listener = Deno.listen({ transport: "tcp", hostname, port });
+  const { port: bound } = listener.addr as Deno.NetAddr;
+  const text = hostname.includes(":") ? `[${hostname}]:${bound}` : `${hostname}:${bound}`;
+  return new NativeListener(listener, text, bound, () => {});
+}
+
+/**
+ * Listens on a Unix socket that only this user may open.
+ *
+ * A socket file that nobody answers on is left over from a program that was killed, and is replaced.
+ *
+ * @param mode Of the socket file.
+ * @throws {Deno.errors.AddrInUse} If somebody answers on it, or something else is there.
+ */
+export async function listenUnix(path: string, mode = 0o600): Promise<Listener> {
+  await removeStaleSocket(path);
+  const umask = Deno.umask(0o777 & ~mode);
+  let listener: Deno.UnixListener;
+  try {
+    listener = Deno.listen({ transport: "unix", path });
+  } finally {
+    Deno.umask(umask);
+  }
+  const { ino } = Deno.lstatSync(path);
+  return new NativeListener(listener, `unix:${path}`, null, () => removeOwnSocket(path, ino));
+}
+
+/** Removes the socket file unless somebody has put another one in its place. */
+function removeOwnSocket(path: string, inode: number | null): void {
+  try {
+    if (Deno.lstatSync(path).ino === inode) Deno.removeSync(path);
+  } catch {
+    // Gone already.
+  }
+}
+
+async function removeStaleSocket(path: string): Promise<void> {
+  let status: Deno.FileInfo;
+  try {
+    status = await Deno.lstat(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return;
+    throw error;
+  }
+  if (!status.isSocket) {
+    throw new Deno.errors.AddrInUse(`cannot listen on ${path}: it exists and is no socket`);
+  }
+  try {
+    const conn = await Deno.connect({ transport: "unix", path });
+    conn.close();
+  } catch (error) {
+    if (!(error instanceof Deno.errors.ConnectionRefused)) throw error;
+    await Deno.remove(path);
+    return;
+  }
+  throw new Deno.errors.AddrInUse(`cannot listen on ${path}: another program does`);
+}
+
+class NativeListener implements Listener {
+  readonly #listener: Deno.Listener;
+  readonly #afterClose: () => void;
+  #closed = false;
+
+  constructor(
+    listener: Deno.Listener,
+    readonly text: string,
+    readonly port: number | null,
+    afterClose: () => void,
+  ) {
+    this.#listener = listener;
+    this.#afterClose = afterClose;
+  }
+
+  async accept(): Promise<Connection | null> {
+    while (!this.#closed) {
+      try {
+        return new NativeConnection(await this.#listener.accept());
+      } catch (error) {
+        if (this.#closed) return null;
+        // A client that was gone before we looked is no reason to stop; a full descriptor table passes.
+        if (error instanceof Deno.errors.BadResource) return null;
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+    }
+    return null;
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    try {
+      this.#listener.close();
+    } catch {
+      // The runtime had closed it already.
+    }
+    this.#afterClose();
+  }
+}

@@ -1,0 +1,137 @@
+/**
+ * A {@linkcode Connection} over one of the runtime's own TCP or Unix connections.
+ *
+ * The runtime does the waiting. What needs no waiting is done by direct system calls on the same descriptor:
+ * replies leave in the turn in which they were made, and what has already arrived is taken without a trip
+ * through the event loop. Where the descriptor cannot be found everything goes through the runtime.
+ *
+ * Direct receives are safe beside the runtime's because never more than one read is outstanding: as long as the
+ * runtime reads, nobody else does.
+ *
+ * After a receive that found nothing, a connection whose client answers quickly looks again for a few
+ * microseconds before it goes to sleep: waking up costs more than that. Whether it pays is learned per
+ * connection (see `attention.ts`), and nobody looks again while other work is waiting.
+ */
+import {
+  BROKEN,
+  peerCredentials,
+  receiveNow,
+  sendNow,
+  setKeepAlive,
+  WOULD_BLOCK,
+} from "../os/socket_calls.ts";
+import { Attention, LOOK_MS } from "./attention.ts";
+import { canonicalAddress, claimDescriptor, releaseDescriptor } from "./connection_descriptor.ts";
+import type { Connection, Peer } from "./connection.ts";
+
+/** After this many reads without waiting, others get their turn. */
+const READS_WITHOUT_WAITING_MAX = 64;
+
+/** A dead TCP peer is noticed after about a minute. */
+const KEEP_ALIVE = { idleSeconds: 30, intervalSeconds: 10, probes: 3, unacknowledgedMs: 60_000 };
+
+export class NativeConnection implements Connection {
+  readonly peer: Peer;
+  readonly #conn: Deno.Conn;
+  #fd: number | null;
+  #closed = false;
+  #readsWithoutWaiting = 0;
+  readonly #attention = new Attention();
+  /** Writes that the runtime does, one after the other; a failed one fails all that follow. */
+  #lastWrite: Promise<void> = Promise.resolve();
+  #pendingWrites = 0;
+
+  constructor(conn: Deno.Conn) {
+    this.#conn = conn;
+    this.#fd = claimDescriptor(conn);
+    this.peer = describePeer(conn, this.#fd);
+    if (conn.remoteAddr.transport === "tcp") {
+      (conn as Deno.TcpConn).setNoDelay(true);
+      if (this.#fd !== null) setKeepAlive(this.#fd, KEEP_ALIVE);
+      else (conn as Deno.TcpConn).setKeepAlive(true);
+    }
+  }
+
+  read(into: Uint8Array): Promise<number | null> | null {
+    if (this.#closed) return null;
+    this.#readsWithoutWaiting = 0;
+    return this.#waitAndRead(into);
+  }
+
+  async #waitAndRead(into: Uint8Array): Promise<number | null> {
+    const since = performance.now();
+    try {
+      const count = await this.#conn.read(into);
+      if (count !== null) {
+        const now = performance.now();
+        this.#attention.waited(now - since, now);
+      }
+      return count;
+    } catch {
+      return null; // A reset by the peer, or our own close, is the end as far as a reader is concerned.
+    }
+  }
+
+  readNow(into: Uint8Array, patient: boolean): number | null | undefined {
+    if (this.#closed) return null;
+    if (this.#fd === null || this.#readsWithoutWaiting >= READS_WITHOUT_WAITING_MAX) return undefined;
+    let count = receiveNow(this.#fd, into as Uint8Array<ArrayBuffer>);
+    if (count === WOULD_BLOCK) {
+      if (!patient) return undefined;
+      const since = performance.now();
+      if (!this.#attention.mayLook(since)) return undefined;
+      do count = receiveNow(this.#fd, into as Uint8Array<ArrayBuffer>); while (
+        count === WOULD_BLOCK && performance.now() - since < LOOK_MS
+      );
+      this.#attention.looked(count !== WOULD_BLOCK);
+      if (count === WOULD_BLOCK) return undefined;
+    }
+    if (count <= 0) return null;
+    this.#readsWithoutWaiting++;
+    return count;
+  }
+
+  write(bytes: Uint8Array): void | Promise<void> {
+    if (this.#closed) throw new Deno.errors.BrokenPipe("the connection is closed");
+    if (this.#pendingWrites === 0 && this.#fd !== null) {
+      const sent = sendNow(this.#fd, bytes as Uint8Array<ArrayBuffer>);
+      if (sent === bytes.length) return;
+      if (sent === BROKEN) throw new Deno.errors.BrokenPipe("the peer closed the connection");
+      if (sent > 0) bytes = bytes.subarray(sent);
+    }
+    this.#pendingWrites++;
+    this.#lastWrite = this.#lastWrite.then(() => this.#writeThrough(bytes)).finally(() =>
+      this.#pendingWrites--
+    );
+    return this.#lastWrite;
+  }
+
+  async #writeThrough(bytes: Uint8Array): Promise<void> {
+    while (bytes.length > 0) bytes = bytes.subarray(await this.#conn.write(bytes));
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    if (this.#fd !== null) releaseDescriptor(this.#fd);
+    this.#fd = null;
+    try {
+      this.#conn.close();
+    } catch {
+      // The runtime had closed it already.
+    }
+  }
+}
+
+function describePeer(conn: Deno.Conn, fd: number | null): Peer {
+  const remote = conn.remoteAddr;
+  if (remote.transport === "tcp") {
+    const address = canonicalAddress(remote.hostname);
+    const text = address.includes(":") ? `[${address}]:${remote.port}` : `${address}:${remote.port}`;
+    return { transport: "tcp", address, text };
+  }
+  const credentials = fd === null ? null : peerCredentials(fd);
+  if (credentials === null) return { transport: "unix", address: "unix", text: "unix" };
+  const { pid, uid } = credentials;
+  return { transport: "unix", address: `unix:uid=${uid}`, text: `unix:uid=${uid},pid=${pid}` };
+}

@@ -1,0 +1,90 @@
+/** What a server offers: disks under names. */
+import type { BlockDevice } from "../device/device.ts";
+import { TransmissionFlag } from "../wire/nbd/constants.ts";
+
+/** Counts since an export or a session began. */
+export class Traffic {
+  /** Requests answered, refused ones included. */
+  requests = 0;
+  /** Requests answered with an error. */
+  errors = 0;
+  /** Bytes of READ replies that held data. */
+  readBytes = 0;
+  /** Bytes of WRITE requests. */
+  writtenBytes = 0;
+}
+
+/** One disk on offer. */
+export interface Export {
+  /** Up to 4096 bytes of UTF-8; "" is possible. */
+  readonly name: string;
+  /** For people; may be empty. */
+  readonly description: string;
+  readonly device: BlockDevice;
+  /** Bytes that clients see: the disk's size, or less. */
+  readonly sizeBytes: number;
+  /** Refuses writes although the disk would take them. */
+  readonly readOnly: boolean;
+  readonly traffic: Traffic;
+}
+
+/** The exports of a server, by name. */
+export class ExportTable {
+  readonly #exports = new Map<string, Export>();
+  #defaultName: string | null = null;
+
+  /**
+   * Adds an export.
+   *
+   * @param options `isDefault`: also answers to the empty name.
+   * @throws {RangeError} If the name is taken, or there is a default already.
+   */
+  add(exported: Export, options: { isDefault?: boolean } = {}): void {
+    if (this.#exports.has(exported.name)) {
+      throw new RangeError(`cannot offer two exports under the name "${exported.name}"`);
+    }
+    if (options.isDefault === true) {
+      if (this.#defaultName !== null) {
+        throw new RangeError(`cannot make "${exported.name}" the default export: "${this.#defaultName}" is`);
+      }
+      this.#defaultName = exported.name;
+    }
+    this.#exports.set(exported.name, exported);
+  }
+
+  /** All exports in the order in which they were added. */
+  list(): Export[] {
+    return [...this.#exports.values()];
+  }
+
+  /** The export of that very name; for the empty name the default one, or the only one. */
+  find(name: string): Export | undefined {
+    const exact = this.#exports.get(name);
+    if (exact !== undefined || name !== "") return exact;
+    if (this.#defaultName !== null) return this.#exports.get(this.#defaultName);
+    return this.#exports.size === 1 ? this.list()[0] : undefined;
+  }
+}
+
+/**
+ * What NBD clients are told about an export.
+ *
+ * @param mayWrite Whether this client has the right to write.
+ * @returns {@linkcode TransmissionFlag}s of all that can be offered; some hold only if more is negotiated.
+ */
+export function transmissionFlags(exported: Export, mayWrite: boolean): number {
+  const { can } = exported.device;
+  const writable = mayWrite && !exported.readOnly && can.write;
+  let flags = TransmissionFlag.HAS_FLAGS | TransmissionFlag.SEND_FLUSH | TransmissionFlag.SEND_FUA |
+    TransmissionFlag.SEND_DF | TransmissionFlag.BLOCK_STATUS_PAYLOAD;
+  if (can.cache) flags |= TransmissionFlag.SEND_CACHE;
+  if (can.multiConn) flags |= TransmissionFlag.CAN_MULTI_CONN;
+  if (can.rotational) flags |= TransmissionFlag.ROTATIONAL;
+  if (!writable) return flags | TransmissionFlag.READ_ONLY;
+  if (can.trim) flags |= TransmissionFlag.SEND_TRIM;
+  if (can.zero) {
+    flags |= TransmissionFlag.SEND_WRITE_ZEROES;
+    if (can.fastZero) flags |= TransmissionFlag.SEND_FAST_ZERO;
+  }
+  return flags;
+}

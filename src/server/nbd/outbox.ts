@@ -1,0 +1,184 @@
+/**
+ * Replies on their way to one client.
+ *
+ * Replies that are ready are laid behind each other in a buffer and leave in one write. A reply whose data are
+ * still to come keeps its place in the buffer, header and all; others are laid behind it and leave before it.
+ */
+import type { BufferPool, PooledBuffer } from "../../net/buffer_pool.ts";
+import type { Connection } from "../../net/connection.ts";
+
+const CHUNK_BYTES = 256 * 1024;
+
+/** A buffer, and how many writes and unfinished replies still need it. */
+interface Chunk {
+  readonly buffer: PooledBuffer;
+  users: number;
+}
+
+/** Room for one reply whose data are still to come. */
+export interface Region {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly view: DataView<ArrayBuffer>;
+  /** Where the room starts in the buffer. */
+  readonly at: number;
+  /** Sends the first `byteCount` bytes of the room. Either this or {@linkcode drop} is called, once. */
+  send(byteCount: number): void;
+  /** Gives the room back unsent. */
+  drop(): void;
+}
+
+export class Outbox {
+  readonly #connection: Connection;
+  readonly #pool: BufferPool;
+  #chunk: Chunk | null = null;
+  /** Ready bytes of the chunk are those from `#from` to `#to`. */
+  #from = 0;
+  #to = 0;
+  #unsentBytes = 0;
+  #drained: PromiseWithResolvers<void> | null = null;
+  #flushScheduled = false;
+  #broken = false;
+
+  constructor(connection: Connection, pool: BufferPool) {
+    this.#connection = connection;
+    this.#pool = pool;
+  }
+
+  /** Bytes handed to the connection that it has not taken yet. */
+  get unsentBytes(): number {
+    return this.#unsentBytes;
+  }
+
+  /** Whether the connection has failed; what is added afterwards is lost. */
+  get broken(): boolean {
+    return this.#broken;
+  }
+
+  /**
+   * Makes room for a reply of up to `byteCount` bytes at {@linkcode at} of {@linkcode bytes}. Nothing is added
+   * until {@linkcode commit}.
+   */
+  reserve(byteCount: number): void {
+    const chunk = this.#chunk;
+    if (chunk !== null) {
+      if (chunk.buffer.bytes.length - this.#to >= byteCount) return;
+      this.flush();
+      if (chunk.users === 0 && chunk.buffer.bytes.length >= byteCount) {
+        this.#from = this.#to = 0;
+        return;
+      }
+      this.#chunk = null;
+      if (chunk.users === 0) this.#pool.give(chunk.buffer);
+    }
+    this.#chunk = { buffer: this.#pool.take(Math.max(byteCount, CHUNK_BYTES)), users: 0 };
+    this.#from = this.#to = 0;
+  }
+
+  /** The buffer in which room was reserved. */
+  get bytes(): Uint8Array<ArrayBuffer> {
+    return this.#chunk!.buffer.bytes;
+  }
+
+  get view(): DataView<ArrayBuffer> {
+    return this.#chunk!.buffer.view;
+  }
+
+  /** Where the reserved room starts. */
+  get at(): number {
+    return this.#to;
+  }
+
+  /** The first `byteCount` bytes of the reserved room are a reply, or a part of one. */
+  commit(byteCount: number): void {
+    this.#to += byteCount;
+  }
+
+  /** Turns the first `byteCount` bytes of the reserved room into a place for a reply that comes later. */
+  setAside(byteCount: number): Region {
+    const chunk = this.#chunk!;
+    const at = this.#to;
+    this.flush();
+    chunk.users++;
+    this.#from = this.#to = at + byteCount;
+    return {
+      bytes: chunk.buffer.bytes,
+      view: chunk.buffer.view,
+      at,
+      send: (count) => this.#write(chunk, at, at + count, true),
+      drop: () => this.#leave(chunk),
+    };
+  }
+
+  /** Hands all ready replies to the connection. */
+  flush(): void {
+    if (this.#from === this.#to) return;
+    const chunk = this.#chunk!;
+    const from = this.#from;
+    this.#from = this.#to;
+    this.#write(chunk, from, this.#to, false);
+    if (chunk.users === 0) this.#from = this.#to = 0;
+  }
+
+  /** Flushes at the end of this turn: replies that become ready one by one leave together. */
+  flushSoon(): void {
+    if (this.#flushScheduled) return;
+    this.#flushScheduled = true;
+    queueMicrotask(() => {
+      this.#flushScheduled = false;
+      this.flush();
+    });
+  }
+
+  /** Resolves when the connection has taken everything, or has failed. */
+  drained(): Promise<void> {
+    if (this.#unsentBytes === 0) return Promise.resolve();
+    this.#drained ??= Promise.withResolvers<void>();
+    return this.#drained.promise;
+  }
+
+  /** Gives the buffer back if nothing waits in it: a quiet connection holds none. */
+  rest(): void {
+    const chunk = this.#chunk;
+    if (chunk === null || chunk.users > 0 || this.#from !== this.#to) return;
+    this.#pool.give(chunk.buffer);
+    this.#chunk = null;
+  }
+
+  #write(chunk: Chunk, from: number, to: number, leaves: boolean): void {
+    if (this.#broken) {
+      if (leaves) this.#leave(chunk);
+      return;
+    }
+    let writing: void | Promise<void>;
+    try {
+      writing = this.#connection.write(chunk.buffer.bytes.subarray(from, to));
+    } catch {
+      this.#broken = true;
+      if (leaves) this.#leave(chunk);
+      return;
+    }
+    if (writing === undefined) {
+      if (leaves) this.#leave(chunk);
+      return;
+    }
+    if (!leaves) chunk.users++;
+    this.#unsentBytes += to - from;
+    writing.catch(() => {
+      this.#broken = true;
+    }).then(() => {
+      this.#unsentBytes -= to - from;
+      this.#leave(chunk);
+      if (this.#unsentBytes === 0 || this.#broken) {
+        this.#drained?.resolve();
+        this.#drained = null;
+      }
+    });
+  }
+
+  #leave(chunk: Chunk): void {
+    chunk.users--;
+    if (chunk.users > 0) return;
+    if (chunk !== this.#chunk) this.#pool.give(chunk.buffer);
+    else if (this.#from === this.#to) this.#from = this.#to = 0;
+  }
+}

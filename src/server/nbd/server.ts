@@ -1,0 +1,325 @@
+/**
+ * An NBD server: takes connections, negotiates, and runs a session for each client.
+ *
+ * @see NBD proto.md
+ */
+import type { Log } from "../../base/log.ts";
+import { printable } from "../../base/printable.ts";
+import type { Clock } from "../../os/clock.ts";
+import { BufferPool } from "../../net/buffer_pool.ts";
+import type { Connection, Peer } from "../../net/connection.ts";
+import { converse } from "../../net/converse.ts";
+import type { Listener } from "../../net/listener.ts";
+import { BASE_ALLOCATION, PAYLOAD_BYTES_ADVERTISED, TransmissionFlag } from "../../wire/nbd/constants.ts";
+import {
+  type Agreement,
+  type ExportOffer,
+  greetOldstyle,
+  negotiateNewstyle,
+  type Refusal,
+  type ServerHall,
+} from "../../wire/nbd/handshake_server.ts";
+import { type Export, type ExportTable, transmissionFlags } from "../export_table.ts";
+import { Session } from "./session.ts";
+
+/** What somebody may do with an export, and why. */
+export interface Verdict {
+  readonly rights: "none" | "read" | "write";
+  /** For the log and for refused clients: "no rule allows 10.0.0.1". */
+  readonly reason: string;
+}
+
+/** Decides who may do what. Asked at every handshake, and again when {@linkcode NbdServer.reconsider} is called. */
+export type Judge = (peer: Peer, exported: Export) => Verdict;
+
+/** Bounds on what clients may cost; times in milliseconds. */
+export interface NbdLimits {
+  /** From the connection to the end of the handshake; 0 = no limit. */
+  readonly handshakeMs: number;
+  /** Connections at the same time. */
+  readonly connections: number;
+  /** A request that takes longer has its client disconnected; 0 = no limit. */
+  readonly requestMs: number;
+}
+
+export const DEFAULT_LIMITS: NbdLimits = { handshakeMs: 10_000, connections: 4096, requestMs: 0 };
+
+export interface NbdServerOptions {
+  readonly exports: ExportTable;
+  readonly judge: Judge;
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly limits?: Partial<NbdLimits>;
+  /** Greets as servers did before newstyle: the only or default export at once. */
+  readonly oldstyle?: boolean;
+}
+
+/** A client in transmission, for status. */
+export interface Client {
+  readonly id: number;
+  readonly peer: Peer;
+  readonly exportName: string;
+  readonly rights: "read" | "write";
+  readonly connectedAtMs: number;
+  readonly session: Session;
+}
+
+/** How often requests that take too long are looked for. */
+const SWEEP_MS = 1000;
+
+export class NbdServer {
+  readonly #exports: ExportTable;
+  readonly #judge: Judge;
+  readonly #log: Log;
+  readonly #clock: Clock;
+  readonly #limits: NbdLimits;
+  readonly #oldstyle: boolean;
+  readonly #pool = new BufferPool();
+  readonly #listeners = new Set<Listener>();
+  readonly #clients = new Map<number, Client & { rights: "read" | "write" }>();
+  /** Every connection, those in handshake included, with what ends when it has ended. */
+  readonly #connections = new Map<Connection, Promise<void>>();
+  #sweep: Disposable | null = null;
+  #lastId = 0;
+  #draining = false;
+
+  constructor(options: NbdServerOptions) {
+    this.#exports = options.exports;
+    this.#judge = options.judge;
+    this.#log = options.log;
+    this.#clock = options.clock;
+    this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
+    this.#oldstyle = options.oldstyle ?? false;
+  }
+
+  /** Whether new clients are let in. */
+  get draining(): boolean {
+    return this.#draining;
+  }
+
+  /** Clients in transmission, in the order in which they came. */
+  clients(): Client[] {
+    return [...this.#clients.values()];
+  }
+
+  /** Takes connections until the listener is closed. */
+  async serve(listener: Listener): Promise<void> {
+    this.#listeners.add(listener);
+    try {
+      for (let connection; (connection = await listener.accept()) !== null;) this.handle(connection);
+    } finally {
+      this.#listeners.delete(listener);
+    }
+  }
+
+  /** Serves one connection. Never throws; {@linkcode drain} and {@linkcode abort} wait for its end. */
+  handle(connection: Connection): void {
+    if (this.#connections.size >= this.#limits.connections) {
+      this.#log.warn(`${connection.peer.text} refused: ${this.#connections.size} connections are open`);
+      return connection.close();
+    }
+    const id = ++this.#lastId;
+    const log = this.#log.child(`client-${id}`);
+    const serving = this.#serveClient(id, connection, log).catch((error) => {
+      log.error(`${connection.peer.text}: ${error}`);
+      connection.close();
+    }).finally(() => this.#connections.delete(connection));
+    this.#connections.set(connection, serving);
+  }
+
+  async #serveClient(id: number, connection: Connection, log: Log): Promise<void> {
+    const { peer } = connection;
+    const negotiated = await this.#negotiate(connection, log);
+    if (negotiated === null) return connection.close();
+    const { agreement, exported, rest } = negotiated;
+    const session = new Session(
+      { ...agreement, exported },
+      { connection, pool: this.#pool, log, now: () => this.#clock.now() },
+    );
+    const mayWrite = (agreement.transmissionFlags & TransmissionFlag.READ_ONLY) === 0;
+    const connectedAtMs = this.#clock.now();
+    const client = {
+      id,
+      peer,
+      exportName: exported.name,
+      rights: mayWrite ? "write" as const : "read" as const,
+      connectedAtMs,
+      session,
+    };
+    this.#clients.set(id, client);
+    this.#startSweep();
+    log.info(`${peer.text} opened "${printable(exported.name)}" to ${client.rights}`);
+    if (this.#draining) session.drain("the server is shutting down");
+    // The access list may have changed during the handshake.
+    this.#reconsiderClient(client);
+    const reason = await session.run(rest);
+    this.#clients.delete(id);
+    const { requests, errors, readBytes, writtenBytes } = session.traffic;
+    const seconds = ((this.#clock.now() - connectedAtMs) / 1000).toFixed(1);
+    log.info(
+      `${peer.text} left "${printable(exported.name)}" after ${seconds} s: ${reason}; ${client.rights}, ` +
+        `${requests} requests, ${errors} errors, ${readBytes} bytes read, ${writtenBytes} written`,
+    );
+  }
+
+  async #negotiate(
+    connection: Connection,
+    log: Log,
+  ): Promise<{ agreement: Agreement; exported: Export; rest: Uint8Array } | null> {
+    const { peer } = connection;
+    const late = new AbortController();
+    const { handshakeMs } = this.#limits;
+    using _timer = handshakeMs === 0 ? null : this.#clock.timer(handshakeMs, () => {
+      late.abort(new Error(`the handshake took longer than ${handshakeMs / 1000} s`));
+    });
+    const hall = new Hall(peer, this.#exports, this.#judge, log, () => this.#draining);
+    try {
+      const conversation = this.#oldstyle ? hall.greetOldstyle() : negotiateNewstyle(hall);
+      const { result, rest } = await converse(conversation, connection, { signal: late.signal });
+      if (result === null) return null;
+      const exported = hall.exportOf(result.offer);
+      return { agreement: result, exported, rest };
+    } catch (error) {
+      log.warn(`${peer.text} refused: ${error instanceof Error ? error.message : error}`);
+      return null;
+    }
+  }
+
+  /**
+   * Asks the judge again about every client: those who may no longer enter are ended after their current
+   * request, those who may no longer write are read-only from now on. Others notice nothing.
+   *
+   * A client that may write from now on has to reconnect to learn of it.
+   */
+  reconsider(): void {
+    for (const client of this.#clients.values()) this.#reconsiderClient(client);
+  }
+
+  #reconsiderClient(client: Client & { rights: "read" | "write" }): void {
+    const verdict = this.#judge(client.peer, client.session.exported);
+    if (verdict.rights === "none") {
+      this.#log.warn(`${client.peer.text} is no longer allowed: ${verdict.reason}`);
+      client.session.drain(`no longer allowed: ${verdict.reason}`);
+    } else if (verdict.rights === "read" && client.rights === "write") {
+      client.rights = "read";
+      client.session.forbidWrites();
+    }
+  }
+
+  /**
+   * Takes no more clients and lets the present ones finish what they have asked for.
+   *
+   * @param deadlineMs After that they are cut off.
+   * @returns When nobody is left. `true` if everybody finished in time.
+   */
+  async drain(deadlineMs: number): Promise<boolean> {
+    this.#draining = true;
+    for (const listener of this.#listeners) listener.close();
+    for (const [connection] of this.#connections) {
+      if (![...this.#clients.values()].some((client) => client.peer === connection.peer)) connection.close();
+    }
+    for (const { session } of this.#clients.values()) session.drain("the server is shutting down");
+    let late = false;
+    const timer = this.#clock.timer(deadlineMs, () => {
+      late = true;
+      this.abort();
+    });
+    await Promise.all(this.#connections.values());
+    timer[Symbol.dispose]();
+    this.#sweep?.[Symbol.dispose]();
+    this.#sweep = null;
+    return !late;
+  }
+
+  /** Cuts everybody off. */
+  abort(): void {
+    this.#draining = true;
+    for (const listener of this.#listeners) listener.close();
+    for (const { session } of this.#clients.values()) session.abort("cut off: the server had to stop");
+    for (const connection of this.#connections.keys()) connection.close();
+  }
+
+  #startSweep(): void {
+    const { requestMs } = this.#limits;
+    if (requestMs === 0 || this.#sweep !== null) return;
+    this.#sweep = this.#clock.timer(SWEEP_MS, () => {
+      this.#sweep = null;
+      const now = this.#clock.now();
+      for (const { session, peer } of this.#clients.values()) {
+        if (session.busySince === null || now - session.busySince <= requestMs) continue;
+        this.#log.warn(`${peer.text} cut off: a request took longer than ${requestMs / 1000} s`);
+        session.abort(`killswitch: a request took longer than ${requestMs / 1000} s`);
+      }
+      if (this.#clients.size > 0) this.#startSweep();
+    }, { background: true });
+  }
+}
+
+/** What one client sees of the exports during its handshake. */
+class Hall implements ServerHall {
+  readonly tls = "off";
+  readonly #peer: Peer;
+  readonly #exports: ExportTable;
+  readonly #judge: Judge;
+  readonly #log: Log;
+  readonly #closed: () => boolean;
+  readonly #offered = new Map<ExportOffer, Export>();
+
+  constructor(peer: Peer, exports: ExportTable, judge: Judge, log: Log, closed: () => boolean) {
+    this.#peer = peer;
+    this.#exports = exports;
+    this.#judge = judge;
+    this.#log = log;
+    this.#closed = closed;
+  }
+
+  /** The export that an offer was made for. */
+  exportOf(offer: ExportOffer): Export {
+    return this.#offered.get(offer)!;
+  }
+
+  list(): { name: string; description: string }[] | Refusal {
+    return this.#exports.list()
+      .filter((exported) => this.#judge(this.#peer, exported).rights !== "none")
+      .map(({ name, description }) => ({ name, description }));
+  }
+
+  find(name: string): ExportOffer | Refusal {
+    const exported = this.#exports.find(name);
+    if (exported === undefined) {
+      return { refused: "unknown", reason: name === "" ? "there is no default export" : "no such export" };
+    }
+    const verdict = this.#judge(this.#peer, exported);
+    if (verdict.rights === "none") return { refused: "policy", reason: verdict.reason };
+    const offer: ExportOffer = {
+      name: exported.name,
+      description: exported.description,
+      sizeBytes: exported.sizeBytes,
+      transmissionFlags: transmissionFlags(exported, verdict.rights === "write"),
+      blockSizes: {
+        minimum: exported.device.blockSizes.minimum,
+        preferred: exported.device.blockSizes.preferred,
+        maximumPayload: Math.max(PAYLOAD_BYTES_ADVERTISED, exported.device.blockSizes.preferred),
+      },
+      contexts: [BASE_ALLOCATION],
+    };
+    this.#offered.set(offer, exported);
+    return offer;
+  }
+
+  shuttingDown(): string | null {
+    return this.#closed() ? "the server is shutting down" : null;
+  }
+
+  *greetOldstyle(): ReturnType<typeof greetOldstyle> {
+    const closing = this.shuttingDown();
+    if (closing !== null) throw new Error(closing);
+    const offer = this.find("");
+    if ("refused" in offer) throw new Error(offer.reason);
+    return yield* greetOldstyle(offer);
+  }
+
+  refused(optionName: string, exportName: string, reason: string): void {
+    this.#log.warn(`${this.#peer.text} refused: ${optionName} "${printable(exportName)}": ${reason}`);
+  }
+}
