@@ -1,0 +1,458 @@
+/**
+ * The transmission phase of one connection, the client's side.
+ *
+ * Requests that are handed over in one turn of the event loop leave in one write, short payloads among them;
+ * replies are taken from one buffer, as many as a read brought, in whatever order the server answers. Data of a
+ * READ go to their place in the caller's buffer: past the receive buffer when much of them is still to come.
+ *
+ * Nothing the server says is believed before it is held against the request. A server that breaks the protocol
+ * ends the connection, because from there on no byte of it means anything.
+ *
+ * A connection never answers for the disk: what it could not finish goes back to its owner, who fails it or sends
+ * it on another connection.
+ *
+ * @see NBD proto.md, "Transmission phase"
+ */
+import { printable } from "../base/printable.ts";
+import type { Connection } from "../net/connection.ts";
+import {
+  checkChunk,
+  DATA_OFFSET_BYTES,
+  decodeBlockStatusPayload,
+  decodeDataOffset,
+  decodeErrorPayload,
+  decodeHolePayload,
+} from "../wire/nbd/chunk.ts";
+import { CHUNK_ERROR_BIT, ChunkType, Command, CommandFlag, ReplyFlag } from "../wire/nbd/constants.ts";
+import { errnoName } from "../wire/nbd/error_code.ts";
+import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
+import {
+  chunkHeaderBytes,
+  decodeReplyHeader,
+  encodeRequest,
+  REPLY_MAGIC_BYTES,
+  type ReplyHeader,
+  replyHeaderBytes,
+  requestBytes,
+} from "../wire/nbd/transmission.ts";
+import { WireError } from "../wire/wire_error.ts";
+import { Coverage } from "./coverage.ts";
+import type { Failure, Transaction } from "./nbd_transaction.ts";
+
+/** Room for many small replies; a longer payload is received where it belongs. */
+const RECEIVE_BYTES = 256 * 1024;
+/** Data of which at least this much is missing are received in place. */
+const IN_PLACE_BYTES_MIN = 16 * 1024;
+/** Requests that leave in one write. */
+const SEND_BYTES = 256 * 1024;
+/** Longer payloads are not copied behind their header but written on their own. */
+const COPIED_PAYLOAD_BYTES_MAX = 64 * 1024;
+
+/** Who hands requests to a connection. */
+export interface ConnectionOwner {
+  /**
+   * The server has answered. The connection no longer knows the transaction.
+   *
+   * @param failure `null` if it succeeded.
+   */
+  answered(connection: NbdConnection, transaction: Transaction, failure: Failure | null): void;
+  /**
+   * The connection is over, and nobody touches the buffers of its transactions any more. Called once.
+   *
+   * @param unanswered In the order in which they were submitted; they may or may not have been executed.
+   * @param reason A {@linkcode WireError} if the server broke the protocol.
+   */
+  ended(connection: NbdConnection, unanswered: Transaction[], reason: Error): void;
+}
+
+/** Where the bytes of the current payload go. */
+interface Target {
+  readonly bytes: Uint8Array;
+  filled: number;
+  /** Called when they are all there. */
+  readonly complete: () => void;
+}
+
+export class NbdConnection {
+  /** What was agreed in the handshake. */
+  readonly agreement: ClientAgreement;
+  readonly #connection: Connection;
+  readonly #owner: ConnectionOwner;
+
+  readonly #queue: Transaction[] = [];
+  readonly #unanswered = new Map<bigint, Transaction>();
+  #nextCookie = 1n;
+  #sending: Promise<void> | null = null;
+  #sendBytes = new Uint8Array(4096);
+  #sendView = new DataView(this.#sendBytes.buffer);
+  /** Its payload is on its way; an answer that overtakes it waits in {@linkcode #early}. */
+  #payloadOf: Transaction | null = null;
+  #early: Failure | null | undefined;
+
+  readonly #received = new Uint8Array(RECEIVE_BYTES);
+  readonly #view = new DataView(this.#received.buffer);
+  #start = 0;
+  #end = 0;
+  #target: Target | null = null;
+  readonly #header: ReplyHeader = {
+    form: "simple",
+    cookie: 0n,
+    error: 0,
+    flags: 0,
+    type: 0,
+    requestOffset: 0,
+    payloadBytes: 0,
+  };
+
+  #endReason: Error | null = null;
+  #leaving = false;
+  readonly #ended: Promise<void>;
+
+  /**
+   * @param connection Through with the handshake.
+   * @param rest What the server sent behind it.
+   */
+  constructor(connection: Connection, agreement: ClientAgreement, rest: Uint8Array, owner: ConnectionOwner) {
+    this.#connection = connection;
+    this.agreement = agreement;
+    this.#owner = owner;
+    // The handshake reads less at a time than fits in here.
+    this.#received.set(rest);
+    this.#end = rest.length;
+    this.#ended = this.#run();
+  }
+
+  /** For messages. */
+  get peerText(): string {
+    return this.#connection.peer.text;
+  }
+
+  /** Requests handed over and not answered. */
+  get unansweredCount(): number {
+    return this.#queue.length + this.#unanswered.size;
+  }
+
+  /** Sends a request. Not to be called after {@linkcode ConnectionOwner.ended}, through which it may come back. */
+  submit(transaction: Transaction): void {
+    transaction.restart();
+    this.#queue.push(transaction);
+    // A microtask later everything of this turn is in the queue.
+    this.#sending ??= Promise.resolve().then(() => this.#send());
+  }
+
+  /**
+   * Leaves politely: sends a DISC, and closes. What is unanswered is given back.
+   *
+   * @returns When the connection is over.
+   */
+  async disconnect(): Promise<void> {
+    if (!this.#leaving) {
+      this.#leaving = true;
+      await this.#sending;
+      if (this.#endReason === null) {
+        try {
+          const length = this.#encode(0, Command.DISC, 0, 0n, 0, 0);
+          await this.#connection.write(this.#sendBytes.subarray(0, length));
+        } catch {
+          // The server left first.
+        }
+      }
+      this.close(new Error("the connection was closed"));
+    }
+    await this.#ended;
+  }
+
+  /** Ends the connection at once. Idempotent; the owner hears of it when all buffers are at rest. */
+  close(reason: Error): void {
+    this.#endReason ??= reason;
+    this.#connection.close();
+  }
+
+  async #run(): Promise<void> {
+    try {
+      // What came behind the handshake is looked at when the owner has got hold of the connection.
+      await undefined;
+      this.#parse();
+      await this.#receive();
+    } catch (error) {
+      this.close(error as Error);
+    }
+    await this.#sending;
+    const unanswered = [...this.#unanswered.values(), ...this.#queue];
+    this.#unanswered.clear();
+    this.#queue.length = 0;
+    this.#owner.ended(this, unanswered, this.#endReason ?? new Error("the server closed the connection"));
+  }
+
+  // --- Sending ---
+
+  async #send(): Promise<void> {
+    try {
+      while (this.#queue.length > 0 && this.#endReason === null && !this.#leaving) {
+        const { length, payloadOf } = this.#gather();
+        this.#payloadOf = payloadOf;
+        // Whatever arrives meanwhile leaves with the next write.
+        const sent = this.#connection.write(this.#sendBytes.subarray(0, length));
+        if (sent !== undefined) await sent;
+        if (payloadOf !== null) {
+          const sentPayload = this.#connection.write(payloadOf.payload!);
+          if (sentPayload !== undefined) await sentPayload;
+          this.#payloadLeft();
+        }
+      }
+    } catch (error) {
+      this.close(error as Error);
+      this.#payloadLeft();
+    } finally {
+      this.#sending = null;
+    }
+  }
+
+  /** The transport no longer reads the payload: an answer that came too early counts now. */
+  #payloadLeft(): void {
+    const transaction = this.#payloadOf;
+    const early = this.#early;
+    this.#payloadOf = null;
+    this.#early = undefined;
+    if (transaction !== null && early !== undefined) this.#owner.answered(this, transaction, early);
+  }
+
+  /**
+   * Encodes as much of the queue as leaves in one write.
+   *
+   * @returns The bytes, and a last transaction whose payload follows on its own.
+   */
+  #gather(): { length: number; payloadOf: Transaction | null } {
+    const headerBytes = requestBytes(this.agreement.extended);
+    let length = 0;
+    let taken = 0;
+    let payloadOf: Transaction | null = null;
+    while (taken < this.#queue.length && payloadOf === null) {
+      const transaction = this.#queue[taken];
+      const payload = transaction.payload;
+      const copied = payload !== null && payload.length <= COPIED_PAYLOAD_BYTES_MAX;
+      const needed = length + headerBytes + (copied ? payload.length : 0);
+      if (taken > 0 && needed > SEND_BYTES) break;
+      this.#reserve(needed);
+      const { type, flags, offset } = transaction;
+      const cookie = this.#nextCookie++;
+      length += this.#encode(length, type, flags, cookie, offset, transaction.length);
+      this.#unanswered.set(cookie, transaction);
+      if (copied) {
+        this.#sendBytes.set(payload, length);
+        length += payload.length;
+      } else if (payload !== null) {
+        payloadOf = transaction;
+      }
+      taken++;
+    }
+    if (taken === this.#queue.length) this.#queue.length = 0;
+    else this.#queue.splice(0, taken);
+    return { length, payloadOf };
+  }
+
+  #encode(at: number, type: number, flags: number, cookie: bigint, offset: number, length: number): number {
+    const { extended } = this.agreement;
+    if (extended && type === Command.WRITE) flags |= CommandFlag.PAYLOAD_LEN;
+    return encodeRequest(this.#sendView, at, extended, { flags, type, cookie, offset, length });
+  }
+
+  /** Makes the send buffer as large as needed, keeping what is in it. */
+  #reserve(byteCount: number): void {
+    if (byteCount <= this.#sendBytes.length) return;
+    let size = this.#sendBytes.length;
+    while (size < byteCount) size *= 2;
+    const larger = new Uint8Array(size);
+    larger.set(this.#sendBytes);
+    this.#sendBytes = larger;
+    this.#sendView = new DataView(larger.buffer);
+  }
+
+  // --- Receiving ---
+
+  async #receive(): Promise<void> {
+    while (true) {
+      const target = this.#target;
+      // A target that waits has emptied the buffer.
+      const inPlace = target !== null && target.bytes.length - target.filled >= IN_PLACE_BYTES_MIN;
+      const into = inPlace ? target.bytes.subarray(target.filled) : this.#room();
+      const there = this.#connection.readNow?.(into, true);
+      const count = there === undefined ? await this.#connection.read(into) : there;
+      // After a close the server's last words no longer count.
+      if (count === null || this.#endReason !== null) return;
+      if (inPlace) target.filled += count;
+      else this.#end += count;
+      this.#parse();
+    }
+  }
+
+  /** The free end of the buffer: never empty, for what is left in it is the beginning of a message that fits. */
+  #room(): Uint8Array {
+    this.#received.copyWithin(0, this.#start, this.#end);
+    this.#end -= this.#start;
+    this.#start = 0;
+    return this.#received.subarray(this.#end);
+  }
+
+  /** Takes from the buffer all that is complete. */
+  #parse(): void {
+    while (true) {
+      if (this.#target !== null) {
+        if (!this.#fillTarget(this.#target)) return;
+      } else if (!this.#parseMessage()) {
+        return;
+      }
+    }
+  }
+
+  #fillTarget(target: Target): boolean {
+    const count = Math.min(this.#end - this.#start, target.bytes.length - target.filled);
+    if (count > 0) {
+      target.bytes.set(this.#received.subarray(this.#start, this.#start + count), target.filled);
+      target.filled += count;
+      this.#start += count;
+    }
+    if (target.filled < target.bytes.length) return false;
+    this.#target = null;
+    target.complete();
+    return true;
+  }
+
+  /** @returns `false` if the rest of it is still to come. */
+  #parseMessage(): boolean {
+    const available = this.#end - this.#start;
+    if (available < REPLY_MAGIC_BYTES) return false;
+    const headerBytes = replyHeaderBytes(this.#view, this.#start, this.agreement);
+    if (available < headerBytes) return false;
+    const header = this.#header;
+    decodeReplyHeader(this.#view, this.#start, header);
+    const transaction = this.#unanswered.get(header.cookie);
+    if (transaction === undefined) throw new WireError(`reply with the unknown cookie ${header.cookie}`);
+    if (header.form === "simple") {
+      this.#start += headerBytes;
+      this.#simpleReply(header.cookie, transaction);
+      return true;
+    }
+    checkChunk(header, transaction);
+    return this.#parseChunk(transaction, available);
+  }
+
+  #simpleReply(cookie: bigint, transaction: Transaction): void {
+    if (this.#header.error !== 0) {
+      transaction.failure ??= { errno: errnoName(this.#header.error) };
+      this.#finish(cookie, transaction);
+    } else if (transaction.type === Command.READ) {
+      // Some servers fail a READ by a simple reply where chunks were agreed; none may succeed by one.
+      if (this.agreement.structured) throw new WireError("simple reply with data where chunks were agreed");
+      const complete = () => this.#finish(cookie, transaction);
+      transaction.coverage = whole(transaction.length);
+      this.#target = { bytes: transaction.buffer!, filled: 0, complete };
+    } else if (transaction.type === Command.BLOCK_STATUS) {
+      throw new WireError("BLOCK_STATUS succeeded without a status");
+    } else {
+      this.#finish(cookie, transaction);
+    }
+  }
+
+  #parseChunk(transaction: Transaction, available: number): boolean {
+    const { cookie, type, payloadBytes } = this.#header;
+    const done = (this.#header.flags & ReplyFlag.DONE) !== 0;
+    const headerBytes = chunkHeaderBytes(this.agreement.extended);
+    const complete = () => {
+      if (done) this.#finish(cookie, transaction);
+    };
+    if (type === ChunkType.OFFSET_DATA) {
+      if (available < headerBytes + DATA_OFFSET_BYTES) return false;
+      const offset = decodeDataOffset(this.#view, this.#start + headerBytes, payloadBytes, transaction);
+      const from = offset - transaction.offset;
+      const length = payloadBytes - DATA_OFFSET_BYTES;
+      claim(transaction, from, length);
+      this.#start += headerBytes + DATA_OFFSET_BYTES;
+      this.#target = { bytes: transaction.buffer!.subarray(from, from + length), filled: 0, complete };
+      return true;
+    }
+    if (headerBytes + payloadBytes > RECEIVE_BYTES) {
+      // Only a status can be that long: at most STATUS_EXTENTS_MAX extents, one such payload at a time.
+      const bytes = new Uint8Array(payloadBytes);
+      this.#start += headerBytes;
+      this.#target = {
+        bytes,
+        filled: 0,
+        complete: () => {
+          this.#takePayload(transaction, type, new DataView(bytes.buffer), 0, payloadBytes);
+          complete();
+        },
+      };
+      return true;
+    }
+    if (available < headerBytes + payloadBytes) return false;
+    this.#takePayload(transaction, type, this.#view, this.#start + headerBytes, payloadBytes);
+    this.#start += headerBytes + payloadBytes;
+    complete();
+    return true;
+  }
+
+  /** Takes in a payload that is all there. */
+  #takePayload(
+    transaction: Transaction,
+    type: number,
+    view: DataView,
+    at: number,
+    payloadBytes: number,
+  ): void {
+    if (type === ChunkType.OFFSET_HOLE) {
+      const { offset, length } = decodeHolePayload(view, at, transaction);
+      const from = offset - transaction.offset;
+      claim(transaction, from, length);
+      transaction.buffer!.fill(0, from, from + length);
+    } else if (type === ChunkType.BLOCK_STATUS || type === ChunkType.BLOCK_STATUS_EXT) {
+      const { extended, contexts } = this.agreement;
+      const status = decodeBlockStatusPayload(view, at, extended, payloadBytes, transaction);
+      const { contextId, extents } = status;
+      const context = contexts.find(({ id }) => id === contextId);
+      if (context === undefined) {
+        throw new WireError(`status of metadata context ${contextId}, which was not agreed`);
+      }
+      if (transaction.statuses.has(context.name)) {
+        throw new WireError(`second status of metadata context ${printable(context.name)}`);
+      }
+      transaction.statuses.set(context.name, extents);
+    } else if ((type & CHUNK_ERROR_BIT) !== 0) {
+      const { error, text } = decodeErrorPayload(view, at, type, payloadBytes, transaction);
+      const detail = text === "" ? undefined : `the server says "${printable(text)}"`;
+      transaction.failure ??= { errno: errnoName(error), detail };
+    }
+  }
+
+  /** The last word of the server on a transaction. */
+  #finish(cookie: bigint, transaction: Transaction): void {
+    const { failure } = transaction;
+    if (failure === null) {
+      if (transaction.type === Command.READ && !transaction.coverage?.isComplete(transaction.length)) {
+        throw new WireError(`READ of ${transaction.length} bytes succeeded with some missing`);
+      }
+      if (transaction.type === Command.BLOCK_STATUS) {
+        for (const { name } of this.agreement.contexts) {
+          if (transaction.statuses.has(name)) continue;
+          throw new WireError(`no status of metadata context ${printable(name)}`);
+        }
+      }
+    }
+    this.#unanswered.delete(cookie);
+    if (this.#payloadOf === transaction) this.#early = failure;
+    else this.#owner.answered(this, transaction, failure);
+  }
+}
+
+function claim(transaction: Transaction, from: number, length: number): void {
+  transaction.coverage ??= new Coverage();
+  if (!transaction.coverage.claim(from, length)) {
+    throw new WireError(`data of ${length} bytes at ${transaction.offset + from} that came before`);
+  }
+}
+
+function whole(length: number): Coverage {
+  const coverage = new Coverage();
+  coverage.claim(0, length);
+  return coverage;
+}

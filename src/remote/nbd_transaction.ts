@@ -1,0 +1,100 @@
+/**
+ * One request to a server and what has come back for it.
+ *
+ * The request never changes, so that it can be sent again, byte for byte, on another connection. What has come
+ * back belongs to one connection and is forgotten when the request is sent anew.
+ */
+import { DeviceError, type DeviceOperation, type ErrnoName } from "../device/device_error.ts";
+import { Command, CommandFlag } from "../wire/nbd/constants.ts";
+import type { ChunkRequest, StatusExtent } from "../wire/nbd/chunk.ts";
+import { Coverage } from "./coverage.ts";
+
+/** Why a request failed. */
+export interface Failure {
+  readonly errno: ErrnoName;
+  /** Says more: the server's text, escaped, or what happened to the connection. */
+  readonly detail?: string;
+  readonly cause?: unknown;
+}
+
+/** What a {@linkcode Command} is called in the terms of a disk. */
+const operations: ReadonlyMap<number, DeviceOperation> = new Map<number, DeviceOperation>([
+  [Command.READ, "read"],
+  [Command.WRITE, "write"],
+  [Command.FLUSH, "flush"],
+  [Command.TRIM, "trim"],
+  [Command.CACHE, "cache"],
+  [Command.WRITE_ZEROES, "zero"],
+  [Command.BLOCK_STATUS, "extents"],
+]);
+
+function nobody(): void {}
+
+export class Transaction implements ChunkRequest {
+  /** READ: the first error that came, which decides once the reply is complete. */
+  failure: Failure | null = null;
+  /** BLOCK_STATUS: extents by the name of their context; its id is the connection's business. */
+  readonly statuses = new Map<string, StatusExtent[]>();
+  /** READ in chunks: the bytes that came. A reply in one piece needs none. */
+  coverage: Coverage | null = null;
+  /** Called once, at the end: with `null` if it succeeded. */
+  settled: (error: DeviceError | null) => void = nobody;
+
+  /**
+   * @param type A {@linkcode Command}.
+   * @param flags {@linkcode CommandFlag}s, without PAYLOAD_LEN, which is the connection's business.
+   * @param offset In bytes.
+   * @param length In bytes.
+   * @param buffer READ: is filled. WRITE: the data. `length` bytes that nobody else touches until the end.
+   */
+  constructor(
+    readonly type: number,
+    readonly flags: number,
+    readonly offset: number,
+    readonly length: number,
+    readonly buffer: Uint8Array | null,
+  ) {}
+
+  /** Bytes that follow the header. */
+  get payload(): Uint8Array | null {
+    return this.type === Command.WRITE ? this.buffer : null;
+  }
+
+  /** Whether the disk is changed by it. */
+  get changesDisk(): boolean {
+    return this.type === Command.WRITE || this.type === Command.TRIM || this.type === Command.WRITE_ZEROES;
+  }
+
+  /** Whether its answer promises durability. */
+  get isDurable(): boolean {
+    return (this.flags & CommandFlag.FUA) !== 0;
+  }
+
+  /** Forgets what came back. */
+  restart(): void {
+    this.failure = null;
+    this.coverage = null;
+    if (this.statuses.size > 0) this.statuses.clear();
+  }
+
+  /** Ends it, once: whatever is called afterwards has no effect. */
+  succeed(): void {
+    this.#settle(null);
+  }
+
+  /** Ends it, once: whatever is called afterwards has no effect. */
+  fail(failure: Failure): void {
+    const operation = operations.get(this.type) ?? "read";
+    const { errno, detail, cause } = failure;
+    const hasRange = this.type !== Command.FLUSH;
+    const offset = hasRange ? this.offset : undefined;
+    const length = hasRange ? this.length : undefined;
+    this.#settle(new DeviceError(errno, operation, offset, length, { detail, cause }));
+  }
+
+  #settle(error: DeviceError | null): void {
+    const { settled } = this;
+    this.settled = nobody;
+    settled(error);
+  }
+}

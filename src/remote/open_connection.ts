@@ -1,0 +1,45 @@
+/** From a server's address to a connection that is ready for requests. */
+import type { Connection } from "../net/connection.ts";
+import { converse } from "../net/converse.ts";
+import { type ClientAgreement, type ClientWishes, negotiateClient } from "../wire/nbd/handshake_client.ts";
+import { type ConnectionOwner, NbdConnection } from "./nbd_connection.ts";
+
+/** Makes a connection to the server, or fails, at the latest when the signal fires. */
+export type Dial = (signal: AbortSignal | undefined) => Promise<Connection>;
+
+/** A connection that is through with the handshake. */
+export interface OpenedConnection {
+  readonly agreement: ClientAgreement;
+  readonly peerText: string;
+  /** Starts transmission, once. */
+  start(owner: ConnectionOwner): NbdConnection;
+  /** Closes it instead. */
+  close(): void;
+}
+
+/**
+ * Dials and negotiates.
+ *
+ * @throws {RefusedError} If the server does not give the export.
+ * @throws {WireError} If it breaks the protocol or closes the connection.
+ * @throws The signal's reason, or what dialling throws.
+ */
+export async function openConnection(
+  dial: Dial,
+  wishes: ClientWishes,
+  signal?: AbortSignal,
+): Promise<OpenedConnection> {
+  const connection = await dial(signal);
+  try {
+    const { result: agreement, rest } = await converse(negotiateClient(wishes), connection, { signal });
+    return {
+      agreement,
+      peerText: connection.peer.text,
+      start: (owner) => new NbdConnection(connection, agreement, rest, owner),
+      close: () => connection.close(),
+    };
+  } catch (error) {
+    connection.close();
+    throw error;
+  }
+}

@@ -1,0 +1,59 @@
+/** From a server's address to a disk. */
+import { type Log, silentLog } from "../base/log.ts";
+import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
+import { BASE_ALLOCATION } from "../wire/nbd/constants.ts";
+import { WireError } from "../wire/wire_error.ts";
+import { ConnectionSet } from "./connection_set.ts";
+import { NbdDisk } from "./nbd.ts";
+import { exportFacts } from "./nbd_export.ts";
+import { type Dial, openConnection, type OpenedConnection } from "./open_connection.ts";
+
+export interface NbdOptions {
+  readonly dial: Dial;
+  /** "" is the server's default export. */
+  readonly exportName: string;
+  /** Connections to use if the server promises that they are as good as one. Default 1. */
+  readonly connections?: number;
+  /** Ends the attempt to open, not the disk. */
+  readonly signal?: AbortSignal;
+  readonly log?: Log;
+}
+
+/** A disk, and how it was agreed. */
+export interface OpenedNbd {
+  readonly disk: NbdDisk;
+  readonly agreement: ClientAgreement;
+}
+
+/**
+ * Opens a disk at the far end of NBD. A broken connection fails what it carried.
+ *
+ * @throws {RefusedError} If the server does not give the export.
+ * @throws {WireError} If it breaks the protocol, closes the connection, or tells different things about the same
+ *   export on different connections.
+ * @throws The signal's reason, or what dialling throws.
+ */
+export async function openNbd(options: NbdOptions): Promise<OpenedNbd> {
+  const { dial, exportName, connections = 1, signal, log = silentLog } = options;
+  const wishes = { exportName, contexts: [BASE_ALLOCATION] };
+  const first = await openConnection(dial, wishes, signal);
+  const more = exportFacts(first.agreement).can.multiConn ? connections - 1 : 0;
+  const opened: OpenedConnection[] = [first];
+  const attempts = Array.from({ length: more }, () => openConnection(dial, wishes, signal));
+  for (const attempt of await Promise.allSettled(attempts)) {
+    // A server may allow fewer connections than it could; the first one is enough.
+    if (attempt.status === "fulfilled") opened.push(attempt.value);
+    else log.warn(`no further connection to ${first.peerText}: ${attempt.reason.message}`);
+  }
+  if (signal?.aborted || opened.some((each) => !sameExport(each.agreement, first.agreement))) {
+    for (const each of opened) each.close();
+    signal?.throwIfAborted();
+    throw new WireError(`${first.peerText} offers a different disk on each connection`);
+  }
+  return { disk: new NbdDisk(new ConnectionSet(opened)), agreement: first.agreement };
+}
+
+function sameExport(one: ClientAgreement, other: ClientAgreement): boolean {
+  return JSON.stringify([one.extended, exportFacts(one)]) ===
+    JSON.stringify([other.extended, exportFacts(other)]);
+}

@@ -1,0 +1,54 @@
+/** A disk served by our own server over connections in memory. */
+import { silentLog } from "../../src/base/log.ts";
+import type { BlockDevice } from "../../src/device/device.ts";
+import { systemClock } from "../../src/os/clock.ts";
+import type { Dial } from "../../src/remote/open_connection.ts";
+import { type Export, ExportTable, Traffic } from "../../src/server/export_table.ts";
+import { NbdServer, type NbdServerOptions } from "../../src/server/nbd/server.ts";
+import { connectionPair } from "./connection_pair.ts";
+
+export interface ServedDisk extends AsyncDisposable {
+  readonly server: NbdServer;
+  readonly dial: Dial;
+}
+
+export interface ServedDiskOptions extends Partial<NbdServerOptions> {
+  /** Default `disk`, which also answers to the empty name. */
+  readonly exportName?: string;
+  readonly readOnly?: boolean;
+  /** The most that one read of a connection delivers. Default: anything. */
+  readonly bytesPerRead?: number;
+}
+
+/** Serves a disk to whoever dials; the disk stays the caller's. */
+export function serveDisk(device: BlockDevice, options: ServedDiskOptions = {}): ServedDisk {
+  const { exportName = "disk", readOnly = false, bytesPerRead } = options;
+  const exports = new ExportTable();
+  const exported: Export = {
+    name: exportName,
+    description: "a test",
+    device,
+    sizeBytes: device.sizeBytes,
+    readOnly,
+    traffic: new Traffic(),
+  };
+  exports.add(exported, { isDefault: exportName !== "" });
+  const server = new NbdServer({
+    exports,
+    judge: () => ({ rights: "write", reason: "a test" }),
+    log: silentLog,
+    clock: systemClock,
+    ...options,
+  });
+  return {
+    server,
+    dial: () => {
+      const [here, there] = connectionPair(bytesPerRead);
+      server.handle(there);
+      return Promise.resolve(here);
+    },
+    async [Symbol.asyncDispose]() {
+      await server.drain(10_000);
+    },
+  };
+}
