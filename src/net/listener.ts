@@ -2,6 +2,9 @@
 import { type Connection } from "./connection.ts";
 import { NativeConnection } from "./native_connection.ts";
 
+/** What the address of a Unix socket has room for. */
+const SOCKET_PATH_BYTES_MAX = 107;
+
 /** Hands over connections, one by one. */
 export interface Listener {
   /** For log lines: `127.0.0.1:10809`, `[::1]:10809`, `unix:/run/disk.sock`. */
@@ -32,15 +35,33 @@ export function listenTcp(hostname: string, port: number): Listener {
  */
 export async function listenUnix(path: string, mode = 0o600): Promise<Listener> {
   await removeStaleSocket(path);
+  // The runtime removes what it has bound when the listener is closed, whoever's file that is by then. So it binds
+  // a passing name, and the file appears under its own when it can be connected to.
+  const passing = `${path.slice(0, path.lastIndexOf("/") + 1)}.${crypto.randomUUID().slice(0, 4)}`;
+  if (Math.max(byteLength(path), byteLength(passing)) > SOCKET_PATH_BYTES_MAX) {
+    throw new Error(`cannot listen on ${path}: the path is too long for a socket`);
+  }
   const umask = Deno.umask(0o777 & ~mode);
   let listener: Deno.UnixListener;
   try {
-    listener = Deno.listen({ transport: "unix", path });
+    listener = Deno.listen({ transport: "unix", path: passing });
+  } catch (error) {
+    throw new Error(`cannot listen on ${path}: ${(error as Error).message}`, { cause: error });
   } finally {
     Deno.umask(umask);
   }
+  try {
+    Deno.renameSync(passing, path);
+  } catch (error) {
+    listener.close();
+    throw new Error(`cannot listen on ${path}: ${(error as Error).message}`, { cause: error });
+  }
   const { ino } = Deno.lstatSync(path);
   return new NativeListener(listener, `unix:${path}`, null, () => removeOwnSocket(path, ino));
+}
+
+function byteLength(text: string): number {
+  return new TextEncoder().encode(text).length;
 }
 
 /** Removes the socket file unless somebody has put another one in its place. */
