@@ -3,6 +3,7 @@
  *
  * Joins the commands to the process: its words, streams, environment and exit code.
  */
+import { fstatSync } from "node:fs";
 import config from "./deno.json" with { type: "json" };
 import type { Input, Output } from "./src/commands/command.ts";
 import { runProgram, type Surroundings } from "./src/commands/program.ts";
@@ -44,25 +45,16 @@ function stderrIsJournal(): boolean {
   const named = Deno.env.get("JOURNAL_STREAM");
   if (named === undefined) return false;
   try {
-    const { dev, ino } = Deno.statSync("/proc/self/fd/2");
+    const { dev, ino } = fstatSync(2);
     return named === `${dev}:${ino}`;
   } catch {
     return false;
   }
 }
 
-/** Milliseconds from the boot of the machine to the start of our clock, so that the logs of programs compare. */
-function clockOffsetMs(): number {
-  try {
-    const [seconds] = Deno.readTextFileSync("/proc/uptime").split(" ");
-    return Number(seconds) * 1000 - performance.now();
-  } catch {
-    return 0;
-  }
-}
-
 if (import.meta.main) {
-  const offsetMs = clockOffsetMs();
+  // Since the boot of the machine, so that the logs of programs compare (to the second: all that can be had).
+  const offsetMs = Deno.osUptime() * 1000 - performance.now();
   const surroundings: Surroundings = {
     stdin,
     stdout: outputTo(Deno.stdout),

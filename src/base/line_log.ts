@@ -6,7 +6,7 @@
  * fields.
  */
 import { callerPosition } from "./caller.ts";
-import type { Log, LogLevel } from "./log.ts";
+import type { AdjustableLog, LogLevel } from "./log.ts";
 import { escapeControls } from "./printable.ts";
 
 /** In rising order. */
@@ -37,7 +37,7 @@ interface Shared {
   level: LogLevel;
 }
 
-export class LineLog implements Log {
+export class LineLog implements AdjustableLog {
   readonly #shared: Shared;
   readonly #thread: string;
 

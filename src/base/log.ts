@@ -17,8 +17,15 @@ export interface Log {
   child(thread: string): Log;
 }
 
+/** A log whose level can be changed while it is used, for itself and all that share its destination. */
+export interface AdjustableLog extends Log {
+  /** The lowest level that is told. */
+  level: LogLevel;
+}
+
 /** Tells nobody. For tests and for tools that report through their exit code. */
-export const silentLog: Log = {
+export const silentLog: AdjustableLog = {
+  level: "F",
   debug() {},
   info() {},
   warn() {},

@@ -4,7 +4,7 @@
  * From one declaration come its parser (`parse_arguments.ts`), its help, manual page and row in the README
  * (`help.ts`) and its shell completion (`completions.ts`).
  */
-import type { Log } from "../base/log.ts";
+import type { AdjustableLog } from "../base/log.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 
 /** Where output goes. */
@@ -32,7 +32,7 @@ export interface Invocation<O = Readonly<Record<string, unknown>>> {
   readonly options: O;
   /** The positional words; their number has been checked. */
   readonly args: readonly string[];
-  readonly log: Log;
+  readonly log: AdjustableLog;
   readonly stdin: Input;
   /** Results, and nothing else. */
   readonly stdout: Output;

@@ -1,0 +1,49 @@
+/** What a control client may ask for. */
+import { LOG_LEVELS } from "../base/line_log.ts";
+import type { AdjustableLog, LogLevel } from "../base/log.ts";
+import type { ControlAnswer } from "../wire/control/message.ts";
+import { formatStatusLine, type ProcessStatus } from "./status.ts";
+
+/**
+ * Does what one command asks for.
+ *
+ * @param args The argument lines.
+ * @throws What cannot be done; the message goes back under code 1.
+ */
+export type ControlHandler = (args: readonly string[]) => ControlAnswer | Promise<ControlAnswer>;
+
+/** Commands by name. Whoever has more to offer, such as migration, adds to it. */
+export type ControlHandlers = Map<string, ControlHandler>;
+
+/** The server as the control socket sees it. */
+export interface ControlledServer {
+  status(): ProcessStatus;
+  /**
+   * Puts another access list in force, for those who are connected too.
+   *
+   * @throws {SyntaxError} If one of the entries is none; the old list stays.
+   */
+  replaceAccessList(entries: readonly string[]): void;
+}
+
+/** The commands that every server has: `status`, `acl`, `log_level`. */
+export function serverHandlers(server: ControlledServer, log: AdjustableLog): ControlHandlers {
+  return new Map<string, ControlHandler>([
+    ["status", () => {
+      const status = server.status();
+      return { code: 0, text: formatStatusLine(status), result: status };
+    }],
+    ["acl", (entries) => {
+      server.replaceAccessList(entries);
+      log.info(`access list replaced: ${entries.length === 0 ? "empty" : entries.join(" ")}`);
+      return { code: 0, text: "updated" };
+    }],
+    ["log_level", ([level, ...rest]) => {
+      if (rest.length > 0 || !(LOG_LEVELS as readonly string[]).includes(level)) {
+        return { code: 1, text: `log_level takes one of ${LOG_LEVELS.join(" ")}` };
+      }
+      log.level = level as LogLevel;
+      return { code: 0, text: "updated" };
+    }],
+  ]);
+}

@@ -1,0 +1,125 @@
+/**
+ * What a running server says of itself.
+ *
+ * Everything here is plain data: it is what `status --json` prints. Times are in milliseconds unless the name has
+ * another unit, counts begin at the start of what they count for.
+ */
+import type { Rights } from "../access/acl.ts";
+
+/** How long requests took, in microseconds from their last byte in to their reply out. */
+export interface Latency {
+  readonly count: number;
+  readonly p50Us: number;
+  readonly p90Us: number;
+  readonly p99Us: number;
+  readonly p999Us: number;
+  readonly maxUs: number;
+}
+
+/** A client in transmission. */
+export interface ClientStatus {
+  readonly id: number;
+  /** With port, or uid and pid: `127.0.0.1:43210`, `unix:uid=0,pid=123`. */
+  readonly address: string;
+  /** What it proved to be (a key, a certificate's name), or `null`. */
+  readonly identity: string | null;
+  readonly rights: Rights;
+  readonly ageMs: number;
+  /** Answered, refused ones included. */
+  readonly requests: number;
+  readonly errors: number;
+  /** Requests that wait for an answer. */
+  readonly inFlight: number;
+  readonly readBytes: number;
+  readonly writtenBytes: number;
+}
+
+/** One disk on offer. */
+export interface ExportStatus {
+  readonly name: string;
+  /** Path or URI of the disk. */
+  readonly source: string;
+  readonly sizeBytes: number;
+  readonly readOnly: boolean;
+  readonly uuid: string | null;
+  readonly generation: number | null;
+  readonly requests: number;
+  readonly errors: number;
+  readonly readBytes: number;
+  readonly writtenBytes: number;
+  /** Written and not yet synced; `null` where nobody counts. */
+  readonly dirtyBytes: number | null;
+  /** Why nothing can be written any more: the failed sync, which holds until the disk is opened anew. */
+  readonly syncFailure: string | null;
+  /** By operation: `read`, `write`, `flush`… Operations that never ran are missing. */
+  readonly latency: Readonly<Record<string, Latency>>;
+  readonly clients: readonly ClientStatus[];
+}
+
+/** A migration under way. */
+export interface MirrorStatus {
+  /** Bytes per second since the attempt began. */
+  readonly bytesPerSecond: number;
+  readonly durationSeconds: number;
+  readonly secondsLeft: number;
+  readonly bytesLeft: number;
+  /** Bytes per second; `null` without limit. */
+  readonly speedLimit: number | null;
+}
+
+export interface AccessStatus {
+  /** `open`: everybody may write; `list`: the entries decide; `closed`: nobody may enter. */
+  readonly acl: "open" | "list" | "closed";
+  readonly entries: readonly string[];
+  readonly defaultDeny: boolean;
+}
+
+/** A whole server process. */
+export interface ProcessStatus {
+  readonly version: string;
+  readonly pid: number;
+  readonly uptimeMs: number;
+  /** Of this run of the program; another one after each start. `null` where it has none. */
+  readonly instance: string | null;
+  /** Where it listens: `127.0.0.1:10809`, `unix:/run/disk.sock`. */
+  readonly listening: readonly string[];
+  /** New clients are let in. */
+  readonly clientsAllowed: boolean;
+  /** The disk is ours: not so while a migration is being received. */
+  readonly hasControl: boolean;
+  readonly mirror: MirrorStatus | null;
+  readonly access: AccessStatus;
+  /** In order; the first is the one that the status line gives the size of. */
+  readonly exports: readonly ExportStatus[];
+}
+
+/**
+ * The status as flexnbd prints it: `key=value` pairs, each followed by a space, in a fixed order.
+ *
+ * Behind flexnbd's keys come ours, and only when there is something to say: `acl=open`, `sync_failed=true`.
+ *
+ * @see spec: flexnbd section 11
+ */
+export function formatStatusLine(status: ProcessStatus): string {
+  const { mirror, exports } = status;
+  const pairs: [string, string | number | boolean][] = [
+    ["pid", status.pid],
+    ["size", exports[0]?.sizeBytes ?? 0],
+    ["is_mirroring", mirror !== null],
+    ["clients_allowed", status.clientsAllowed],
+    ["num_clients", exports.reduce((count, each) => count + each.clients.length, 0)],
+    ["has_control", status.hasControl],
+  ];
+  if (mirror !== null) {
+    pairs.push(
+      ["migration_speed", Math.floor(mirror.bytesPerSecond)],
+      ["migration_duration", Math.floor(mirror.durationSeconds)],
+      ["migration_seconds_left", Math.floor(mirror.secondsLeft)],
+      ["migration_bytes_left", mirror.bytesLeft],
+    );
+    if (mirror.speedLimit !== null) pairs.push(["migration_speed_limit", mirror.speedLimit]);
+  }
+  if (status.access.acl === "open") pairs.push(["acl", "open"]);
+  if (exports.some((each) => each.syncFailure !== null)) pairs.push(["sync_failed", true]);
+  return pairs.map(([key, value]) => `${key}=${value} `).join("");
+}
