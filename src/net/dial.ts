@@ -1,0 +1,78 @@
+/** Makes connections to servers. */
+import net from "node:net";
+import { type Endpoint, formatEndpoint } from "../base/endpoint.ts";
+import type { Connection } from "./connection.ts";
+import { NativeConnection } from "./native_connection.ts";
+import { NodeConnection } from "./node_connection.ts";
+
+/** No connection came to be: to whom, and why. */
+export class DialError extends Error {
+  override readonly name = "DialError";
+}
+
+export interface DialOptions {
+  /** Local IP address to connect from; TCP only. Default: the system's choice. */
+  readonly bind?: string;
+  /** Ends the attempt with the signal's reason. */
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Connects to a server. A host name is tried at all its addresses, IPv6 and IPv4 in turn.
+ *
+ * @throws {DialError} If that fails.
+ * @throws The signal's reason if it fires before.
+ */
+export async function dial(endpoint: Endpoint, options: DialOptions = {}): Promise<Connection> {
+  const { bind, signal } = options;
+  signal?.throwIfAborted();
+  try {
+    if (endpoint.transport === "unix") {
+      if (bind !== undefined) throw new Error("a Unix socket has no address to bind");
+      return new NativeConnection(await Deno.connect({ transport: "unix", path: endpoint.path }));
+    }
+    const { host, port } = endpoint;
+    // The runtime's own connections, which are faster, cannot be bound.
+    if (bind !== undefined) return await dialBound(host, port, bind, signal);
+    return new NativeConnection(await Deno.connect({ transport: "tcp", hostname: host, port, signal }));
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw new DialError(`cannot connect to ${formatEndpoint(endpoint)}: ${reason(error)}`, { cause: error });
+  }
+}
+
+async function dialBound(
+  host: string,
+  port: number,
+  bind: string,
+  signal: AbortSignal | undefined,
+): Promise<Connection> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  // Only addresses of the same family can be reached from there.
+  const family = net.isIPv6(bind) ? 6 : 4;
+  const socket = net.connect({ host, port, localAddress: bind, family, noDelay: true, keepAlive: true });
+  const abort = () => reject(signal!.reason);
+  socket.once("connect", resolve);
+  socket.once("error", reject);
+  signal?.addEventListener("abort", abort);
+  try {
+    await promise;
+    return new NodeConnection(socket);
+  } catch (error) {
+    // A second error would otherwise end the program.
+    socket.on("error", () => {});
+    socket.destroy();
+    throw error;
+  } finally {
+    signal?.removeEventListener("abort", abort);
+  }
+}
+
+/** The system's words without the runtime's decoration. */
+function reason(error: unknown): string {
+  if (error instanceof Deno.errors.ConnectionRefused) return "connection refused";
+  if (error instanceof Deno.errors.NotFound) return "there is no such socket";
+  if (error instanceof Deno.errors.PermissionDenied) return "permission denied";
+  const message = error instanceof Error ? error.message : String(error);
+  return message.replace(/ \(os error \d+\)/, "");
+}
