@@ -1,6 +1,7 @@
 /** What a server offers: disks under names. */
 import type { BlockDevice } from "../device/device.ts";
 import { TransmissionFlag } from "../wire/nbd/constants.ts";
+import { LatencyHistogram, type LatencySummary } from "./latency.ts";
 
 /** Counts since an export or a session began. */
 export class Traffic {
@@ -8,10 +9,45 @@ export class Traffic {
   requests = 0;
   /** Requests answered with an error. */
   errors = 0;
-  /** Bytes of READ replies that held data. */
+  /** Bytes that were asked for by READ. */
   readBytes = 0;
   /** Bytes of WRITE requests. */
   writtenBytes = 0;
+}
+
+/** What an export has done, over all its clients. */
+export class ExportTraffic extends Traffic {
+  #unsyncedBytes = 0;
+  #syncedBytes = 0;
+  readonly #latencies = new Map<string, LatencyHistogram>();
+
+  /** Bytes of writes accepted since the last flush that succeeded was begun. */
+  get dirtyBytes(): number {
+    return this.#unsyncedBytes - this.#syncedBytes;
+  }
+
+  /** A write that is not durable by itself was accepted. */
+  dirtied(byteCount: number): void {
+    this.#unsyncedBytes += byteCount;
+  }
+
+  /** A flush begins. Call the result when it has succeeded. */
+  flushing(): () => void {
+    const covered = this.#unsyncedBytes;
+    return () => this.#syncedBytes = Math.max(this.#syncedBytes, covered);
+  }
+
+  /** `times` requests of a kind (`read`, `write`, …) took `durationUs` microseconds each. */
+  took(operation: string, durationUs: number, times: number): void {
+    let histogram = this.#latencies.get(operation);
+    if (histogram === undefined) this.#latencies.set(operation, histogram = new LatencyHistogram());
+    histogram.add(durationUs, times);
+  }
+
+  /** By operation; those that never ran are missing. */
+  latencies(): Record<string, LatencySummary> {
+    return Object.fromEntries([...this.#latencies].map(([name, histogram]) => [name, histogram.summary()]));
+  }
 }
 
 /** One disk on offer. */
@@ -25,7 +61,9 @@ export interface Export {
   readonly sizeBytes: number;
   /** Refuses writes although the disk would take them. */
   readonly readOnly: boolean;
-  readonly traffic: Traffic;
+  readonly traffic: ExportTraffic;
+  /** Path or URI of the disk, for status; never told to clients. */
+  readonly source: string;
 }
 
 /** The exports of a server, by name. */

@@ -93,6 +93,7 @@ export interface SessionSurroundings {
 /** A WRITE, or a payload nobody wants, that is still arriving. */
 interface Arriving {
   readonly request: Readonly<Request>;
+  readonly sinceMs: number;
   /** Why it is refused, in which case the payload is only read past. */
   fault: Fault | null;
   receivedBytes: number;
@@ -124,6 +125,11 @@ export class Session {
   #ending: "no" | "drain" | "disconnect" = "no";
   #endReason = "";
   #busySince: number | null = null;
+  /** When the requests that are being performed had arrived. */
+  #batchAtMs = 0;
+  /** By command: how many requests of this batch were answered at once. */
+  readonly #answered = new Uint32Array(Object.keys(OPERATIONS).length);
+  #anyAnswered = false;
 
   constructor(terms: SessionTerms, surroundings: SessionSurroundings) {
     this.#terms = terms;
@@ -154,6 +160,11 @@ export class Session {
   /** Since when the oldest unfinished request has been unfinished, in the server's milliseconds; `null` if none. */
   get busySince(): number | null {
     return this.#busySince;
+  }
+
+  /** Requests that wait for an answer. */
+  get inFlight(): number {
+    return this.#waitingRequests;
   }
 
   /** From now on every request that writes is refused: the client has lost the right. */
@@ -209,8 +220,10 @@ export class Session {
 
   async #serve(): Promise<string> {
     while (true) {
+      this.#batchAtMs = this.#now();
       const wantedBytes = this.#performAll();
       this.#outbox.flush();
+      if (this.#anyAnswered) this.#recordBatch();
       if (this.#ending === "disconnect") return "disconnected";
       if (this.#outbox.broken) return "the connection broke";
       if (this.#ending === "drain" && this.#waitingRequests === 0 && this.#arriving === null) {
@@ -232,8 +245,31 @@ export class Session {
         const clean = this.#arriving === null && this.#intake.available === 0;
         return clean ? "closed by the client" : "closed by the client in the middle of a request";
       }
-      this.#busySince ??= this.#now();
+      this.#busySince ??= this.#batchAtMs;
     }
+  }
+
+  /** Tells how long the requests took that were answered in the turn in which they were performed. */
+  #recordBatch(): void {
+    const durationUs = (this.#now() - this.#batchAtMs) * 1000;
+    const answered = this.#answered;
+    for (let type = 0; type < answered.length; type++) {
+      if (answered[type] > 0) this.#exported.traffic.took(OPERATIONS[type], durationUs, answered[type]);
+      answered[type] = 0;
+    }
+    this.#anyAnswered = false;
+  }
+
+  /** A request was answered in the turn in which it was performed. */
+  #answeredNow(type: number): void {
+    if (type < this.#answered.length) this.#answered[type]++;
+    this.#anyAnswered = true;
+  }
+
+  /** A request that began at `sinceMs` has been answered. */
+  #answeredLater(type: number, sinceMs: number): void {
+    const name = OPERATIONS[type];
+    if (name !== undefined) this.#exported.traffic.took(name, (this.#now() - sinceMs) * 1000, 1);
   }
 
   /** Performs the requests that are there. Returns how many bytes the next one needs, or 0 if it must wait. */
@@ -291,7 +327,7 @@ export class Session {
       case Command.READ:
         return this.#read(request);
       case Command.FLUSH:
-        return this.#finish(request, 0, attempt(() => this.#device.flush()));
+        return this.#finish(request, 0, this.#flush());
       case Command.TRIM: {
         const { offset, length } = request;
         return this.#finish(
@@ -345,6 +381,7 @@ export class Session {
       return this.#replyError(request, error);
     }
     if (reading !== undefined) return this.#readLater(request, reading, overhead);
+    this.#answeredNow(Command.READ);
     if (!this.#structured) {
       encodeSimpleReply(outbox.view, outbox.at, cookie, 0);
     } else if (
@@ -381,6 +418,7 @@ export class Session {
   #readLater(request: Readonly<Request>, reading: Promise<void>, overhead: number): void {
     const { cookie, offset, length } = request;
     const kept = { ...request };
+    const sinceMs = this.#batchAtMs;
     const region = this.#outbox.setAside(overhead + length);
     this.#begin(length);
     reading.then(() => {
@@ -403,7 +441,10 @@ export class Session {
       region.drop();
       this.#replyError(kept, error);
       this.#outbox.flushSoon();
-    }).then(() => this.#end(length));
+    }).then(() => {
+      this.#answeredLater(Command.READ, sinceMs);
+      this.#end(length);
+    });
   }
 
   /**
@@ -484,7 +525,7 @@ export class Session {
 
   #beginParts(request: Readonly<Request>): Parts {
     this.#begin(request.length);
-    return { request: { ...request }, unfinished: 1, error: undefined };
+    return { request: { ...request }, sinceMs: this.#batchAtMs, unfinished: 1, error: undefined };
   }
 
   /** The last part to finish sends the end of the reply. */
@@ -500,6 +541,7 @@ export class Session {
         encodeNoneChunk(this.#outbox.view, this.#outbox.at, this.#extended, cookie, offset),
       );
     }
+    this.#answeredLater(Command.READ, parts.sinceMs);
     this.#end(parts.request.length);
   }
 
@@ -511,7 +553,7 @@ export class Session {
     this.#exported.traffic.requests++;
     const fault = this.#refusal(request);
     if (fault !== null) return this.#replyFault(request, fault);
-    this.#countWritten(request.length);
+    this.#countWritten(request);
     const intake = this.#intake;
     const data = intake.bytes.subarray(intake.start - request.length, intake.start);
     let writing: void | Promise<void>;
@@ -522,7 +564,10 @@ export class Session {
     } catch (error) {
       return this.#replyError(request, error);
     }
-    if (writing === undefined) return this.#replyDone(request.cookie, request.offset);
+    if (writing === undefined) {
+      this.#answeredNow(Command.WRITE);
+      return this.#replyDone(request.cookie, request.offset);
+    }
     const letGo = intake.hold();
     this.#finish(request, request.length, writing.finally(letGo));
   }
@@ -538,8 +583,9 @@ export class Session {
     const fault = type === Command.WRITE
       ? this.#refusal(request)
       : { error: WireErrno.EINVAL, text: "the command takes no such payload" };
-    if (type === Command.WRITE && fault === null) this.#countWritten(length);
-    this.#arriving = { request: { ...request, offset }, fault, receivedBytes: 0, unfinished: 1 };
+    if (type === Command.WRITE && fault === null) this.#countWritten(request);
+    const sinceMs = this.#batchAtMs;
+    this.#arriving = { request: { ...request, offset }, sinceMs, fault, receivedBytes: 0, unfinished: 1 };
     this.#begin(0);
   }
 
@@ -593,17 +639,20 @@ export class Session {
       this.#replyFault(request, fault);
       this.#end(0);
     } else if ((request.flags & CommandFlag.FUA) !== 0) {
-      this.#finish(request, 0, attempt(() => this.#device.flush()));
+      this.#finish(request, 0, this.#flush());
       this.#end(0);
     } else {
       this.#replyDone(request.cookie, request.offset);
+      this.#answeredLater(request.type, arriving.sinceMs);
       this.#end(0);
     }
   }
 
-  #countWritten(byteCount: number): void {
-    this.traffic.writtenBytes += byteCount;
-    this.#exported.traffic.writtenBytes += byteCount;
+  #countWritten(request: Readonly<Request>): void {
+    const { length, flags } = request;
+    this.traffic.writtenBytes += length;
+    this.#exported.traffic.writtenBytes += length;
+    if ((flags & CommandFlag.FUA) === 0) this.#exported.traffic.dirtied(length);
   }
 
   // --- BLOCK_STATUS ---
@@ -633,12 +682,17 @@ export class Session {
     } catch (error) {
       return this.#replyError(kept, error);
     }
-    if (!(extents instanceof Promise)) return this.#replyStatus(kept, contexts, extents);
+    if (!(extents instanceof Promise)) {
+      this.#answeredNow(Command.BLOCK_STATUS);
+      return this.#replyStatus(kept, contexts, extents);
+    }
+    const sinceMs = this.#batchAtMs;
     this.#begin(0);
     extents.then(
       (extents) => this.#replyStatus(kept, contexts, extents),
       (error) => this.#replyError(kept, error),
     ).then(() => {
+      this.#answeredLater(Command.BLOCK_STATUS, sinceMs);
       this.#outbox.flushSoon();
       this.#end(0);
     });
@@ -672,6 +726,12 @@ export class Session {
     }
   }
 
+  #flush(): void | Promise<void> {
+    const flushed = this.#exported.traffic.flushing();
+    const flushing = attempt(() => this.#device.flush());
+    return flushing === undefined ? flushed() : flushing.then(flushed);
+  }
+
   /** Performs something that writes, and flushes where FUA was asked for and the disk does not know it. */
   #durably(
     request: Readonly<Request>,
@@ -687,13 +747,18 @@ export class Session {
   /** Answers when `doing` is done. Its failure is a failure of the disk. */
   #finish(request: Readonly<Request>, byteCount: number, doing: void | Promise<void>): void {
     const { cookie, offset } = request;
-    if (doing === undefined) return this.#replyDone(cookie, offset);
+    if (doing === undefined) {
+      this.#answeredNow(request.type);
+      return this.#replyDone(cookie, offset);
+    }
     const kept = { ...request };
+    const sinceMs = this.#batchAtMs;
     this.#begin(byteCount);
     doing.then(
       () => this.#replyDone(cookie, offset),
       (error) => this.#replyError(kept, error),
     ).then(() => {
+      this.#answeredLater(kept.type, sinceMs);
       this.#outbox.flushSoon();
       this.#end(byteCount);
     });
@@ -780,9 +845,13 @@ export class Session {
   }
 }
 
+/** Names of the operations by command, for statistics. */
+const OPERATIONS = ["read", "write", "disconnect", "flush", "trim", "cache", "zero", "status"] as const;
+
 /** A READ that is answered in several chunks. */
 interface Parts {
   readonly request: Readonly<Request>;
+  readonly sinceMs: number;
   unfinished: number;
   error: unknown;
 }
