@@ -34,7 +34,9 @@ export class ExportTraffic extends Traffic {
   /** A flush begins. Call the result when it has succeeded. */
   flushing(): () => void {
     const covered = this.#unsyncedBytes;
-    return () => this.#syncedBytes = Math.max(this.#syncedBytes, covered);
+    return () => {
+      this.#syncedBytes = Math.max(this.#syncedBytes, covered);
+    };
   }
 
   /** `times` requests of a kind (`read`, `write`, …) took `durationUs` microseconds each. */

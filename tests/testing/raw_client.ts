@@ -36,7 +36,11 @@ export interface Answer {
 export class RawClient {
   #received: Uint8Array;
   #cookie = 0x1234_5678_9abc_def0n;
+  /** Requests that are not completely answered. */
   readonly #pending = new Map<bigint, Request>();
+  readonly #sent = new Map<bigint, Request>();
+  /** Replies that came while another one was waited for. */
+  readonly #early = new Map<bigint, RawReply[]>();
 
   constructor(
     readonly connection: Connection,
@@ -62,6 +66,7 @@ export class RawClient {
     const header = encodeRequest(new DataView(bytes.buffer), 0, extended, whole);
     if (payload !== undefined) bytes.set(payload, header);
     this.#pending.set(cookie, whole);
+    this.#sent.set(cookie, whole);
     await this.connection.write(bytes);
     return cookie;
   }
@@ -97,19 +102,24 @@ export class RawClient {
     return { header, payload };
   }
 
-  /** Reads replies until that of `cookie` is complete. All that arrives in between must belong to it. */
+  /** Reads replies until that of `cookie` is complete; others that arrive before are kept for later. */
   async answer(cookie: bigint): Promise<Answer> {
-    const request = this.#pending.get(cookie)!;
+    const request = this.#sent.get(cookie)!;
     const data = new Uint8Array(
       request.type === Command.READ && request.length < 1 << 27 ? request.length : 0,
     );
-    const covered = new Uint8Array(data.length);
+    const covered: [number, number][] = [];
     const chunks: RawReply[] = [];
     let error = 0;
     let text = "";
-    while (this.#pending.has(cookie)) {
-      const reply = must(await this.receive(), "the connection ended before the reply");
-      assertEquals(reply.header.cookie, cookie);
+    const early = this.#early.get(cookie) ?? [];
+    while (early.length > 0 || this.#pending.has(cookie)) {
+      const reply = early.shift() ?? must(await this.receive(), "the connection ended before the reply");
+      if (reply.header.cookie !== cookie) {
+        const others = this.#early.get(reply.header.cookie) ?? [];
+        this.#early.set(reply.header.cookie, [...others, reply]);
+        continue;
+      }
       chunks.push(reply);
       const { header, payload } = reply;
       const view = new DataView(payload.buffer);
@@ -117,22 +127,27 @@ export class RawClient {
         error = header.error;
         if (error === 0 && payload.length > 0) {
           data.set(payload);
-          covered.fill(1);
+          covered.push([0, data.length]);
         }
       } else if (header.type === ChunkType.OFFSET_DATA || header.type === ChunkType.OFFSET_HOLE) {
         const isHole = header.type === ChunkType.OFFSET_HOLE;
         const at = Number(view.getBigUint64(0)) - request.offset;
         const length = isHole ? view.getUint32(8) : payload.length - 8;
         assert(at >= 0 && at + length <= data.length, "a chunk lies outside the request");
-        assert(covered.subarray(at, at + length).every((byte) => byte === 0), "chunks overlap");
-        covered.fill(1, at, at + length);
+        covered.push([at, at + length]);
         if (!isHole) data.set(payload.subarray(8), at);
       } else if (header.type === ChunkType.ERROR) {
         error = view.getUint32(0);
         text = new TextDecoder().decode(payload.subarray(6, 6 + view.getUint16(4)));
       }
     }
-    if (error === 0) assert(covered.every((byte) => byte === 1), "the chunks do not cover the request");
+    let end = 0;
+    for (const [from, to] of covered.sort(([a], [b]) => a - b)) {
+      assert(from >= end, "chunks overlap");
+      if (error === 0) assertEquals(from, end, "the chunks do not cover the request");
+      end = to;
+    }
+    if (error === 0) assertEquals(end, data.length, "the chunks do not cover the request");
     return { error, text, data, chunks };
   }
 
