@@ -3,13 +3,18 @@ import { silentLog } from "../../src/base/log.ts";
 import type { BlockDevice } from "../../src/device/device.ts";
 import { systemClock } from "../../src/os/clock.ts";
 import type { Dial } from "../../src/remote/open_connection.ts";
-import { type Export, ExportTable, Traffic } from "../../src/server/export_table.ts";
+import { type Export, ExportTable, ExportTraffic } from "../../src/server/export_table.ts";
 import { NbdServer, type NbdServerOptions } from "../../src/server/nbd/server.ts";
+import type { ClientWishes } from "../../src/wire/nbd/handshake_client.ts";
 import { connectionPair } from "./connection_pair.ts";
+import { RawClient } from "./raw_client.ts";
 
 export interface ServedDisk extends AsyncDisposable {
   readonly server: NbdServer;
+  readonly exported: Export;
   readonly dial: Dial;
+  /** A client in transmission, which says what it is told to. */
+  client(wishes?: Partial<ClientWishes>): Promise<RawClient>;
 }
 
 export interface ServedDiskOptions extends Partial<NbdServerOptions> {
@@ -30,7 +35,8 @@ export function serveDisk(device: BlockDevice, options: ServedDiskOptions = {}):
     device,
     sizeBytes: device.sizeBytes,
     readOnly,
-    traffic: new Traffic(),
+    traffic: new ExportTraffic(),
+    source: "test",
   };
   exports.add(exported, { isDefault: exportName !== "" });
   const server = new NbdServer({
@@ -40,13 +46,16 @@ export function serveDisk(device: BlockDevice, options: ServedDiskOptions = {}):
     clock: systemClock,
     ...options,
   });
+  const dial = () => {
+    const [here, there] = connectionPair(bytesPerRead);
+    server.handle(there);
+    return here;
+  };
   return {
     server,
-    dial: () => {
-      const [here, there] = connectionPair(bytesPerRead);
-      server.handle(there);
-      return Promise.resolve(here);
-    },
+    exported,
+    dial: () => Promise.resolve(dial()),
+    client: (wishes) => RawClient.open(dial(), wishes),
     async [Symbol.asyncDispose]() {
       await server.drain(10_000);
     },

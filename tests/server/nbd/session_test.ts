@@ -4,7 +4,7 @@ import { DeviceError } from "../../../src/device/device_error.ts";
 import { MemoryDisk } from "../../../src/device/memory.ts";
 import { ChunkType, Command, CommandFlag, WireErrno } from "../../../src/wire/nbd/constants.ts";
 import type { ClientWishes } from "../../../src/wire/nbd/handshake_client.ts";
-import { Served } from "./served.ts";
+import { serveDisk } from "../../testing/served_disk.ts";
 
 const MIB = 1 << 20;
 const SIZE = 64 * MIB;
@@ -39,7 +39,7 @@ for (const [name, wishes] of FORMS) {
   const test = (what: string, fn: () => Promise<void>) => Deno.test(`session, ${name}: ${what}`, fn);
 
   test("reads back what was written, at odd places and over piece borders", async () => {
-    await using served = new Served(new MemoryDisk(SIZE));
+    await using served = serveDisk(new MemoryDisk(SIZE));
     const client = await served.client(wishes);
     for (
       const [offset, length] of [[0, 1], [4095, 2], [1, 300_000], [7 * MIB + 3, 5 * MIB + 1], [SIZE - 5, 5]]
@@ -51,7 +51,7 @@ for (const [name, wishes] of FORMS) {
   });
 
   test("survives a stream cut at every byte", async () => {
-    await using served = new Served(new MemoryDisk(SIZE), { bytesPerRead: 1 });
+    await using served = serveDisk(new MemoryDisk(SIZE), { bytesPerRead: 1 });
     const client = await served.client(wishes);
     const data = pattern(10_000);
     assertEquals((await client.write(123, data)).error, 0);
@@ -59,7 +59,7 @@ for (const [name, wishes] of FORMS) {
   });
 
   test("answers every invalid request with the protocol's error, and goes on", async () => {
-    await using served = new Served(new MemoryDisk(SIZE));
+    await using served = serveDisk(new MemoryDisk(SIZE));
     const client = await served.client(wishes);
     const extended = wishes.extended !== false;
     const { READ, WRITE, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS } = Command;
@@ -104,7 +104,7 @@ for (const [name, wishes] of FORMS) {
   });
 
   test("refuses everything that writes on a read-only export", async () => {
-    await using served = new Served(new MemoryDisk(SIZE), { readOnly: true });
+    await using served = serveDisk(new MemoryDisk(SIZE), { readOnly: true });
     const client = await served.client(wishes);
     assertEquals((await client.write(0, new Uint8Array(512))).error, WireErrno.EPERM);
     assertEquals((await client.write(SIZE, new Uint8Array(512))).error, WireErrno.EPERM);
@@ -125,7 +125,7 @@ for (const [name, wishes] of FORMS) {
           throw error;
         };
         const disk = changed(new MemoryDisk(SIZE), { read: fail, write: fail, flush: fail, zero: fail });
-        await using served = new Served(disk);
+        await using served = serveDisk(disk);
         const client = await served.client(wishes);
         assertEquals((await client.read(0, 512)).error, error);
         assertEquals((await client.write(0, new Uint8Array(512))).error, error);
@@ -148,7 +148,7 @@ for (const [name, wishes] of FORMS) {
       },
     });
     memory.write(0, pattern(3 * MIB));
-    await using served = new Served(disk);
+    await using served = serveDisk(disk);
     const client = await served.client(wishes);
     const slow = await client.send({ type: Command.READ, offset: MIB, length: 100_000, flags: 0 });
     const slower = await client.send({ type: Command.READ, offset: 2 * MIB, length: 50_000 });
@@ -167,7 +167,7 @@ for (const [name, wishes] of FORMS) {
     const disk = changed(memory, {
       write: (offset, data) => gate.promise.then(() => memory.write(offset, data)),
     });
-    await using served = new Served(disk);
+    await using served = serveDisk(disk);
     const client = await served.client(wishes);
     const lengths = [3, 4096, 100_000, 300_000, 1 * MIB + 5, 17];
     const cookies: bigint[] = [];
@@ -185,7 +185,7 @@ for (const [name, wishes] of FORMS) {
   });
 
   test("finishes what was asked before DISC, then closes", async () => {
-    await using served = new Served(new MemoryDisk(SIZE));
+    await using served = serveDisk(new MemoryDisk(SIZE));
     const client = await served.client(wishes);
     for (let i = 0; i < 64; i++) {
       await client.send({ type: Command.READ, offset: 4096 * i, length: 4096, flags: 0 });
@@ -199,7 +199,7 @@ for (const [name, wishes] of FORMS) {
   });
 
   test("closes on a wrong magic, and other clients notice nothing", async () => {
-    await using served = new Served(new MemoryDisk(SIZE));
+    await using served = serveDisk(new MemoryDisk(SIZE));
     const other = await served.client(wishes);
     const client = await served.client(wishes);
     await client.connection.write(new Uint8Array(32).fill(0x77));
@@ -208,14 +208,14 @@ for (const [name, wishes] of FORMS) {
   });
 
   test("closes on a WRITE larger than 64 MiB without waiting for it", async () => {
-    await using served = new Served(new MemoryDisk(SIZE));
+    await using served = serveDisk(new MemoryDisk(SIZE));
     const client = await served.client(wishes);
     await client.send({ type: Command.WRITE, offset: 0, length: 64 * MIB + 1 });
     assertEquals(await client.receive(), null);
   });
 
   test("reads of up to 64 MiB are served, larger ones refused", async () => {
-    await using served = new Served(new MemoryDisk(80 * MIB));
+    await using served = serveDisk(new MemoryDisk(80 * MIB));
     const client = await served.client(wishes);
     assertEquals((await client.read(0, 64 * MIB)).error, 0);
     const tooLarge = await client.read(0, 64 * MIB + 1);
@@ -226,7 +226,7 @@ for (const [name, wishes] of FORMS) {
     const memory = new MemoryDisk(SIZE);
     const gate = Promise.withResolvers<void>();
     const disk = changed(memory, { flush: () => gate.promise });
-    await using served = new Served(disk);
+    await using served = serveDisk(disk);
     const client = await served.client(wishes);
     const flush = await client.send({ type: Command.FLUSH });
     // Answered, so the flush before it has begun.
@@ -250,7 +250,7 @@ for (const [name, wishes] of FORMS) {
       },
       flush: () => void calls.push("flush"),
     });
-    await using served = new Served(disk);
+    await using served = serveDisk(disk);
     const client = await served.client(wishes);
     assertEquals((await client.write(0, new Uint8Array(512), CommandFlag.FUA)).error, 0);
     assertEquals(calls, ["write fua=false", "flush"]);
@@ -262,7 +262,7 @@ for (const [name, wishes] of FORMS) {
 
   test("losing the right to write is felt by the next request", async () => {
     let rights: "write" | "read" | "none" = "write";
-    await using served = new Served(new MemoryDisk(SIZE), { judge: () => ({ rights, reason: "test" }) });
+    await using served = serveDisk(new MemoryDisk(SIZE), { judge: () => ({ rights, reason: "test" }) });
     const client = await served.client(wishes);
     assertEquals((await client.write(0, new Uint8Array(512))).error, 0);
     rights = "read";
@@ -276,7 +276,7 @@ for (const [name, wishes] of FORMS) {
 }
 
 Deno.test("session: a hole is read as a hole, and with DF as data in one chunk", async () => {
-  await using served = new Served(new MemoryDisk(SIZE));
+  await using served = serveDisk(new MemoryDisk(SIZE));
   const client = await served.client();
   const data = pattern(4096);
   await client.write(128 * 1024, data);
@@ -302,7 +302,7 @@ Deno.test("session: a part of a read that fails is an error, and the rest is no 
         throw error;
       },
     });
-    await using served = new Served(disk);
+    await using served = serveDisk(disk);
     const client = await served.client();
     assertEquals((await client.read(0, 512 * 1024)).error, WireErrno.EIO);
     assertEquals((await client.read(0, 4096)).error, 0);
@@ -321,7 +321,7 @@ Deno.test("session: block status tells extents once per context, one with REQ_ON
     const disk = changed(new MemoryDisk(SIZE), {
       extents: () => later ? Promise.resolve([...extents]) : [...extents],
     });
-    await using served = new Served(disk);
+    await using served = serveDisk(disk);
     const compact = await served.client({ extended: false, contexts: ["base:allocation"] });
     const { chunks } = await compact.ask({ type: Command.BLOCK_STATUS, length: 24576 });
     assertEquals(chunks.length, 1);
@@ -352,7 +352,7 @@ Deno.test("session: block status tells extents once per context, one with REQ_ON
 });
 
 Deno.test("session: the ranges of trim, zero and status may be larger than 4 GiB", async () => {
-  await using served = new Served(new MemoryDisk(8 * 2 ** 30));
+  await using served = serveDisk(new MemoryDisk(8 * 2 ** 30));
   const client = await served.client({ contexts: ["base:allocation"] });
   await client.write(5 * 2 ** 30, pattern(4096));
   assertEquals((await client.ask({ type: Command.WRITE_ZEROES, length: 6 * 2 ** 30 })).error, 0);
@@ -367,7 +367,7 @@ Deno.test("session: the ranges of trim, zero and status may be larger than 4 GiB
 Deno.test("session: a disk with large blocks refuses what is not aligned", async () => {
   const memory = new MemoryDisk(SIZE);
   const disk = changed(memory, { blockSizes: { minimum: 4096, preferred: 4096, maximumPayload: 32 * MIB } });
-  await using served = new Served(disk);
+  await using served = serveDisk(disk);
   const client = await served.client();
   assertEquals(client.agreement.blockSizes?.minimum, 4096);
   assertEquals((await client.write(512, new Uint8Array(4096))).error, WireErrno.EINVAL);
@@ -387,7 +387,7 @@ Deno.test("session: more than 128 requests wait for the disk one after the other
       memory.read(offset, into);
     },
   });
-  await using served = new Served(disk);
+  await using served = serveDisk(disk);
   const client = await served.client();
   for (let i = 0; i < 1000; i++) await client.send({ type: Command.READ, offset: i * 512, length: 512 });
   let done = 0;
@@ -401,13 +401,13 @@ Deno.test("session: more than 128 requests wait for the disk one after the other
 });
 
 Deno.test("session: latencies, traffic and dirty bytes are counted", async () => {
-  await using served = new Served(new MemoryDisk(SIZE));
+  await using served = serveDisk(new MemoryDisk(SIZE));
   const client = await served.client();
   await client.write(0, pattern(4096));
   await client.write(0, pattern(512), CommandFlag.FUA);
   await client.read(0, 1024);
   await client.read(SIZE, 1);
-  const { traffic } = served.exports.find("disk")!;
+  const { traffic } = served.exported;
   assertEquals([traffic.requests, traffic.errors, traffic.readBytes, traffic.writtenBytes], [
     4,
     1,
@@ -427,7 +427,7 @@ Deno.test("session: what a refused client is told names no path", async () => {
       throw new DeviceError("EIO", "read", 0, 512, { detail: "/secret/path" });
     },
   });
-  await using served = new Served(disk);
+  await using served = serveDisk(disk);
   const client = await served.client();
   const { text } = await client.read(0, 512);
   assertStringIncludes(text, "EIO");
