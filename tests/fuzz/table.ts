@@ -1,0 +1,24 @@
+/** All fuzzers. */
+import type { Fuzzer } from "./fuzzer.ts";
+import { nbdMessages, nbdReplies, nbdRequests, nbdStatusQueries } from "./nbd_decoders.ts";
+import { nbdClientHandshake, nbdHandshakes, nbdServerHandshake } from "./nbd_handshakes.ts";
+
+/** Those that find nothing in a sound program. */
+export const fuzzers: readonly Fuzzer[] = [
+  nbdRequests,
+  nbdReplies,
+  nbdStatusQueries,
+  nbdMessages,
+  nbdServerHandshake,
+  nbdClientHandshake,
+  nbdHandshakes,
+];
+
+/** Fails now and then, so that it can be seen that findings are found. */
+export const failsOnPurpose: Fuzzer = {
+  name: "fails-on-purpose",
+  summary: "fails in one round of a hundred: a test of the machinery",
+  round(random) {
+    if (random.below(100) === 7) throw new Error("on purpose");
+  },
+};
