@@ -16,6 +16,7 @@ import {
   type SelectedImage,
   type Selection,
   type ServerEntry,
+  viewOf,
 } from "./message.ts";
 
 /** Selects the image of a connection; the first thing to say, and only once. */
@@ -96,7 +97,7 @@ export function plainRequest(command: number): Uint8Array {
 }
 
 function* replyTo(command: number): Conversation<Reply> {
-  const reply = decodeReply(yield* need(REPLY_HEADER_BYTES));
+  const reply = decodeReply(viewOf(yield* need(REPLY_HEADER_BYTES)));
   if (reply.command !== command) {
     throw new WireError(`reply to command ${reply.command} instead of ${command}`);
   }

@@ -90,54 +90,52 @@ export function encodeRequest(request: Request, into = new Uint8Array(REQUEST_HE
 /**
  * Decodes a request header.
  *
- * @param bytes At least 24 bytes; not kept.
+ * @param view At least 24 bytes from `at`; not kept.
  * @returns The request; an unknown command is returned as it is.
  * @throws {WireError} If the magic is wrong.
  */
-export function decodeRequest(bytes: Uint8Array): Request {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, REQUEST_HEADER_BYTES);
-  checkMagic(view);
+export function decodeRequest(view: DataView, at = 0): Request {
+  checkMagic(view, at);
   return {
-    command: view.getUint16(2, true),
-    sizeBytes: view.getUint32(4, true),
-    offset: view.getUint32(8, true) + (view.getUint32(12, true) & 0xffffff) * 2 ** 32,
-    hops: bytes[15],
-    handle: view.getBigUint64(16, true),
+    command: view.getUint16(at + 2, true),
+    sizeBytes: view.getUint32(at + 4, true),
+    offset: view.getUint32(at + 8, true) + (view.getUint32(at + 12, true) & 0xffffff) * 2 ** 32,
+    hops: view.getUint8(at + 15),
+    handle: view.getBigUint64(at + 16, true),
   };
 }
 
-/**
- * Encodes a reply header, 16 bytes: magic u16, command u16, size u32, handle u64.
- *
- * @param into Where to put it; by default a new array.
- */
-export function encodeReply(reply: Reply, into = new Uint8Array(REPLY_HEADER_BYTES)): Uint8Array {
-  const view = new DataView(into.buffer, into.byteOffset, REPLY_HEADER_BYTES);
-  view.setUint16(0, MAGIC, true);
-  view.setUint16(2, reply.command, true);
-  view.setUint32(4, reply.sizeBytes, true);
-  view.setBigUint64(8, reply.handle, true);
-  return into;
+/** Encodes a reply header in place, 16 bytes: magic u16, command u16, size u32, handle u64. */
+export function encodeReply(
+  view: DataView,
+  at: number,
+  command: number,
+  sizeBytes: number,
+  handle: bigint,
+): void {
+  view.setUint16(at, MAGIC, true);
+  view.setUint16(at + 2, command, true);
+  view.setUint32(at + 4, sizeBytes, true);
+  view.setBigUint64(at + 8, handle, true);
 }
 
 /**
  * Decodes a reply header.
  *
- * @param bytes At least 16 bytes; not kept.
+ * @param view At least 16 bytes from `at`; not kept.
  * @throws {WireError} If the magic is wrong.
  */
-export function decodeReply(bytes: Uint8Array): Reply {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, REPLY_HEADER_BYTES);
-  checkMagic(view);
+export function decodeReply(view: DataView, at = 0): Reply {
+  checkMagic(view, at);
   return {
-    command: view.getUint16(2, true),
-    sizeBytes: view.getUint32(4, true),
-    handle: view.getBigUint64(8, true),
+    command: view.getUint16(at + 2, true),
+    sizeBytes: view.getUint32(at + 4, true),
+    handle: view.getBigUint64(at + 8, true),
   };
 }
 
-function checkMagic(view: DataView): void {
-  const magic = view.getUint16(0, true);
+function checkMagic(view: DataView, at: number): void {
+  const magic = view.getUint16(at, true);
   if (magic !== MAGIC) throw new WireError(`wrong magic 0x${magic.toString(16).padStart(4, "0")}`);
 }
 
@@ -165,6 +163,11 @@ export function encodeSelection(selection: Selection): Uint8Array {
   return bytes;
 }
 
+/** A view of a header that was received as bytes. */
+export function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+}
+
 /**
  * Checks the size of a SELECT_IMAGE request before its payload is awaited.
  *
@@ -185,7 +188,7 @@ export function checkSelectionSize(sizeBytes: number): void {
  */
 export function decodeSelection(payload: Uint8Array): Selection {
   checkSelectionSize(payload.length);
-  const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
+  const view = viewOf(payload);
   const version = view.getUint16(0, true);
   if (version < PROTOCOL_VERSION_MIN) throw new WireError(`client of protocol version ${version}`);
   const end = payload.indexOf(0, 2);
@@ -210,12 +213,13 @@ export function encodeSelectedImage(image: SelectedImage): Uint8Array {
     throw new RangeError(`image name of ${name.length} bytes is too long`);
   }
   const bytes = new Uint8Array(REPLY_HEADER_BYTES + payloadBytes);
-  encodeReply({ command: Command.SelectImage, sizeBytes: payloadBytes, handle: 0n }, bytes);
-  const view = new DataView(bytes.buffer, REPLY_HEADER_BYTES);
-  view.setUint16(0, image.version, true);
+  const view = new DataView(bytes.buffer);
+  encodeReply(view, 0, Command.SelectImage, payloadBytes, 0n);
+  view.setUint16(REPLY_HEADER_BYTES, image.version, true);
   bytes.set(name, REPLY_HEADER_BYTES + 2);
-  view.setUint16(2 + name.length + 1, image.revision, true);
-  view.setBigUint64(2 + name.length + 3, BigInt(image.sizeBytes), true);
+  const after = REPLY_HEADER_BYTES + 2 + name.length + 1;
+  view.setUint16(after, image.revision, true);
+  view.setBigUint64(after + 2, BigInt(image.sizeBytes), true);
   return bytes;
 }
 
@@ -229,7 +233,7 @@ export function decodeSelectedImage(payload: Uint8Array): SelectedImage {
   if (payload.length < 3 || payload.length > PAYLOAD_BYTES_MAX) {
     throw new WireError(`selected image of ${payload.length} bytes`);
   }
-  const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
+  const view = viewOf(payload);
   const version = view.getUint16(0, true);
   if (version < PROTOCOL_VERSION_MIN) throw new WireError(`server of protocol version ${version}`);
   const nameEnd = payload.indexOf(0, 2);
@@ -278,7 +282,7 @@ export function decodeServers(payload: Uint8Array): ServerEntry[] {
   if (payload.length > PAYLOAD_BYTES_MAX || payload.length % SERVER_ENTRY_BYTES !== 0) {
     throw new WireError(`server list of ${payload.length} bytes`);
   }
-  const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
+  const view = viewOf(payload);
   const entries: ServerEntry[] = [];
   for (let at = 0; at < payload.length; at += SERVER_ENTRY_BYTES) {
     const family = payload[at + 18];

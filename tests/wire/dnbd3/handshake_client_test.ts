@@ -9,35 +9,11 @@ import {
 } from "../../../src/wire/dnbd3/handshake_client.ts";
 import { WireError } from "../../../src/wire/wire_error.ts";
 import { bytes } from "../../testing/hex.ts";
+import { CutShort, play } from "./play.ts";
 import * as vectors from "./vectors.ts";
 
 function pure(name: string, fn: () => void) {
   Deno.test({ name, permissions: "none", fn });
-}
-
-class CutShort extends Error {}
-
-/** Plays a conversation against recorded bytes of the other side. */
-function play<T>(
-  conversation: Conversation<T>,
-  incoming: Uint8Array,
-): { result: T; sent: number[]; rest: number } {
-  const sent: number[] = [];
-  let at = 0;
-  let step = conversation.next();
-  while (!step.done) {
-    const effect = step.value;
-    if (effect.kind === "send") {
-      sent.push(...effect.bytes);
-      step = conversation.next();
-    } else if (effect.kind === "need") {
-      if (at + effect.byteCount > incoming.length) throw new CutShort();
-      step = conversation.next(incoming.slice(at, at += effect.byteCount));
-    } else {
-      throw new Error("nothing to wait for here");
-    }
-  }
-  return { result: step.value, sent, rest: incoming.length - at };
 }
 
 const test = { version: 3, name: "test", revision: 1, sizeBytes: vectors.TEST_BYTES };

@@ -21,7 +21,7 @@ import {
   virtualSize,
 } from "../../../src/wire/dnbd3/message.ts";
 import { WireError } from "../../../src/wire/wire_error.ts";
-import { bytes } from "../../testing/hex.ts";
+import { bytes, viewOf } from "../../testing/hex.ts";
 import * as vectors from "./vectors.ts";
 
 function pure(name: string, fn: () => void) {
@@ -52,7 +52,7 @@ const selections: [string, { client: Uint8Array; server: Uint8Array }, Selection
 for (const [what, { client, server }, selection, image] of selections) {
   pure(`the recorded selection of ${what} is what we send and understand`, () => {
     assertEquals(encodeSelection(selection), client);
-    assertEquals(decodeRequest(client), {
+    assertEquals(decodeRequest(viewOf(client)), {
       command: Command.SelectImage,
       sizeBytes: client.length - 24,
       offset: 0,
@@ -61,7 +61,7 @@ for (const [what, { client, server }, selection, image] of selections) {
     });
     assertEquals(decodeSelection(client.subarray(24)), selection);
     assertEquals(encodeSelectedImage(image), server);
-    assertEquals(decodeReply(server), {
+    assertEquals(decodeReply(viewOf(server)), {
       command: Command.SelectImage,
       sizeBytes: server.length - 16,
       handle: 0n,
@@ -157,7 +157,7 @@ const requests: [string, Uint8Array, Request][] = [
 for (const [what, bytes, request] of requests) {
   pure(`the recorded request for ${what} is what we send and understand`, () => {
     assertEquals(encodeRequest(request), bytes);
-    assertEquals(decodeRequest(bytes), request);
+    assertEquals(decodeRequest(viewOf(bytes)), request);
   });
 }
 
@@ -192,8 +192,11 @@ const replies: [string, Uint8Array, Reply][] = [
 
 for (const [what, bytes, reply] of replies) {
   pure(`the recorded reply to ${what} is what we send and understand`, () => {
-    assertEquals(encodeReply(reply), bytes);
-    assertEquals(decodeReply(bytes), reply);
+    const into = new Uint8Array(24);
+    encodeReply(viewOf(into), 8, reply.command, reply.sizeBytes, reply.handle);
+    assertEquals(into.subarray(8), bytes);
+    assertEquals(decodeReply(viewOf(into), 8), reply);
+    assertEquals(decodeReply(viewOf(bytes)), reply);
   });
 }
 
@@ -236,13 +239,12 @@ pure("decodeRequest() and decodeReply() refuse every wrong magic", () => {
   for (let bit = 0; bit < 16; bit++) {
     const request = vectors.BLOCK_ALIGNED.client.slice();
     request[bit >> 3] ^= 1 << (bit & 7);
-    assertThrows(() => decodeRequest(request), WireError, "wrong magic");
-    assertThrows(() => decodeReply(request), WireError, "wrong magic");
+    assertThrows(() => decodeRequest(viewOf(request)), WireError, "wrong magic");
+    assertThrows(() => decodeReply(viewOf(request)), WireError, "wrong magic");
   }
   // A host of the other byte order that forgot to swap.
-  assertThrows(() => decodeRequest(bytes("72 73 01").slice(0, 24)), RangeError);
   assertThrows(
-    () => decodeRequest(Uint8Array.of(0x72, 0x73, ...new Uint8Array(22))),
+    () => decodeRequest(viewOf(Uint8Array.of(0x72, 0x73, ...new Uint8Array(22)))),
     WireError,
     "wrong magic 0x7372",
   );
@@ -250,7 +252,7 @@ pure("decodeRequest() and decodeReply() refuse every wrong magic", () => {
 
 pure("decodeRequest() reads offsets of 56 bits beside the hop byte", () => {
   const bytes = encodeRequest({ command: 1, sizeBytes: 1, offset: 2 ** 52 + 4097, hops: 0xff, handle: 0n });
-  assertEquals(decodeRequest(bytes), {
+  assertEquals(decodeRequest(viewOf(bytes)), {
     command: 1,
     sizeBytes: 1,
     offset: 2 ** 52 + 4097,
@@ -258,7 +260,7 @@ pure("decodeRequest() reads offsets of 56 bits beside the hop byte", () => {
     handle: 0n,
   });
   bytes.fill(0xff, 8, 16);
-  assertEquals(decodeRequest(bytes).offset, 2 ** 56);
+  assertEquals(decodeRequest(viewOf(bytes)).offset, 2 ** 56);
 });
 
 pure("decodeSelection() forgives what servers in the field forgive", () => {
