@@ -54,6 +54,8 @@ export interface FileStatus {
   readonly inode: bigint;
   readonly deviceMajor: number;
   readonly deviceMinor: number;
+  /** When its content last changed, in nanoseconds since 1970. */
+  readonly modifiedNs: bigint;
   /** When the file was created, in nanoseconds since 1970; 0 where the file system does not know. */
   readonly createdNs: bigint;
 }
@@ -74,6 +76,7 @@ function decodeStatus(bytes: Uint8Array<ArrayBuffer>): FileStatus {
     inode: view.getBigUint64(32, true),
     deviceMajor: view.getUint32(136, true),
     deviceMinor: view.getUint32(140, true),
+    modifiedNs: view.getBigInt64(112, true) * 1_000_000_000n + BigInt(view.getUint32(120, true)),
     createdNs: hasCreated
       ? view.getBigInt64(80, true) * 1_000_000_000n + BigInt(view.getUint32(88, true))
       : 0n,

@@ -2,20 +2,22 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { hearOpening } from "../../../src/wire/dnbd3/handshake_server.ts";
 import { WireError } from "../../../src/wire/wire_error.ts";
 import { bytes } from "../../testing/hex.ts";
-import { CutShort, play } from "./play.ts";
+import { carry, ScriptEndedError } from "../../testing/carry.ts";
 import * as vectors from "./vectors.ts";
+
+const NOTHING = new Uint8Array(0);
 
 function pure(name: string, fn: () => void) {
   Deno.test({ name, permissions: "none", fn });
 }
 
 pure("hearOpening() hears the recorded selections", () => {
-  assertEquals(play(hearOpening(), vectors.SELECT_MULTI_NEWEST_VERSION_2.client), {
+  assertEquals(carry(hearOpening(), vectors.SELECT_MULTI_NEWEST_VERSION_2.client), {
     result: { kind: "selection", selection: { version: 2, name: "multi", revision: 0, flags: 0 } },
-    sent: [],
-    rest: 0,
+    sent: NOTHING,
+    rest: NOTHING,
   });
-  assertEquals(play(hearOpening(), vectors.PROXY_START.select).result, {
+  assertEquals(carry(hearOpening(), vectors.PROXY_START.select).result, {
     kind: "selection",
     selection: { version: 3, name: "test", revision: 0, flags: 3 },
   });
@@ -23,12 +25,15 @@ pure("hearOpening() hears the recorded selections", () => {
 
 pure("hearOpening() leaves what follows the selection", () => {
   const both = Uint8Array.of(...vectors.SELECT_TEST.client, ...vectors.KEEPALIVE.client);
-  assertEquals(play(hearOpening(), both).rest, 24);
+  assertEquals(carry(hearOpening(), both).rest, vectors.KEEPALIVE.client);
 });
 
 pure("hearOpening() waits for the rest of a selection cut anywhere", () => {
   for (let length = 0; length < vectors.SELECT_TEST.client.length; length++) {
-    assertThrows(() => play(hearOpening(), vectors.SELECT_TEST.client.subarray(0, length)), CutShort);
+    assertThrows(
+      () => carry(hearOpening(), vectors.SELECT_TEST.client.subarray(0, length)),
+      ScriptEndedError,
+    );
   }
 });
 
@@ -41,7 +46,7 @@ pure("hearOpening() knows an HTTP request by its first letter", () => {
     ]
   ) {
     const head = new TextEncoder().encode(method).subarray(0, 24);
-    assertEquals(play(hearOpening(), head).result, { kind: "http", head });
+    assertEquals(carry(hearOpening(), head).result, { kind: "http", head });
   }
 });
 
@@ -59,7 +64,9 @@ pure("hearOpening() refuses everything else", () => {
     [other("73 72 02 00 e9 03 00 00"), "selection of 1001 bytes"],
     [other("73 72 02 00 ff ff ff ff"), "selection of 4294967295 bytes"],
   ];
-  for (const [start, message] of refusals) assertThrows(() => play(hearOpening(), start), WireError, message);
+  for (const [start, message] of refusals) {
+    assertThrows(() => carry(hearOpening(), start), WireError, message);
+  }
 });
 
 pure("hearOpening() survives every flipped bit of a selection", () => {
@@ -67,7 +74,7 @@ pure("hearOpening() survives every flipped bit of a selection", () => {
     const corrupt = Uint8Array.of(...vectors.SELECT_TEST.client, ...new Uint8Array(1024));
     corrupt[bit >> 3] ^= 1 << (bit & 7);
     try {
-      assertEquals(play(hearOpening(), corrupt).result.kind, "selection");
+      assertEquals(carry(hearOpening(), corrupt).result.kind, "selection");
     } catch (error) {
       if (!(error instanceof WireError)) throw error;
     }

@@ -8,14 +8,16 @@ import { bytes as hex } from "../../testing/hex.ts";
 
 /** A range of the images with the pattern, filled up with zeroes where the file ends. */
 export function patternBytes(offset: number, length: number, fileBytes = Infinity): Uint8Array {
-  const bytes = new Uint8Array(length);
-  for (let at = 0; at < length; at++) {
-    const position = offset + at;
-    if (position >= fileBytes) break;
-    const word = position - position % 8;
-    bytes[at] = Math.floor(word / 2 ** (8 * (position % 8))) % 256;
+  const start = offset - offset % 8;
+  const words = new Uint32Array(2 * Math.ceil((offset + length - start) / 8));
+  for (let index = 0; index < words.length; index += 2) {
+    const word = start + 4 * index;
+    words[index] = word; // modulo 2^32
+    words[index + 1] = word / 2 ** 32;
   }
-  return bytes;
+  const bytes = new Uint8Array(words.buffer, offset - start, length);
+  if (offset + length > fileBytes) bytes.fill(0, Math.max(0, fileBytes - offset));
+  return bytes.slice();
 }
 
 export const TEST_BYTES = 67108864;
