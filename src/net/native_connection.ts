@@ -12,17 +12,11 @@
  * microseconds before it goes to sleep: waking up costs more than that. Whether it pays is learned per
  * connection (see `attention.ts`), and nobody looks again while other work is waiting.
  */
-import {
-  BROKEN,
-  peerCredentials,
-  receiveNow,
-  sendNow,
-  setKeepAlive,
-  WOULD_BLOCK,
-} from "../os/socket_calls.ts";
+import { BROKEN, receiveNow, sendNow, setKeepAlive, WOULD_BLOCK } from "../os/socket_calls.ts";
 import { Attention, LOOK_MS } from "./attention.ts";
-import { canonicalAddress, claimDescriptor, releaseDescriptor } from "./connection_descriptor.ts";
+import { claimDescriptor, releaseDescriptor } from "./connection_descriptor.ts";
 import type { Connection, Peer } from "./connection.ts";
+import { tcpPeer, unixPeer } from "./peer.ts";
 
 /** After this many reads without waiting, others get their turn. */
 const READS_WITHOUT_WAITING_MAX = 64;
@@ -123,15 +117,6 @@ export class NativeConnection implements Connection {
   }
 }
 
-function describePeer(conn: Deno.Conn, fd: number | null): Peer {
-  const remote = conn.remoteAddr;
-  if (remote.transport === "tcp") {
-    const address = canonicalAddress(remote.hostname);
-    const text = address.includes(":") ? `[${address}]:${remote.port}` : `${address}:${remote.port}`;
-    return { transport: "tcp", address, text };
-  }
-  const credentials = fd === null ? null : peerCredentials(fd);
-  if (credentials === null) return { transport: "unix", address: "unix", text: "unix" };
-  const { pid, uid } = credentials;
-  return { transport: "unix", address: `unix:uid=${uid}`, text: `unix:uid=${uid},pid=${pid}` };
+function describePeer({ remoteAddr }: Deno.Conn, fd: number | null): Peer {
+  return remoteAddr.transport === "tcp" ? tcpPeer(remoteAddr.hostname, remoteAddr.port) : unixPeer(fd);
 }

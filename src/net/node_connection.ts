@@ -1,11 +1,9 @@
 /** A {@linkcode Connection} over a socket of `node:net`, for what the runtime's own connections cannot do. */
 import type { Socket } from "node:net";
-import { bracketed } from "../base/endpoint.ts";
 import type { Connection, Peer } from "./connection.ts";
-import { canonicalAddress } from "./connection_descriptor.ts";
+import { tcpPeer } from "./peer.ts";
 
 export class NodeConnection implements Connection {
-  readonly peer: Peer;
   readonly #socket: Socket;
   /** What the socket gave beyond the last read. */
   #surplus: Uint8Array = new Uint8Array(0);
@@ -13,10 +11,14 @@ export class NodeConnection implements Connection {
   /** Wakes the read that waits. */
   #wake: () => void = () => {};
 
-  /** @param socket Connected over TCP, paused, with nobody listening to it. */
-  constructor(socket: Socket) {
-    const address = canonicalAddress(socket.remoteAddress ?? "");
-    this.peer = { transport: "tcp", address, text: `${bracketed(address)}:${socket.remotePort}` };
+  /**
+   * @param socket Connected, paused, with nobody listening to it.
+   * @param peer Default: the other end of a TCP connection.
+   */
+  constructor(
+    socket: Socket,
+    readonly peer: Peer = tcpPeer(socket.remoteAddress ?? "", socket.remotePort ?? 0),
+  ) {
     this.#socket = socket;
     socket.on("readable", () => this.#wake());
     for (const event of ["end", "error", "close"]) {

@@ -64,6 +64,12 @@ const SYMBOLS = {
   getdents64: { parameters: ["i32", "buffer", "usize"], result: "i32" },
   // int memcmp(const void *s1, const void *s2, size_t n)
   memcmp: { parameters: ["buffer", "buffer", "usize"], result: "i32" },
+  // int clock_gettime(clockid_t clockid, struct timespec *tp)
+  clockGettime: { name: "clock_gettime", parameters: ["i32", "buffer"], result: "i32" },
+  // int socket(int domain, int type, int protocol)
+  socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  // ssize_t sendto(int sockfd, const void *buf, size_t len, int flags, const struct sockaddr *addr, socklen_t addrlen)
+  sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "i32" },
   // ssize_t recv(int sockfd, void *buf, size_t len, int flags)
   recv: { parameters: ["i32", "buffer", "usize", "i32"], result: "i32" },
   // ssize_t send(int sockfd, const void *buf, size_t len, int flags)
