@@ -63,6 +63,15 @@ export interface ZeroOptions extends WriteOptions {
   readonly fast?: boolean;
 }
 
+/** Which disk this is, and in which life. A lower generation, or another UUID under the same name, is another disk. */
+export interface DiskIdentity {
+  readonly uuid: string;
+  /** From 1; raised before the first write after each start. */
+  readonly generation: number;
+  /** Kept across restarts; otherwise made up for this run. */
+  readonly durable: boolean;
+}
+
 /** A disk. All offsets and lengths are in bytes. Failures are {@linkcode DeviceError}s, thrown or rejected. */
 export interface BlockDevice {
   /** Exact below 2^53. */
@@ -71,6 +80,8 @@ export interface BlockDevice {
   readonly can: Abilities;
   /** Why nothing can be made durable any more (see `sticky_sync.ts`); `null` or absent while all is well. */
   readonly syncFailure?: string | null;
+  /** Absent where nobody keeps one. */
+  readonly identity?: DiskIdentity;
   /** Fills `into` from `offset`. */
   read(offset: number, into: Uint8Array): void | Promise<void>;
   write(offset: number, data: Uint8Array, options?: WriteOptions): void | Promise<void>;

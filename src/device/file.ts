@@ -16,7 +16,15 @@ import { isZero } from "../base/zero_check.ts";
 import { type Clock, systemClock } from "../os/clock.ts";
 import { ALLOCATE, type OpenFile } from "../os/file_calls.ts";
 import { OsError } from "../os/os_error.ts";
-import type { Abilities, BlockDevice, BlockSizes, Extent, WriteOptions, ZeroOptions } from "./device.ts";
+import type {
+  Abilities,
+  BlockDevice,
+  BlockSizes,
+  DiskIdentity,
+  Extent,
+  WriteOptions,
+  ZeroOptions,
+} from "./device.ts";
 import { DeviceError, type DeviceOperation, narrowErrno } from "./device_error.ts";
 
 /** Zeroes are recognised in pieces of this size and alignment; also the size of a page in memory. */
@@ -48,6 +56,7 @@ export interface FileDiskOptions {
   readonly readOnly?: boolean;
   /** Default: `unmap` for a file with holes, `ignore` for one that is fully allocated and for devices. */
   readonly discard?: Discard;
+  readonly identity?: DiskIdentity;
   readonly clock?: Clock;
 }
 
@@ -61,6 +70,7 @@ export class FileDisk implements BlockDevice {
   readonly sizeBytes: number;
   readonly blockSizes: BlockSizes = { minimum: 1, preferred: 4096, maximumPayload: 32 * 1024 * 1024 };
   readonly can: Abilities;
+  readonly identity?: DiskIdentity;
   readonly discard: Discard;
 
   readonly #file: OpenFile;
@@ -82,8 +92,10 @@ export class FileDisk implements BlockDevice {
   #nextSync: Promise<void> | null = null;
   #closing: Promise<void> | null = null;
 
-  constructor(file: OpenFile, { readOnly = false, discard, clock = systemClock }: FileDiskOptions = {}) {
+  constructor(file: OpenFile, options: FileDiskOptions = {}) {
+    const { readOnly = false, discard, identity, clock = systemClock } = options;
     const { kind, sizeBytes, allocatedBytes } = file.status;
+    this.identity = identity;
     this.#file = file;
     this.#clock = clock;
     this.#isDevice = kind === "block device";

@@ -1,4 +1,12 @@
-import type { Abilities, BlockDevice, BlockSizes, Extent, WriteOptions, ZeroOptions } from "./device.ts";
+import type {
+  Abilities,
+  BlockDevice,
+  BlockSizes,
+  DiskIdentity,
+  Extent,
+  WriteOptions,
+  ZeroOptions,
+} from "./device.ts";
 import { DeviceError, type DeviceOperation } from "./device_error.ts";
 
 /**
@@ -15,6 +23,7 @@ export class StickySync implements BlockDevice {
   readonly sizeBytes: number;
   readonly blockSizes: BlockSizes;
   readonly can: Abilities;
+  readonly identity?: DiskIdentity;
   readonly #disk: BlockDevice;
   readonly #onFailure: (reason: string) => void;
   #failure: DeviceError | null = null;
@@ -26,6 +35,7 @@ export class StickySync implements BlockDevice {
     this.sizeBytes = disk.sizeBytes;
     this.blockSizes = disk.blockSizes;
     this.can = disk.can;
+    this.identity = disk.identity;
   }
 
   get syncFailure(): string | null {
