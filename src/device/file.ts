@@ -120,6 +120,7 @@ export class FileDisk implements BlockDevice {
 
   read(offset: number, into: Uint8Array): void | Promise<void> {
     if (this.#order.conflicts(false, offset, into.length)) {
+      this.#checkOpen("read", offset, into.length);
       return this.#order.run(false, offset, into.length, () => {
         const count = this.#readCached(offset, into);
         return count === into.length ? undefined : this.#readCold(offset, into, count);
@@ -127,6 +128,7 @@ export class FileDisk implements BlockDevice {
     }
     const count = this.#readCached(offset, into);
     if (count === into.length) return;
+    this.#checkOpen("read", offset, into.length);
     return this.#order.run(false, offset, into.length, () => this.#readCold(offset, into, count));
   }
 
@@ -140,7 +142,6 @@ export class FileDisk implements BlockDevice {
     const waited = !this.#coldReads.tryTake();
     if (waited) await this.#coldReads.take();
     try {
-      this.#checkOpen();
       // Meanwhile the reads before this one may have brought it in.
       const from = Math.max(0, waited ? this.#readCached(offset, into) : done);
       const rest = into.subarray(from);
@@ -156,13 +157,16 @@ export class FileDisk implements BlockDevice {
 
   write(offset: number, data: Uint8Array, options?: WriteOptions): void | Promise<void> {
     const length = data.length;
+    this.#checkOpen("write", offset, length);
     const quick = length <= QUICK_WRITE_BYTES && this.#clock.now() > this.#slowUntilMs;
     if (quick && !this.#order.conflicts(true, offset, length) && this.#edgesCached(offset, length)) {
       this.#writeNow(offset, data);
-      return options?.fua ? this.flush() : undefined;
+      return options?.fua ? this.#flush() : undefined;
     }
-    const written = this.#order.run(true, offset, length, () => this.#writeOnPool(offset, data));
-    return options?.fua ? written.then(() => this.flush()) : written;
+    return this.#order.run(true, offset, length, async () => {
+      await this.#writeOnPool(offset, data);
+      if (options?.fua) await this.#flush();
+    });
   }
 
   /** Whether a write needs to read nothing first: each page is filled whole, or is in memory. */
@@ -177,7 +181,6 @@ export class FileDisk implements BlockDevice {
   #writeNow(offset: number, data: Uint8Array): void {
     const startedMs = this.#clock.now();
     try {
-      this.#checkOpen();
       this.#checkEnd(offset + data.length);
       const runs = this.#sparse ? this.#runsToStore(offset, data) : null;
       if (runs === null) this.#file.writeNow(offset, data);
@@ -192,7 +195,6 @@ export class FileDisk implements BlockDevice {
   async #writeOnPool(offset: number, data: Uint8Array): Promise<void> {
     try {
       await onPool(async () => {
-        this.#checkOpen();
         this.#checkEnd(offset + data.length);
         const runs = this.#sparse ? this.#runsToStore(offset, data) : null;
         if (runs === null) return await this.#file.write(offset, data);
@@ -232,11 +234,16 @@ export class FileDisk implements BlockDevice {
     return runs;
   }
 
+  flush(): Promise<void> {
+    this.#checkOpen("flush");
+    return this.#flush();
+  }
+
   /**
    * One `fdatasync` may answer several flushes, but only those that were asked for before it started: about what
    * was written since it says nothing. One that fails fails those that wait behind it too, and is not repeated.
    */
-  flush(): Promise<void> {
+  #flush(): Promise<void> {
     if (this.#nextSync !== null) return this.#nextSync;
     if (this.#syncing === null) return this.#sync();
     this.#nextSync = this.#syncing.finally(() => this.#nextSync = null).then(() => this.#sync());
@@ -247,7 +254,6 @@ export class FileDisk implements BlockDevice {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.#syncing = promise;
     try {
-      this.#checkOpen();
       await this.#file.sync();
       this.#syncing = null;
       resolve();
@@ -259,7 +265,8 @@ export class FileDisk implements BlockDevice {
   }
 
   trim(offset: number, length: number, options?: WriteOptions): void | Promise<void> {
-    if (this.discard === "ignore" || length === 0) return options?.fua ? this.flush() : undefined;
+    this.#checkOpen("trim", offset, length);
+    if (this.discard === "ignore" || length === 0) return options?.fua ? this.#flush() : undefined;
     return this.#change("trim", offset, length, options, async () => {
       if (!this.#isDevice) {
         if (await this.#allocate("punch", offset, length)) this.#sparse = true;
@@ -273,7 +280,8 @@ export class FileDisk implements BlockDevice {
   }
 
   zero(offset: number, length: number, options: ZeroOptions = {}): void | Promise<void> {
-    if (length === 0) return options.fua ? this.flush() : undefined;
+    this.#checkOpen("zero", offset, length);
+    if (length === 0) return options.fua ? this.#flush() : undefined;
     const { mayPunch = true, fast = false } = options;
     return this.#change("zero", offset, length, options, async () => {
       this.#checkEnd(offset + length);
@@ -360,18 +368,18 @@ export class FileDisk implements BlockDevice {
     change: () => Promise<void>,
   ): Promise<void> {
     try {
-      await this.#order.run(true, offset, length, () => {
-        this.#checkOpen();
-        return onPool(change);
+      await this.#order.run(true, offset, length, async () => {
+        await onPool(change);
+        if (options?.fua) await this.#flush();
       });
     } catch (error) {
       throw toDeviceError(operation, offset, length, error);
     }
-    if (options?.fua) await this.flush();
   }
 
   /** Stops early after so many extents or so much time, with at least one. */
   extents(offset: number, length: number): Extent[] | Promise<Extent[]> {
+    this.#checkOpen("extents", offset, length);
     if (!this.can.extents) return [{ kind: "data", length }];
     if (!this.#order.conflicts(false, offset, length)) return this.#extentsNow(offset, length);
     return this.#order.run(false, offset, length, () => this.#extentsNow(offset, length));
@@ -381,7 +389,6 @@ export class FileDisk implements BlockDevice {
     const extents: Extent[] = [];
     const untilMs = this.#clock.now() + EXTENTS_MS;
     try {
-      this.#checkOpen();
       const file = this.#file;
       const end = Math.min(offset + length, file.end());
       // Storage that was reserved and never written also counts as a hole for the file system.
@@ -407,10 +414,10 @@ export class FileDisk implements BlockDevice {
   }
 
   async cache(offset: number, length: number): Promise<void> {
+    this.#checkOpen("cache", offset, length);
     const end = offset + Math.min(length, PREFETCH_BYTES_MAX);
     await this.#coldReads.take();
     try {
-      this.#checkOpen();
       await onPool(async () => {
         for (let at = offset; at < end; at += PREFETCH_STEP_BYTES) {
           await this.#file.prefetch(at, Math.min(PREFETCH_STEP_BYTES, end - at));
@@ -435,8 +442,10 @@ export class FileDisk implements BlockDevice {
     this.#file.close();
   }
 
-  #checkOpen(): void {
-    if (this.#closing !== null) throw new OsError("ESHUTDOWN", "file", "the disk is closed");
+  /** What was accepted before the disk was closed still runs; what comes later is refused. */
+  #checkOpen(operation: DeviceOperation, offset?: number, length?: number): void {
+    if (this.#closing === null) return;
+    throw new DeviceError("ESHUTDOWN", operation, offset, length, { detail: "the disk is closed" });
   }
 
   /** A write behind the end would make the file longer. */

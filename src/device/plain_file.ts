@@ -1,4 +1,5 @@
 import * as fs from "node:fs";
+import { RangeOrder } from "../base/range_order.ts";
 import type { BlockDevice, Extent, WriteOptions } from "./device.ts";
 import { DeviceError, type DeviceOperation, narrowErrno } from "./device_error.ts";
 
@@ -11,6 +12,7 @@ export class PlainFileDisk implements BlockDevice {
   readonly blockSizes = { minimum: 1, preferred: 4096, maximumPayload: 32 * 1024 * 1024 };
   readonly can;
   readonly #fd: number;
+  readonly #order = new RangeOrder();
   #closed = false;
 
   /** @throws {DeviceError} */
@@ -40,7 +42,11 @@ export class PlainFileDisk implements BlockDevice {
     };
   }
 
-  async read(offset: number, into: Uint8Array): Promise<void> {
+  read(offset: number, into: Uint8Array): Promise<void> {
+    return this.#order.run(false, offset, into.length, () => this.#read(offset, into));
+  }
+
+  async #read(offset: number, into: Uint8Array): Promise<void> {
     for (let done = 0; done < into.length;) {
       const count = await this.#ask<number>(
         "read",
@@ -48,29 +54,29 @@ export class PlainFileDisk implements BlockDevice {
         into.length,
         (callback) => fs.read(this.#fd, into, done, into.length - done, offset + done, callback),
       );
-      if (count === 0) {
-        throw new DeviceError("EIO", "read", offset, into.length, {
-          detail: "the file was cut short while in use",
-        });
-      }
+      if (count === 0) throw cutShort("read", offset, into.length);
       done += count;
     }
   }
 
   write(offset: number, data: Uint8Array, options?: WriteOptions): void | Promise<void> {
+    if (this.#order.conflicts(true, offset, data.length)) {
+      const written = this.#order.run(true, offset, data.length, () => this.#write(offset, data));
+      return options?.fua ? written.then(() => this.flush()) : written;
+    }
+    this.#write(offset, data);
+    if (options?.fua) return this.flush();
+  }
+
+  #write(offset: number, data: Uint8Array): void {
     try {
-      if (offset + data.length > fs.fstatSync(this.#fd).size) {
-        throw new DeviceError("EIO", "write", offset, data.length, {
-          detail: "the file was cut short while in use",
-        });
-      }
+      if (offset + data.length > fs.fstatSync(this.#fd).size) throw cutShort("write", offset, data.length);
       for (let done = 0; done < data.length;) {
         done += fs.writeSync(this.#fd, data, done, data.length - done, offset + done);
       }
     } catch (error) {
       throw toDeviceError("write", offset, data.length, error);
     }
-    if (options?.fua) return this.flush();
   }
 
   flush(): Promise<void> {
@@ -91,10 +97,11 @@ export class PlainFileDisk implements BlockDevice {
 
   cache(): void {}
 
-  close(): Promise<void> {
-    if (!this.#closed) fs.closeSync(this.#fd);
+  async close(): Promise<void> {
+    if (this.#closed) return;
     this.#closed = true;
-    return Promise.resolve();
+    await this.#order.idle();
+    fs.closeSync(this.#fd);
   }
 
   #ask<Result = void>(
@@ -110,6 +117,10 @@ export class PlainFileDisk implements BlockDevice {
       });
     });
   }
+}
+
+function cutShort(operation: DeviceOperation, offset: number, length: number): DeviceError {
+  return new DeviceError("EIO", operation, offset, length, { detail: "the file was cut short while in use" });
 }
 
 function toDeviceError(

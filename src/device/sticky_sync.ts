@@ -103,6 +103,7 @@ export class StickySync implements BlockDevice {
 
   #note(error: unknown): void {
     if (this.#failure !== null || !(error instanceof DeviceError) || error.operation !== "flush") return;
+    if (error.errno === "ESHUTDOWN") return; // closed: nothing was tried
     this.#failure = error;
     this.#onFailure(error.message);
   }
