@@ -4,10 +4,10 @@
  * Joins the commands to the process: its words, streams, environment and exit code.
  */
 import { fstatSync } from "node:fs";
-import config from "./deno.json" with { type: "json" };
 import type { Input, Output } from "./src/commands/command.ts";
 import { runProgram, type Surroundings } from "./src/commands/program.ts";
 import { commands } from "./src/commands/table.ts";
+import { VERSION } from "./src/commands/version.ts";
 
 const encoder = new TextEncoder();
 
@@ -65,5 +65,5 @@ if (import.meta.main) {
     journal: stderrIsJournal(),
     env: (name) => Deno.env.get(name),
   };
-  Deno.exit(await runProgram(Deno.args, commands, config.version, surroundings));
+  Deno.exit(await runProgram(Deno.args, commands, VERSION, surroundings));
 }

@@ -82,6 +82,8 @@ const SYMBOLS = {
   getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
   // int setsockopt(int sockfd, int level, int optname, const void *optval, socklen_t optlen)
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+  // sighandler_t signal(int signum, sighandler_t handler), with SIG_IGN = 1 for a handler
+  signal: { parameters: ["i32", "usize"], result: "usize" },
   // int *__errno_location(void)
   errnoLocation: { name: "__errno_location", parameters: [], result: "pointer" },
 } as const;

@@ -1,0 +1,75 @@
+/** Puts the status of a server together. */
+import type { AccessList } from "../access/acl.ts";
+import type { ExportTable } from "../server/export_table.ts";
+import type { NbdServer } from "../server/nbd/server.ts";
+import type { AccessStatus, ExportStatus, ProcessStatus } from "./status.ts";
+
+/** The parts of a running server. */
+export interface ServerParts {
+  readonly version: string;
+  readonly instance: string;
+  readonly exports: ExportTable;
+  readonly nbd: NbdServer;
+  readonly access: AccessList;
+  /** Where it listens, as in {@linkcode ProcessStatus}. */
+  listening(): readonly string[];
+  nowMs(): number;
+  readonly startedAtMs: number;
+}
+
+export function describeServer(parts: ServerParts): ProcessStatus {
+  const { version, instance, exports, nbd, access } = parts;
+  const nowMs = parts.nowMs();
+  return {
+    version,
+    pid: Deno.pid,
+    uptimeMs: Math.round(nowMs - parts.startedAtMs),
+    instance,
+    listening: parts.listening(),
+    clientsAllowed: !nbd.draining,
+    hasControl: true,
+    mirror: null,
+    access: describeAccess(access),
+    exports: describeExports(exports, nbd, nowMs),
+  };
+}
+
+function describeAccess(access: AccessList): AccessStatus {
+  const { entries, defaultDeny } = access;
+  const acl = access.isOpen ? "open" : entries.length === 0 ? "closed" : "list";
+  return { acl, entries, defaultDeny };
+}
+
+function describeExports(exports: ExportTable, nbd: NbdServer, nowMs: number): ExportStatus[] {
+  const clients = nbd.clients();
+  return exports.list().map((exported) => {
+    const { traffic, device } = exported;
+    return {
+      name: exported.name,
+      source: exported.source,
+      sizeBytes: exported.sizeBytes,
+      readOnly: exported.readOnly || !device.can.write,
+      uuid: null,
+      generation: null,
+      requests: traffic.requests,
+      errors: traffic.errors,
+      readBytes: traffic.readBytes,
+      writtenBytes: traffic.writtenBytes,
+      dirtyBytes: traffic.dirtyBytes,
+      syncFailure: device.syncFailure ?? null,
+      latency: traffic.latencies(),
+      clients: clients.filter(({ session }) => session.exported === exported).map((client) => ({
+        id: client.id,
+        address: client.peer.text,
+        identity: null,
+        rights: client.rights,
+        ageMs: Math.round(nowMs - client.connectedAtMs),
+        requests: client.session.traffic.requests,
+        errors: client.session.traffic.errors,
+        inFlight: client.session.inFlight,
+        readBytes: client.session.traffic.readBytes,
+        writtenBytes: client.session.traffic.writtenBytes,
+      })),
+    };
+  });
+}
