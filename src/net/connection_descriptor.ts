@@ -16,6 +16,8 @@ import {
 } from "../os/socket_calls.ts";
 
 const claimed = new Set<number>();
+/** A search ends after this many descriptors, open or not, that are no connection of ours. */
+const OTHERS_MAX = 1024;
 
 /**
  * Finds and claims the descriptor of a connection that was just accepted or made.
@@ -26,11 +28,20 @@ const claimed = new Set<number>();
 export function claimDescriptor(connection: Deno.Conn): number | null {
   if (!socketCallsWork()) return null;
   const told = toldDescriptor(connection);
-  const candidates = told !== null ? [told] : openDescriptors();
-  const found = candidates.filter((fd) => !claimed.has(fd) && belongsTo(fd, connection));
-  if (found.length !== 1) return null;
-  claimed.add(found[0]);
-  return found[0];
+  const fd = told !== null && belongsTo(told, connection) ? told : search(connection);
+  if (fd !== null) claimed.add(fd);
+  return fd;
+}
+
+/** The system gives out the lowest free number, so the search goes from below and ends soon. */
+function search(connection: Deno.Conn): number | null {
+  let others = 0;
+  for (let fd = 0; others < OTHERS_MAX; fd++) {
+    if (claimed.has(fd)) continue;
+    if (belongsTo(fd, connection)) return fd;
+    others++;
+  }
+  return null;
 }
 
 /** Takes a claim back. */
@@ -45,14 +56,6 @@ function toldDescriptor(connection: Deno.Conn): number | null {
     return typeof value === "number" ? value : null;
   }
   return null;
-}
-
-function openDescriptors(): number[] {
-  try {
-    return Array.from(Deno.readDirSync("/proc/self/fd"), (entry) => Number(entry.name)).sort((a, b) => a - b);
-  } catch {
-    return [];
-  }
 }
 
 function belongsTo(fd: number, connection: Deno.Conn): boolean {
