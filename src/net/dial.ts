@@ -37,7 +37,7 @@ export async function dial(endpoint: Endpoint, options: DialOptions = {}): Promi
     return new NativeConnection(await Deno.connect({ transport: "tcp", hostname: host, port, signal }));
   } catch (error) {
     signal?.throwIfAborted();
-    throw new DialError(`cannot connect to ${formatEndpoint(endpoint)}: ${reason(error)}`, { cause: error });
+    throw new DialError(`cannot connect to ${formatEndpoint(endpoint)}: ${reason(error)}`);
   }
 }
 

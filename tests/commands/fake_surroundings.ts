@@ -1,9 +1,12 @@
+import { concat } from "@std/bytes";
 import type { Output } from "../../src/commands/command.ts";
 import type { Surroundings } from "../../src/commands/program.ts";
 
 /** Surroundings that keep what was written. */
 export class FakeSurroundings implements Surroundings {
   readonly written = { stdout: "", stderr: "", log: "" };
+  /** What was written to stdout as bytes rather than as text. */
+  stdoutBytes = new Uint8Array();
   readonly journal = false;
   readonly pid = 42;
 
@@ -34,7 +37,9 @@ export class FakeSurroundings implements Surroundings {
     return {
       isTerminal: false,
       write: (data) => {
-        this.written[name] += typeof data === "string" ? data : new TextDecoder().decode(data);
+        if (typeof data === "string") this.written[name] += data;
+        else if (name === "stdout") this.stdoutBytes = concat([this.stdoutBytes, data]);
+        else this.written[name] += new TextDecoder().decode(data);
         return Promise.resolve();
       },
     };

@@ -1,4 +1,5 @@
 /** A disk served by our own server over connections in memory. */
+import { listenTcp } from "../../src/net/listener.ts";
 import { silentLog } from "../../src/base/log.ts";
 import type { BlockDevice } from "../../src/device/device.ts";
 import { systemClock } from "../../src/os/clock.ts";
@@ -60,4 +61,27 @@ export function serveDisk(device: BlockDevice, options: ServedDiskOptions = {}):
       await server.drain(10_000);
     },
   };
+}
+
+/** Serves a disk on a port of 127.0.0.1. */
+export function listenDisk(device: BlockDevice, options: ServedDiskOptions = {}): ListeningDisk {
+  const served = serveDisk(device, options);
+  const listener = listenTcp("127.0.0.1", 0);
+  const serving = served.server.serve(listener);
+  const port = listener.port!;
+  return {
+    ...served,
+    port,
+    uri: `nbd://127.0.0.1:${port}/${options.exportName ?? "disk"}`,
+    async [Symbol.asyncDispose]() {
+      listener.close();
+      await served[Symbol.asyncDispose]();
+      await serving;
+    },
+  };
+}
+
+export interface ListeningDisk extends ServedDisk {
+  readonly port: number;
+  readonly uri: string;
 }

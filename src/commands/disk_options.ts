@@ -1,0 +1,53 @@
+/** How commands that work on one disk are told which: a name, or flexnbd's address and port. */
+import { type DiskLocator, parseDiskLocator } from "../base/uri.ts";
+import type { Option } from "./options.ts";
+import { UsageError } from "./usage_error.ts";
+
+/** The options of flexnbd that name a server with one disk. */
+export const serverOptions = {
+  addr: { type: "address", short: "l", help: "Address of the server" },
+  port: { type: "port", short: "p", help: "Port of the server" },
+} as const satisfies Record<string, Option>;
+
+/** The option of flexnbd that chooses where connections come from. */
+export const bindOption = {
+  type: "address",
+  short: "b",
+  help: "Local address to connect from",
+} as const satisfies Option;
+
+/**
+ * The disk that is meant by a positional word, or by `--addr` and `--port`.
+ *
+ * @throws {UsageError} If none or both are given, or the word is malformed.
+ */
+export function namedDisk(
+  args: readonly string[],
+  { addr, port }: { readonly addr?: string; readonly port?: number },
+): DiskLocator {
+  if (args.length > 0) {
+    if (addr !== undefined || port !== undefined) {
+      throw new UsageError("a disk and --addr or --port exclude each other");
+    }
+    return diskNamed(args[0]);
+  }
+  if (addr === undefined && port === undefined) {
+    throw new UsageError("a disk is missing, or both --addr and --port are required.");
+  }
+  if (addr === undefined || port === undefined) throw new UsageError("both --addr and --port are required.");
+  if (port === 0) throw new UsageError("--port: 0 is no port to connect to");
+  return { kind: "nbd", server: { transport: "tcp", host: addr, port }, exportName: "" };
+}
+
+/**
+ * The disk of that name.
+ *
+ * @throws {UsageError} If the name is malformed.
+ */
+export function diskNamed(text: string): DiskLocator {
+  try {
+    return parseDiskLocator(text);
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
+}

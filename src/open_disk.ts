@@ -1,0 +1,75 @@
+/** From the name of a disk to the disk. */
+import { type Log, silentLog } from "./base/log.ts";
+import { type DiskLocator, formatDiskLocator, type NbdLocator } from "./base/uri.ts";
+import { bytewise } from "./device/bytewise.ts";
+import type { BlockDevice } from "./device/device.ts";
+import { openFileDisk } from "./device/open_file_disk.ts";
+import { dial } from "./net/dial.ts";
+import { type Clock, systemClock } from "./os/clock.ts";
+import { type OpenedNbd, openNbd } from "./remote/open_nbd.ts";
+
+/** From the first packet to the end of the handshake; as flexnbd has it. */
+const OPEN_MS_MAX = 15_000;
+
+export interface OpenDiskOptions {
+  /** The disk will not be written. Default `false`. */
+  readonly readOnly?: boolean;
+  /** Connections to a server that promises that several are as good as one. Default 1. */
+  readonly connections?: number;
+  /** Local IP address to connect from. Default: the system's choice. */
+  readonly bind?: string;
+  readonly log?: Log;
+  readonly clock?: Clock;
+}
+
+/** A disk could not be opened: which, and why. */
+export class OpenError extends Error {
+  override readonly name = "OpenError";
+}
+
+/**
+ * Opens a disk. Ranges need no alignment, whatever the blocks of the disk are.
+ *
+ * @throws {OpenError} If that fails.
+ */
+export async function openDisk(locator: DiskLocator, options: OpenDiskOptions = {}): Promise<BlockDevice> {
+  if (locator.kind === "nbd") return bytewise((await openNbdLocator(locator, options)).disk);
+  const { readOnly, log } = options;
+  return await openFileDisk(locator.path, { readOnly, log });
+}
+
+/**
+ * Opens an export of an NBD server, as its blocks are.
+ *
+ * @throws {OpenError} If that fails.
+ */
+export async function openNbdLocator(locator: NbdLocator, options: OpenDiskOptions = {}): Promise<OpenedNbd> {
+  const { connections, log = silentLog } = options;
+  const { server, exportName } = locator;
+  return await inTime(locator, options, (signal) =>
+    openNbd({
+      dial: (signal) => dial(server, { bind: options.bind, signal }),
+      exportName,
+      connections,
+      signal,
+      log,
+    }));
+}
+
+/** Runs an attempt to reach a server, which may not take forever, and says which disk it was about. */
+export async function inTime<Result>(
+  locator: DiskLocator,
+  { clock = systemClock }: Pick<OpenDiskOptions, "clock">,
+  attempt: (signal: AbortSignal) => Promise<Result>,
+): Promise<Result> {
+  const controller = new AbortController();
+  using _timer = clock.timer(OPEN_MS_MAX, () => {
+    controller.abort(new Error(`no answer for ${OPEN_MS_MAX / 1000} s`));
+  });
+  try {
+    return await attempt(controller.signal);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new OpenError(`cannot open ${formatDiskLocator(locator)}: ${reason}`, { cause: error });
+  }
+}
