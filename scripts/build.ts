@@ -52,7 +52,14 @@ if (!compiled) {
   if (!options.portable) {
     say("\n*** deno compile failed (above): making a PORTABLE, self-extracting file instead. ***\n");
   }
-  await buildPortable({ output, entry, version: config.version, flags: permissions, cache: dist });
+  await buildPortable({
+    output,
+    entry,
+    version: config.version,
+    flags: permissions,
+    runtime: Deno.execPath(),
+    cache: dist,
+  });
 }
 const { stdout } = await run(output, ["--version"]);
 if (stdout.trim() !== `denbd ${config.version}`) throw new Error(`${output} --version says ${stdout}`);

@@ -88,7 +88,7 @@ start() {
 
 if [ -n "$DENBD_UNPACK_DIR" ]; then
   start "$DENBD_UNPACK_DIR" "$@"
-  printf 'denbd: cannot unpack to %s: it must be writable for the caller, for nobody else, and hold 100 MB\n' \
+  printf 'denbd: cannot unpack to %s: it must be writable for you and nobody else and have 100 MB free, and this file be whole\n' \
     "$DENBD_UNPACK_DIR" >&2
   exit 1
 fi
@@ -97,5 +97,5 @@ fi
 [ -z "$HOME" ] || start "$HOME/.cache/denbd" "$@"
 [ ! -w /var/cache ] || start /var/cache/denbd "$@"
 start "${TMPDIR:-/tmp}/denbd-$(id -u)" "$@"
-echo 'denbd: found no directory to unpack to: set DENBD_UNPACK_DIR to one that only you can write to, with 100 MB free' >&2
+echo 'denbd: cannot unpack: no directory that only you can write to has 100 MB free (DENBD_UNPACK_DIR can name one), or this file is damaged' >&2
 exit 1

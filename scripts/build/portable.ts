@@ -14,6 +14,8 @@ export interface Portable {
   readonly version: string;
   /** Permissions and engine flags for `deno run`. */
   readonly flags: readonly string[];
+  /** What runs the program. */
+  readonly runtime: string;
   /** A directory in which the compressed runtime, which rarely changes, is kept for the next build. */
   readonly cache: string;
 }
@@ -38,8 +40,10 @@ interface Part {
 }
 
 /** Makes the executable. */
-export async function buildPortable({ output, entry, version, flags, cache }: Portable): Promise<void> {
-  const runtime = await packRuntime(cache);
+export async function buildPortable(
+  { output, entry, version, flags, runtime: runtimePath, cache }: Portable,
+): Promise<void> {
+  const runtime = await packRuntime(runtimePath, cache);
   const program = await packProgram(entry);
   const template = Deno.readTextFileSync(new URL("portable.sh", import.meta.url));
   const fixed: Record<string, string> = {
@@ -75,8 +79,7 @@ export async function buildPortable({ output, entry, version, flags, cache }: Po
   Deno.renameSync(temporary, output);
 }
 
-async function packRuntime(cache: string): Promise<Part> {
-  const path = Deno.execPath();
+async function packRuntime(path: string, cache: string): Promise<Part> {
   const bytes = Deno.readFileSync(path);
   const sha256 = await hash(bytes);
   const kept = `${cache}/runtime-${sha256.slice(0, 16)}.gz`;

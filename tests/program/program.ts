@@ -1,0 +1,163 @@
+/**
+ * The program as its users have it: the built executable, made anew first when a source is newer.
+ *
+ * Set DENBD_PROGRAM to the path of another executable to test that one.
+ */
+
+import { type Finished, run, type RunOptions } from "../testing/process.ts";
+
+const root = new URL("../../", import.meta.url).pathname;
+
+let built: Promise<string> | undefined;
+
+/** The path of the executable. */
+export function program(): Promise<string> {
+  return built ??= findOrBuild();
+}
+
+/** Runs denbd to its end. */
+export async function denbd(args: readonly string[], options?: RunOptions): Promise<Finished> {
+  return await run(await program(), args, options);
+}
+
+async function findOrBuild(): Promise<string> {
+  const given = Deno.env.get("DENBD_PROGRAM");
+  if (given !== undefined) return given;
+  const path = `${root}dist/denbd`;
+  Deno.mkdirSync(`${root}dist`, { recursive: true });
+  // Tests in other processes want it as well: one builds, the others wait.
+  using lock = Deno.openSync(`${root}dist/.lock`, { create: true, write: true });
+  await lock.lock(true);
+  if (modifiedMs(path) < newest()) {
+    await run(Deno.execPath(), [
+      "run",
+      "-NRWES",
+      "--allow-ffi",
+      "--allow-run",
+      `${root}scripts/build.ts`,
+      "--portable",
+    ], {
+      timeoutSeconds: 300,
+    });
+  }
+  return path;
+}
+
+function newest(): number {
+  const files = [`${root}main.ts`, `${root}deno.json`, Deno.execPath()];
+  for (const folder of [`${root}src`, `${root}scripts`]) collectFiles(folder, files);
+  return Math.max(...files.map(modifiedMs));
+}
+
+function collectFiles(folder: string, into: string[]): void {
+  for (const entry of Deno.readDirSync(folder)) {
+    const path = `${folder}/${entry.name}`;
+    if (entry.isDirectory) collectFiles(path, into);
+    else into.push(path);
+  }
+}
+
+function modifiedMs(path: string): number {
+  try {
+    return Deno.statSync(path).mtime!.getTime();
+  } catch {
+    return 0;
+  }
+}
+
+export interface ServerOptions {
+  readonly env?: Record<string, string>;
+}
+
+/** A denbd that serves, ended at the end of its scope: `await using server = await serve(["--file", image])`. */
+export class RunningServer implements AsyncDisposable {
+  readonly pid: number;
+  readonly #child: Deno.ChildProcess;
+  readonly #log: string[] = [];
+  readonly #watchers = new Set<() => void>();
+  readonly #ended: Promise<number>;
+  #over = false;
+
+  constructor(child: Deno.ChildProcess) {
+    this.#child = child;
+    this.pid = child.pid;
+    const reading = this.#readLog(child.stderr);
+    this.#ended = Promise.all([child.status, reading]).then(([{ code }]) => {
+      this.#over = true;
+      for (const look of this.#watchers) look();
+      return code;
+    });
+  }
+
+  async #readLog(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Promise<void> {
+    let rest = "";
+    for await (const part of stream.pipeThrough(new TextDecoderStream())) {
+      const lines = (rest + part).split("\n");
+      rest = lines.pop()!;
+      this.#log.push(...lines);
+      for (const look of this.#watchers) look();
+    }
+    if (rest !== "") this.#log.push(rest);
+  }
+
+  /** What it has written to standard error so far. */
+  get log(): string {
+    return this.#log.join("\n");
+  }
+
+  /**
+   * Waits for a line of the log, past or future.
+   *
+   * @throws {Error} If the program ends without one.
+   */
+  logged(pattern: RegExp): Promise<RegExpExecArray> {
+    return new Promise((resolve, reject) => {
+      const look = () => {
+        for (const line of this.#log) {
+          const match = pattern.exec(line);
+          if (match) {
+            this.#watchers.delete(look);
+            return resolve(match);
+          }
+        }
+        if (this.#over) {
+          this.#watchers.delete(look);
+          reject(new Error(`denbd ended without logging ${pattern}\n${this.log}`));
+        }
+      };
+      this.#watchers.add(look);
+      look();
+    });
+  }
+
+  signal(signal: Deno.Signal): void {
+    if (!this.#over) this.#child.kill(signal);
+  }
+
+  /** The exit code, when it has ended (128 and the number if by a signal). */
+  ended(): Promise<number> {
+    return this.#ended;
+  }
+
+  /** Sends a signal and waits for the end. @returns The exit code. */
+  async stop(signal: Deno.Signal = "SIGTERM"): Promise<number> {
+    this.signal(signal);
+    return await this.#ended;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop("SIGKILL");
+  }
+}
+
+/** Starts denbd and returns at once. Its log is collected, whatever it prints on standard output dropped. */
+export async function start(args: readonly string[], { env }: ServerOptions = {}): Promise<RunningServer> {
+  const child = new Deno.Command(await program(), {
+    args: [...args],
+    stdin: "null",
+    stdout: "null",
+    stderr: "piped",
+    env,
+  }).spawn();
+  return new RunningServer(child);
+}
