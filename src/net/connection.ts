@@ -12,6 +12,8 @@ export interface Peer {
   readonly address: string;
   /** For log lines: `127.0.0.1:43210`, `[::1]:43210`, `unix:uid=0,pid=123`. */
   readonly text: string;
+  /** The public key that the peer has proven to hold, in Base64; only of a channel. */
+  readonly key?: string;
 }
 
 export interface Connection {

@@ -250,7 +250,7 @@ function* receiveAnswer(opener: Opener): Conversation<void> {
   const header = new Uint8Array(opener.headerBytes);
   header.set(start);
   header.set(yield* need(opener.headerBytes - FRAME_START_BYTES), FRAME_START_BYTES);
-  const body = (yield* need(opener.bodyBytes(header))) as Bytes;
+  const body = (yield* need(opener.decodeHeader(header).bodyBytes)) as Bytes;
   const answer = yield* wait(Promise.resolve(opener.open(header, body)));
   if (answer.type === "refused") throw new ChannelRefusedError(decodeReason(answer.payload), true);
   if (answer.type !== "accepted") {

@@ -67,6 +67,12 @@ export interface Opened {
   readonly payload: Bytes;
 }
 
+/** What the header of a protected frame says. */
+export interface FrameStart {
+  readonly type: SealedType;
+  readonly bodyBytes: number;
+}
+
 /** Makes the frames of one direction. */
 export interface Sealer {
   /**
@@ -83,15 +89,15 @@ export interface Opener {
    * Reads a header.
    *
    * @param header Exactly `headerBytes` bytes.
-   * @returns The length of the body, checked against the limits of the type.
+   * @returns The type, not proven yet, and the length of the body, checked against the limits of the type.
    * @throws {WireError} If the type is unknown here, the length is out of bounds, or the header is damaged.
    */
-  bodyBytes(header: Bytes): number;
+  decodeHeader(header: Bytes): FrameStart;
   /**
    * Opens the next frame. May be called again before the first call's promise is there; what resolves late must
    * not be used before everything that was asked for earlier has resolved.
    *
-   * @param header As it was given to `bodyBytes`; copied, like the body, before this returns.
+   * @param header As it was given to `decodeHeader`; copied, like the body, before this returns.
    * @throws {WireError} If the frame is not the one that the peer sealed at this place.
    */
   open(header: Bytes, body: Bytes): Opened | Promise<Opened>;
@@ -209,8 +215,8 @@ export class NoiseOpener implements Opener {
     this.#cipherState = cipherState;
   }
 
-  bodyBytes(header: Bytes): number {
-    return decodeProtectedStart(header, TAG_BYTES).bodyBytes;
+  decodeHeader(header: Bytes): FrameStart {
+    return decodeProtectedStart(header, TAG_BYTES);
   }
 
   open(header: Bytes, body: Bytes): Promise<Opened> {
@@ -249,14 +255,14 @@ export class ChecksumOpener implements Opener {
   readonly headerBytes = CHECKSUM_HEADER_BYTES;
   #number = 0;
 
-  bodyBytes(header: Bytes): number {
+  decodeHeader(header: Bytes): FrameStart {
     const view = new DataView(header.buffer, header.byteOffset);
     if (view.getUint32(8) !== headerChecksum(header, this.#number)) {
       throw new WireError(`frame ${this.#number} has a damaged header, or is not the next one`);
     }
-    const { type, bodyBytes } = decodeProtectedStart(header, 0);
-    if (type === "rekey") throw new WireError("a channel without keys has no rekey frame");
-    return bodyBytes;
+    const start = decodeProtectedStart(header, 0);
+    if (start.type === "rekey") throw new WireError("a channel without keys has no rekey frame");
+    return start;
   }
 
   open(header: Bytes, body: Bytes): Opened {

@@ -47,7 +47,7 @@ function clientRefusal<A, B>(played: Played<A, B>): ChannelRefusedError {
 async function exchange(from: Established, to: Established, text: string): Promise<void> {
   for (const [sender, receiver] of [[from, to], [to, from]]) {
     const [frame] = sender.sealer.seal("data", new TextEncoder().encode(text));
-    receiver.opener.bodyBytes(frame.header);
+    receiver.opener.decodeHeader(frame.header);
     const opened = await receiver.opener.open(frame.header, await frame.body);
     assertEquals([opened.type, new TextDecoder().decode(opened.payload)], ["data", text]);
   }

@@ -50,7 +50,7 @@ async function openAll(
     while (stream.length > 0) {
       if (stream.length < opener.headerBytes) return { opened, cut: true };
       const header = stream.slice(0, opener.headerBytes);
-      const end = header.length + opener.bodyBytes(header);
+      const end = header.length + opener.decodeHeader(header).bodyBytes;
       if (stream.length < end) return { opened, cut: true };
       const { type, payload } = await opener.open(header, stream.slice(header.length, end));
       opened.push(type === "data" ? new TextDecoder().decode(payload) : type);
@@ -137,7 +137,7 @@ for (const { name, pair } of protections) {
         const { sealer, opener } = await pair();
         const [{ header, body }] = sealer.seal(type, new Uint8Array(length));
         await body;
-        assertThrows(() => opener.bodyBytes(header), WireError, `a ${type} frame cannot have a body of`);
+        assertThrows(() => opener.decodeHeader(header), WireError, `a ${type} frame cannot have a body of`);
       }
     },
   });

@@ -1,0 +1,353 @@
+import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
+import { concat } from "@std/bytes";
+import type { Connection } from "../../src/net/connection.ts";
+import {
+  acceptSecureConnection,
+  openSecureConnection,
+  SecureConnection,
+} from "../../src/net/secure_connection.ts";
+import { ChannelRefusedError } from "../../src/wire/channel/establish.ts";
+import type { RekeyLimits } from "../../src/wire/channel/frame.ts";
+import { generateKeyPair } from "../../src/wire/channel/key_pair.ts";
+import { WireError } from "../../src/wire/wire_error.ts";
+import { connectionPair } from "../testing/connection_pair.ts";
+
+const clientKey = await generateKeyPair();
+const serverKey = await generateKeyPair();
+
+/** A transport that keeps what was written to it, alters it on the way, and can be held up. */
+class Tap implements Connection {
+  readonly written: Uint8Array[] = [];
+  /** Given each written piece and where in the stream it begins; what it returns goes on. */
+  alter = (bytes: Uint8Array, _at: number): Uint8Array => bytes;
+  /** While it is there, writes wait for it. */
+  gate: Promise<void> | undefined;
+  readCalls = 0;
+  #position = 0;
+
+  constructor(private readonly inner: Connection) {}
+
+  get peer() {
+    return this.inner.peer;
+  }
+  get byteCount(): number {
+    return this.#position;
+  }
+  read(into: Uint8Array) {
+    this.readCalls++;
+    return this.inner.read(into);
+  }
+  write(bytes: Uint8Array): void | Promise<void> {
+    const altered = this.alter(bytes.slice(), this.#position);
+    this.#position += bytes.length;
+    this.written.push(bytes.slice());
+    if (this.gate === undefined) return this.inner.write(altered);
+    return this.gate.then(() => this.inner.write(altered));
+  }
+  close(): void {
+    this.inner.close();
+  }
+}
+
+interface Pair {
+  readonly client: SecureConnection;
+  readonly server: SecureConnection;
+  /** Under the client, and under the server. */
+  readonly taps: readonly [Tap, Tap];
+}
+
+type Protection = "noise" | "checksum";
+const protections: readonly Protection[] = ["noise", "checksum"];
+
+async function securePair(
+  protection: Protection,
+  { bytesPerRead, rekeyLimits }: { bytesPerRead?: number; rekeyLimits?: RekeyLimits } = {},
+): Promise<Pair> {
+  const [near, far] = connectionPair(bytesPerRead);
+  const taps = [new Tap(near), new Tap(far)] as const;
+  const [client, server] = await Promise.all([
+    openSecureConnection(taps[0], {
+      identity: protection === "noise" ? { staticKey: clientKey } : undefined,
+      rekeyLimits,
+    }),
+    acceptSecureConnection(taps[1], {
+      encryption: "prefer",
+      identity: { staticKey: serverKey },
+      refuse: () => undefined,
+      rekeyLimits,
+    }),
+  ]);
+  assertInstanceOf(server, SecureConnection);
+  return { client, server: server as SecureConnection, taps };
+}
+
+/** Bytes that repeat at no power of two. */
+function pattern(length: number, seed = 0): Uint8Array {
+  return Uint8Array.from({ length }, (_, index) => (index + seed) * 131 + (index >> 7) * 17);
+}
+
+/** Reads to the end, and tells how it ended. */
+async function readAll(
+  connection: Connection,
+  chunkBytes = 10_000,
+): Promise<{ bytes: Uint8Array; error?: unknown }> {
+  const parts: Uint8Array[] = [];
+  const chunk = new Uint8Array(chunkBytes);
+  try {
+    while (true) {
+      const count = await connection.read(chunk);
+      if (count === null) return { bytes: concat(parts) };
+      assert(count > 0);
+      parts.push(chunk.slice(0, count));
+    }
+  } catch (error) {
+    return { bytes: concat(parts), error };
+  }
+}
+
+for (const protection of protections) {
+  for (const bytesPerRead of [1, 7, Infinity]) {
+    Deno.test(`bytes arrive in order both ways, then an end: ${protection}, ${bytesPerRead} a read`, async () => {
+      const { client, server } = await securePair(protection, { bytesPerRead });
+      const sizes = bytesPerRead === 1 ? [1, 300, 0, 5000] : [1, 65519, 65520, 0, 3, 200_000, 28, 28, 28];
+      const sent = sizes.map((size, index) => pattern(size, index));
+      const up = Promise.all(sent.map((bytes) => client.write(bytes)));
+      const down = Promise.all(sent.toReversed().map((bytes) => server.write(bytes)));
+      const received = [readAll(server), readAll(client, 100)];
+      await Promise.all([up, down]);
+      client.close();
+      assertEquals(await received[0], { bytes: concat(sent) });
+      server.close();
+      // The client has closed: what it had not read by then is gone, and its read has ended.
+      const { bytes, error } = await received[1];
+      assertEquals(error, undefined);
+      assertEquals(bytes, concat(sent.toReversed()).slice(0, bytes.length));
+    });
+  }
+
+  Deno.test(`a stream cut anywhere ends in an error behind its good part, never in an end: ${protection}`, async () => {
+    const text = pattern(500);
+    const whole = await securePair(protection);
+    const start = whole.taps[0].byteCount;
+    await whole.client.write(text.subarray(0, 250));
+    const border = whole.taps[0].byteCount - start;
+    await whole.client.write(text.subarray(250));
+    const length = whole.taps[0].byteCount - start;
+    whole.client.close();
+    assertEquals(await readAll(whole.server), { bytes: text });
+
+    for (const cut of [0, 1, 3, border - 1, border, border + 1, border + 5, length - 1, length]) {
+      const { client, server, taps } = await securePair(protection);
+      taps[0].alter = (bytes, at) => bytes.subarray(0, Math.max(0, start + cut - at));
+      await client.write(text.subarray(0, 250));
+      await client.write(text.subarray(250));
+      client.close();
+      const { bytes, error } = await readAll(server);
+      assertInstanceOf(error, WireError, `cut at ${cut}`);
+      assertEquals((error as Error).message, "the connection was cut: it ended without the peer's close");
+      assertEquals(bytes, text.subarray(0, cut < border ? 0 : cut < length ? 250 : 500), `cut at ${cut}`);
+      await assertRejects(() => readOnce(server), WireError, "cut");
+    }
+  });
+
+  Deno.test(`a bit flipped on the way never becomes data, and ends both directions: ${protection}`, async () => {
+    const text = pattern(3000);
+    for (let round = 0; round < 60; round++) {
+      const { client, server, taps } = await securePair(protection);
+      const start = taps[0].byteCount;
+      taps[0].alter = (bytes, at) => {
+        const index = start + 37 * round + 1 - at;
+        if (index >= 0 && index < bytes.length) bytes[index] ^= 1 << round % 8;
+        return bytes;
+      };
+      for (let at = 0; at < text.length; at += 500) await client.write(text.subarray(at, at + 500));
+      // Without this, a length made longer would leave the receiver waiting.
+      client.close();
+      const { bytes, error } = await readAll(server);
+      assertInstanceOf(error, WireError);
+      assertEquals(bytes, text.subarray(0, bytes.length));
+      assertEquals(bytes.length % 500, 0);
+      await assertRejects(() => server.write(text), WireError);
+    }
+  });
+
+  Deno.test(`what is written in one turn goes out in one frame: ${protection}`, async () => {
+    const { client, server, taps } = await securePair(protection);
+    const before = taps[0].written.length;
+    const writes = Array.from({ length: 32 }, (_, index) => client.write(pattern(28, index)));
+    await Promise.all(writes);
+    assertEquals(taps[0].written.length - before, 1);
+    assertEquals(taps[0].written[before].length, 32 * 28 + (protection === "noise" ? 4 + 16 : 12));
+    client.close();
+    server.close();
+  });
+
+  Deno.test(`a long write is cut into frames of equal size: ${protection}`, async () => {
+    const { client, server, taps } = await securePair(protection);
+    const before = taps[0].byteCount;
+    await client.write(pattern(131072 + 16));
+    const stream = concat(taps[0].written).subarray(before);
+    const lengths: number[] = [];
+    for (let at = 0; at < stream.length;) {
+      const bodyBytes = new DataView(stream.buffer, stream.byteOffset + at).getUint32(0) & 0xffffff;
+      lengths.push(bodyBytes);
+      at += bodyBytes + (protection === "noise" ? 4 : 12);
+    }
+    const overhead = protection === "noise" ? 16 : 0;
+    assertEquals(lengths, [43696 + overhead, 43696 + overhead, 43696 + overhead]);
+    client.close();
+    server.close();
+  });
+
+  Deno.test(`a transport that takes nothing holds the writer up, and loses nothing: ${protection}`, async () => {
+    const { client, server, taps } = await securePair(protection);
+    const opened = Promise.withResolvers<void>();
+    taps[0].gate = opened.promise;
+    const before = taps[0].byteCount;
+    let finished = 0;
+    const parts = Array.from({ length: 40 }, (_, index) => pattern(60_000, index));
+    const writes = parts.map((part) => client.write(part).then(() => void finished++));
+    const reading = readAll(server, 100_000);
+    // The peer's answer passes through the crypto threads as well: they had time for far more than is allowed.
+    for (let turn = 0; turn < 3; turn++) {
+      const [count] = await Promise.all([readOnce(client), server.write(pattern(1000))]);
+      assertEquals(count, 1000);
+    }
+    assertEquals(finished, 0);
+    assert(taps[0].byteCount - before <= 9 * 65540, `${taps[0].byteCount - before} bytes were handed over`);
+    taps[0].gate = undefined;
+    opened.resolve();
+    await Promise.all(writes);
+    client.close();
+    assertEquals((await reading).bytes, concat(parts));
+    server.close();
+  });
+
+  Deno.test(`a reader that does not read stops the transport being read: ${protection}`, async () => {
+    const { client, server, taps } = await securePair(protection);
+    const sent = pattern(4_000_000);
+    await client.write(sent);
+    client.close();
+    const first = new Uint8Array(1);
+    assertEquals(await server.read(first), 1);
+    // By the time an answer has come through the crypto threads, as much was read as will be.
+    await server.write(pattern(10));
+    const calls = taps[1].readCalls;
+    await server.write(pattern(10));
+    assertEquals(taps[1].readCalls, calls);
+    assert(calls * 256 * 1024 < sent.length, `${calls} reads`);
+    assertEquals(concat([first, (await readAll(server, 65536)).bytes]), sent);
+    server.close();
+  });
+
+  Deno.test(`close() with something unsent leaves the peer with an error: ${protection}`, async () => {
+    const { client, server, taps } = await securePair(protection);
+    await client.write(pattern(10));
+    taps[0].gate = Promise.withResolvers<void>().promise;
+    const unsent = client.write(pattern(100));
+    client.close();
+    await assertRejects(() => unsent, Error, "closed");
+    const { bytes, error } = await readAll(server);
+    assertEquals(bytes, pattern(10));
+    assertInstanceOf(error, WireError);
+    server.close();
+  });
+
+  Deno.test(`close() ends an outstanding read, and further reads and writes: ${protection}`, async () => {
+    const { client, server } = await securePair(protection);
+    const outstanding = client.read(new Uint8Array(10));
+    client.close();
+    client.close();
+    assertEquals(await outstanding, null);
+    assertEquals(await client.read(new Uint8Array(10)), null);
+    await assertRejects(() => client.write(pattern(1)), Error, "closed");
+    assertEquals(await readAll(server), { bytes: new Uint8Array(0) });
+    server.close();
+  });
+}
+
+Deno.test("keys are replaced in the middle of a stream that is under way in many frames", async () => {
+  const { client, server, taps } = await securePair("noise", {
+    rekeyLimits: { bytes: 100_000, ageMs: Infinity },
+  });
+  const sent = pattern(3_000_000);
+  const reading = readAll(server, 50_000);
+  await client.write(sent);
+  client.close();
+  assertEquals((await reading).bytes, sent);
+  const stream = concat(taps[0].written);
+  let rekeys = 0;
+  for (let at = 16; at < stream.length;) {
+    if (stream[at] === 6) rekeys++;
+    at += 4 + (new DataView(stream.buffer, at).getUint32(0) & 0xffffff);
+  }
+  assertEquals(rekeys, 23);
+  server.close();
+});
+
+Deno.test("no 8 bytes of a known text stand on the wire of an encrypted channel, as they do without", async () => {
+  const text = new TextEncoder().encode("The quick brown fox jumps over the lazy dog. ".repeat(2000));
+  const runs = new Set<string>();
+  for (let at = 0; at + 8 <= 53; at++) runs.add(text.subarray(at, at + 8).toHex());
+  for (const protection of protections) {
+    const { client, server, taps } = await securePair(protection);
+    const reading = readAll(server);
+    await client.write(text);
+    await server.write(text);
+    client.close();
+    assertEquals((await reading).bytes, text);
+    const wire = concat([...taps[0].written, ...taps[1].written]);
+    let found = 0;
+    for (let at = 0; at + 8 <= wire.length; at++) if (runs.has(wire.subarray(at, at + 8).toHex())) found++;
+    assertEquals(found > 0, protection === "checksum", `${protection}: ${found} runs`);
+    server.close();
+  }
+});
+
+Deno.test("the peer of a channel carries the key that it has proven", async () => {
+  const { client, server } = await securePair("noise");
+  assertEquals(server.peer, { ...connectionPair()[0].peer, key: clientKey.publicKey.toBase64() });
+  assertEquals(client.peer.key, serverKey.publicKey.toBase64());
+  assertEquals(client.handshakeHash, server.handshakeHash);
+  assertEquals((await securePair("checksum")).client.peer.key, undefined);
+  client.close();
+  server.close();
+});
+
+Deno.test("a client that is not let in is told why, and both transports are closed", async () => {
+  const [near, far] = connectionPair();
+  const [opened, accepted] = await Promise.allSettled([
+    openSecureConnection(near, { identity: { staticKey: clientKey } }),
+    acceptSecureConnection(far, {
+      encryption: "require",
+      identity: { staticKey: serverKey },
+      refuse: () => "its key is not known here",
+    }),
+  ]);
+  assertInstanceOf((opened as PromiseRejectedResult).reason, ChannelRefusedError);
+  assertEquals(accepted, {
+    status: "fulfilled",
+    value: { refused: "its key is not known here", peerKey: clientKey.publicKey },
+  });
+  for (const transport of [near, far]) assertEquals(await transport.read(new Uint8Array(1)), null);
+});
+
+Deno.test("a handshake that takes too long is ended by its signal", async () => {
+  const [near, far] = connectionPair();
+  const limit = new AbortController();
+  const accepting = acceptSecureConnection(far, {
+    encryption: "require",
+    identity: { staticKey: serverKey },
+    refuse: () => undefined,
+    signal: limit.signal,
+  });
+  near.write(new TextEncoder().encode("DENBD"));
+  limit.abort(new Error("too slow"));
+  await assertRejects(() => accepting, Error, "too slow");
+  assertEquals(await near.read(new Uint8Array(1)), null);
+});
+
+/** Reads once, into something large enough. */
+async function readOnce(connection: Connection): Promise<number | null> {
+  return await connection.read(new Uint8Array(5000));
+}
