@@ -99,6 +99,8 @@ interface Arriving {
   receivedBytes: number;
   /** Pieces that the disk has not finished, and one for the arrival itself. */
   unfinished: number;
+  /** The rest will not come, and nobody hears an answer. */
+  abandoned: boolean;
 }
 
 export class Session {
@@ -205,6 +207,7 @@ export class Session {
       reason = error instanceof WireError ? `protocol error: ${error.message}` : `failed: ${error}`;
       this.#log.warn(reason);
     }
+    if (this.#arriving !== null) this.#abandon(this.#arriving);
     // Buffers go back only when the disk has let go of them.
     while (this.#waitingRequests > 0) await this.#wait();
     if (this.#ending === "disconnect" || this.#ending === "drain") {
@@ -585,7 +588,14 @@ export class Session {
       : { error: WireErrno.EINVAL, text: "the command takes no such payload" };
     if (type === Command.WRITE && fault === null) this.#countWritten(request);
     const sinceMs = this.#batchAtMs;
-    this.#arriving = { request: { ...request, offset }, sinceMs, fault, receivedBytes: 0, unfinished: 1 };
+    this.#arriving = {
+      request: { ...request, offset },
+      sinceMs,
+      fault,
+      receivedBytes: 0,
+      unfinished: 1,
+      abandoned: false,
+    };
     this.#begin(0);
   }
 
@@ -630,10 +640,18 @@ export class Session {
     });
   }
 
+  /** The session is over before all of the payload has arrived. */
+  #abandon(arriving: Arriving): void {
+    this.#arriving = null;
+    arriving.abandoned = true;
+    this.#endPiece(arriving);
+  }
+
   /** The last piece to finish answers the WRITE. */
   #endPiece(arriving: Arriving): void {
     arriving.unfinished--;
     if (arriving.unfinished > 0) return;
+    if (arriving.abandoned) return this.#end(0);
     const { request, fault } = arriving;
     if (fault !== null) {
       this.#replyFault(request, fault);

@@ -433,3 +433,19 @@ Deno.test("session: what a refused client is told names no path", async () => {
   assertStringIncludes(text, "EIO");
   assert(!text.includes("secret"));
 });
+
+Deno.test("session: a client that leaves in the middle of a large write leaves nothing behind", async () => {
+  const memory = new MemoryDisk(SIZE);
+  const { promise: finished, resolve: finish } = Promise.withResolvers<void>();
+  const slow = changed(memory, { write: () => finished });
+  for (const disk of [memory, slow]) {
+    const served = serveDisk(disk);
+    const client = await served.client();
+    await client.send({ type: Command.WRITE, offset: 0, length: 8 * MIB }, new Uint8Array(MIB));
+    assertEquals(served.server.clients().length, 1);
+    client.connection.close();
+    finish();
+    assertEquals(await served.server.drain(10_000), true);
+    assertEquals(served.server.clients().length, 0);
+  }
+});
