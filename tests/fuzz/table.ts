@@ -2,6 +2,7 @@
 import type { Fuzzer } from "./fuzzer.ts";
 import { nbdMessages, nbdReplies, nbdRequests, nbdStatusQueries } from "./nbd_decoders.ts";
 import { nbdClientHandshake, nbdHandshakes, nbdServerHandshake } from "./nbd_handshakes.ts";
+import { nbdServerConnection, nbdServerRequests } from "./nbd_server_connection.ts";
 
 /** Those that find nothing in a sound program. */
 export const fuzzers: readonly Fuzzer[] = [
@@ -12,6 +13,8 @@ export const fuzzers: readonly Fuzzer[] = [
   nbdServerHandshake,
   nbdClientHandshake,
   nbdHandshakes,
+  nbdServerRequests,
+  nbdServerConnection,
 ];
 
 /** Fails now and then, so that it can be seen that findings are found. */
