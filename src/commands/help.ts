@@ -5,6 +5,19 @@ import { GLOBAL_OPTIONS } from "./global_options.ts";
 
 const WIDTH = 80;
 
+/** What exit codes mean, for the manual. */
+export const EXIT_CODES: readonly (readonly [string, string])[] = [
+  ["0", "It was done."],
+  ["1", "It failed; one line on stderr says what could not be done and why."],
+  ["2", "It was misused; a line says how, and another the usage."],
+];
+
+/** The description's paragraphs, each one line. */
+export function paragraphs(text: string | undefined): string[] {
+  if (text === undefined) return [];
+  return text.trim().split(/\n\s*\n/).map((paragraph) => paragraph.trim().replace(/\s+/g, " "));
+}
+
 /** Shown by `denbd help` and `denbd` alone. */
 export function programHelp(commands: readonly Command[]): string {
   const rows = commands.filter((each) => !each.hidden).map((each) => [each.name, each.summary] as const);
@@ -25,11 +38,7 @@ export function programHelp(commands: readonly Command[]): string {
 export function commandHelp(command: Command): string {
   const lines = command.usage.map((usage, index) => `${index === 0 ? "usage:" : "      "} denbd ${usage}`);
   lines.push("", `${command.summary}.`);
-  if (command.description !== undefined) {
-    for (const paragraph of command.description.trim().split(/\n\s*\n/)) {
-      lines.push("", ...wrap(paragraph, WIDTH));
-    }
-  }
+  for (const paragraph of paragraphs(command.description)) lines.push("", ...wrap(paragraph, WIDTH));
   if (command.positional !== undefined) {
     lines.push("", "Arguments:", columns([[command.positional.name, command.positional.help]]));
   }
@@ -41,6 +50,14 @@ export function commandHelp(command: Command): string {
     for (const example of command.examples) lines.push(`  ${example.text}:`, `    ${example.command}`);
   }
   return lines.join("\n") + "\n";
+}
+
+/** The table of commands in the README, in Markdown. */
+export function readmeTable(commands: readonly Command[]): string {
+  const rows = commands.filter((each) => !each.hidden).map(({ name, summary }) =>
+    `| \`${name}\` | ${summary} |`
+  );
+  return ["| command | does |", "| --- | --- |", ...rows].join("\n") + "\n";
 }
 
 /** The names and the text of each option that is shown. */
@@ -79,7 +96,8 @@ function columns(rows: readonly (readonly [string, string])[]): string {
   return lines.join("\n");
 }
 
-function wrap(text: string, width: number): string[] {
+/** Lines of at most `width` characters, unless a word is longer. */
+export function wrap(text: string, width: number): string[] {
   const lines: string[] = [];
   let line = "";
   for (const word of text.split(/\s+/)) {

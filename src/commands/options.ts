@@ -15,7 +15,7 @@ interface Named {
 }
 
 interface Valued<V> extends Named {
-  /** What the help shows in the value's place. `FILE`, `DIR`, `SOCK` and `DISK` complete to paths. */
+  /** What the help shows in the value's place. See {@linkcode namesPath}. */
   readonly valueName?: string;
   readonly default?: V;
   /** `true`, or the line to say when it is missing; options with the same line say it once. */
@@ -90,6 +90,11 @@ export function valueName(key: string, option: Option): string | null {
     case "string":
       return longName(key).toUpperCase();
   }
+}
+
+/** Whether what stands for a value in the help stands for a path. */
+export function namesPath(name: string): boolean {
+  return /^(FILE|DIR|SOCK|PATH|DISK|IMAGE|SOURCE|DESTINATION)\b/.test(name);
 }
 
 /**

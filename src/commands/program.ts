@@ -4,7 +4,8 @@
  */
 import { LineLog } from "../base/line_log.ts";
 import type { LogLevel } from "../base/log.ts";
-import { quote } from "../base/printable.ts";
+import { escapeControls, quote } from "../base/printable.ts";
+import { CommandFailure } from "./command_failure.ts";
 import type { Command, Input, Output } from "./command.ts";
 import { GLOBAL_OPTIONS } from "./global_options.ts";
 import { commandHelp, programHelp } from "./help.ts";
@@ -67,7 +68,8 @@ export async function runProgram(
     const log = makeLog(split, command, surroundings);
     const { stdin, env } = surroundings;
     const options = readOptions(command, split);
-    return await command.run({ options, args: split.args, log, stdin, stdout, stderr, env }) ?? 0;
+    const { args } = split;
+    return await command.run({ options, args, log, stdin, stdout, stderr, env }) ?? 0;
   } catch (error) {
     return await report(error, speaker, usage, surroundings);
   }
@@ -153,6 +155,10 @@ async function report(
       await stderr.write(lines.join(""));
       return 2;
     }
+    if (error instanceof CommandFailure) {
+      await stderr.write(`${speaker}: ${describeError(error)}\n`);
+      return error.exitCode;
+    }
     // The reader of our output has seen enough.
     if (error instanceof Deno.errors.BrokenPipe) return 1;
     if (env("DENBD_DEBUG") === "1" && error instanceof Error) await stderr.write(`${error.stack}\n`);
@@ -179,7 +185,7 @@ export function describeError(error: unknown): string {
     if (!parts.some((part) => part.includes(message))) parts.push(message);
     each = each instanceof Error ? each.cause : undefined;
   }
-  const text = parts.join(": ").replaceAll("\n", " ");
+  const text = escapeControls(parts.join(": ").replaceAll("\n", " "));
   const ours = error instanceof Error && SPEAKING_ERRORS.has(error.name);
   if (!ours && PROGRAM_ERRORS.some((kind) => error instanceof kind)) {
     return `internal error: ${text} (DENBD_DEBUG=1 shows where)`;

@@ -1,7 +1,11 @@
+import { acl } from "./acl.ts";
 import type { Command } from "./command.ts";
+import { completionsCommand } from "./completions.ts";
 import { helpCommand } from "./help_command.ts";
+import { logLevel } from "./log_level.ts";
 import { read } from "./read.ts";
 import { serve } from "./serve.ts";
+import { statusCommand } from "./status.ts";
 import { write } from "./write.ts";
 
 /** All commands, in the order of the help. */
@@ -9,5 +13,9 @@ export const commands: readonly Command[] = [
   serve,
   read,
   write,
+  statusCommand(),
+  acl,
+  logLevel,
+  completionsCommand(() => commands),
   helpCommand(() => commands),
 ];

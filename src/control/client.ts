@@ -69,7 +69,7 @@ async function connect(path: string): Promise<Deno.UnixConn> {
       : error instanceof Deno.errors.ConnectionRefused
       ? "no server answers on it"
       : (error as Error).message;
-    throw new Error(`cannot connect to the control socket ${quote(path)}: ${why}`, { cause: error });
+    throw new Error(`cannot connect to the control socket ${quote(path)}: ${why}`);
   }
 }
 

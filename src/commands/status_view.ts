@@ -1,0 +1,121 @@
+import { printable } from "../base/printable.ts";
+import { formatSize } from "../base/size_text.ts";
+import type { ClientStatus, ExportStatus, ProcessStatus } from "../control/status.ts";
+
+/**
+ * The status for people: the server, its exports, their clients.
+ *
+ * @param before An earlier status of the same server, from which rates are made; without it they are left out.
+ */
+export function formatStatusView(status: ProcessStatus, before: ProcessStatus | null = null): string {
+  const seconds = before !== null && before.pid === status.pid
+    ? Math.max(status.uptimeMs - before.uptimeMs, 1) / 1000
+    : null;
+  const lines = [headline(status)];
+  const { mirror } = status;
+  if (mirror !== null) {
+    lines.push(
+      `migrating: ${formatSize(mirror.bytesLeft)} left, ${
+        formatSize(Math.floor(mirror.bytesPerSecond))
+      }/s, ` +
+        `about ${formatDuration(mirror.secondsLeft * 1000)} to go`,
+    );
+  }
+  for (const each of status.exports) {
+    const earlier = before?.exports.find(({ name }) => name === each.name);
+    lines.push("", ...exportLines(each, seconds === null ? undefined : earlier, seconds ?? 1));
+  }
+  return lines.join("\n");
+}
+
+function headline(status: ProcessStatus): string {
+  const { version, pid, uptimeMs, listening, access, clientsAllowed, hasControl } = status;
+  const parts = [`denbd ${version}`, `pid ${pid}`, `up ${formatDuration(uptimeMs)}`, ...listening];
+  parts.push(access.acl === "list" ? `acl=${access.entries.length} entries` : `acl=${access.acl}`);
+  if (!clientsAllowed) parts.push("no new clients");
+  if (!hasControl) parts.push("receiving a migration");
+  return parts.join("  ");
+}
+
+function exportLines(each: ExportStatus, before: ExportStatus | undefined, seconds: number): string[] {
+  const lines = [
+    `export "${printable(each.name)}"  ${formatSize(each.sizeBytes)}${each.readOnly ? "  read-only" : ""}  ` +
+    printable(each.source),
+    `  ${trafficText(each, before, seconds)}`,
+  ];
+  if (each.dirtyBytes !== null && each.dirtyBytes > 0) {
+    lines.push(`  ${formatSize(each.dirtyBytes)} not synced`);
+  }
+  if (each.syncFailure !== null) {
+    lines.push(`  WRITING HAS ENDED: a sync failed (${printable(each.syncFailure)})`);
+  }
+  for (const [operation, { count, p50Us, p99Us, maxUs }] of Object.entries(each.latency)) {
+    const times = `p50 ${formatUs(p50Us)}, p99 ${formatUs(p99Us)}, max ${formatUs(maxUs)}`;
+    lines.push(`  ${operation.padEnd(7)} ${count} times: ${times}`);
+  }
+  if (each.clients.length === 0) return lines;
+  const rows = each.clients.map((client) =>
+    clientRow(client, before?.clients.find(({ id }) => id === client.id), seconds)
+  );
+  return [...lines, ...table([["client", "rights", "age", "waiting", "traffic"], ...rows])];
+}
+
+function clientRow(client: ClientStatus, before: ClientStatus | undefined, seconds: number): string[] {
+  const who = client.identity === null ? client.address : `${client.address} (${client.identity})`;
+  return [
+    printable(who),
+    client.rights,
+    formatDuration(client.ageMs),
+    String(client.inFlight),
+    trafficText(client, before, seconds),
+  ];
+}
+
+type Counts = Pick<ClientStatus, "requests" | "errors" | "readBytes" | "writtenBytes">;
+
+function trafficText(now: Counts, before: Counts | undefined, seconds: number): string {
+  const parts = [
+    `${now.requests} requests${rate(now.requests, before?.requests, seconds, String)}`,
+    `${formatSize(now.readBytes)} read${rate(now.readBytes, before?.readBytes, seconds, formatSize)}`,
+    `${formatSize(now.writtenBytes)} written${
+      rate(now.writtenBytes, before?.writtenBytes, seconds, formatSize)
+    }`,
+  ];
+  if (now.errors > 0) parts.push(`${now.errors} errors`);
+  return parts.join(", ");
+}
+
+function rate(
+  now: number,
+  before: number | undefined,
+  seconds: number,
+  format: (value: number) => string,
+): string {
+  if (before === undefined || now < before) return "";
+  return ` (${format(Math.round((now - before) / seconds))}/s)`;
+}
+
+/** Rows with their columns aligned, the first row being the heads. */
+function table(rows: readonly string[][]): string[] {
+  const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)));
+  return rows.map((row) =>
+    "  " + row.map((cell, column) => cell.padEnd(widths[column])).join("  ").trimEnd()
+  );
+}
+
+/** `850 ms`, `12 s`, `3 min`, `2 h 5 min`, `4 d 3 h`. */
+export function formatDuration(ms: number): string {
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  const seconds = Math.floor(ms / 1000);
+  if (seconds < 60) return `${seconds} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min`;
+  const hours = Math.floor(minutes / 60);
+  if (hours < 24) return `${hours} h ${minutes % 60} min`;
+  return `${Math.floor(hours / 24)} d ${hours % 24} h`;
+}
+
+function formatUs(us: number): string {
+  if (us < 1000) return `${Math.round(us)} µs`;
+  return us < 1_000_000 ? `${(us / 1000).toFixed(1)} ms` : `${(us / 1_000_000).toFixed(1)} s`;
+}

@@ -1,0 +1,62 @@
+import { assertEquals } from "@std/assert";
+import { formatDuration, formatStatusView } from "../../src/commands/status_view.ts";
+import type { ProcessStatus } from "../../src/control/status.ts";
+import { IDLE, IDLE_EXPORT } from "../control/idle_status.ts";
+
+const pure = { permissions: "none" } as const;
+
+Deno.test("the view shows server, exports, latencies and clients", pure, () => {
+  const client = {
+    id: 7,
+    address: "192.0.2.7:40000",
+    identity: null,
+    rights: "write",
+    ageMs: 61_000,
+    requests: 10,
+    errors: 1,
+    inFlight: 2,
+    readBytes: 4096,
+    writtenBytes: 0,
+  } as const;
+  const status: ProcessStatus = {
+    ...IDLE,
+    exports: [{
+      ...IDLE_EXPORT,
+      name: "evil\x1b[2J",
+      dirtyBytes: 8192,
+      syncFailure: "EIO",
+      latency: { read: { count: 10, p50Us: 85, p90Us: 90, p99Us: 1200, p999Us: 1300, maxUs: 2_500_000 } },
+      clients: [client, {
+        ...client,
+        id: 8,
+        address: "unix:uid=0,pid=12",
+        identity: "key alice",
+        rights: "read",
+      }],
+    }],
+  };
+  assertEquals(
+    formatStatusView(status),
+    `denbd 0.1.0  pid 1  up 5 s  127.0.0.1:10809  acl=1 entries
+
+export "evil\\x1b[2J"  64 KiB  /srv/disk.img
+  0 requests, 0 bytes read, 0 bytes written
+  8 KiB not synced
+  WRITING HAS ENDED: a sync failed (EIO)
+  read    10 times: p50 85 µs, p99 1.2 ms, max 2.5 s
+  client                         rights  age    waiting  traffic
+  192.0.2.7:40000                write   1 min  2        10 requests, 4 KiB read, 0 bytes written, 1 errors
+  unix:uid=0,pid=12 (key alice)  read    1 min  2        10 requests, 4 KiB read, 0 bytes written, 1 errors`,
+  );
+});
+
+Deno.test("a server that was started anew has no rates", pure, () => {
+  const before = { ...IDLE, pid: 2, exports: [{ ...IDLE_EXPORT, requests: 0 }] };
+  const now = { ...IDLE, exports: [{ ...IDLE_EXPORT, requests: 100 }] };
+  assertEquals(formatStatusView(now, before), formatStatusView(now));
+});
+
+Deno.test("formatDuration() uses the unit that fits", pure, () => {
+  const shown = [0, 850, 59_999, 60_000, 3_599_999, 7_500_000, 90_000_000].map(formatDuration);
+  assertEquals(shown, ["0 ms", "850 ms", "59 s", "1 min", "59 min", "2 h 5 min", "1 d 1 h"]);
+});

@@ -1,0 +1,91 @@
+/** What holds for every command, by its declaration alone. */
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { bashCompletions, fishCompletions, zshCompletions } from "../../src/commands/completions.ts";
+import { GLOBAL_OPTIONS } from "../../src/commands/global_options.ts";
+import { commandHelp, programHelp, readmeTable } from "../../src/commands/help.ts";
+import { commandManual, programManual } from "../../src/commands/manual.ts";
+import { longName, type Option } from "../../src/commands/options.ts";
+import { runProgram } from "../../src/commands/program.ts";
+import { commands } from "../../src/commands/table.ts";
+import { FakeSurroundings } from "./fake_surroundings.ts";
+
+const pure = { permissions: "none" } as const;
+
+Deno.test("no two commands have one name", pure, () => {
+  assertEquals(new Set(commands.map(({ name }) => name)).size, commands.length);
+});
+
+for (const command of commands) {
+  const { name, summary, usage, options, positional, examples = [] } = command;
+  const table: Record<string, Option> = { ...options, ...GLOBAL_OPTIONS };
+
+  Deno.test(`${name} says what it does, in one phrase, and how it is used`, pure, () => {
+    assertMatch(name, /^[a-z]+(-[a-z]+)*$/);
+    assertMatch(summary, /^[A-Z].{5,70}[^.]$/);
+    assert(usage.length > 0);
+    for (const line of usage) assert(line === name || line.startsWith(`${name} `), line);
+    for (const example of examples) assertMatch(example.command, /\bdenbd\b/);
+  });
+
+  Deno.test(`the options of ${name} can be told apart and explain themselves`, pure, () => {
+    assertEquals(Object.keys(options).filter((key) => key in GLOBAL_OPTIONS), []);
+    const names = Object.entries(table).flatMap(([key, { short, aliases = [] }]) => [
+      longName(key),
+      ...aliases,
+      ...(short === undefined ? [] : [short]),
+    ]);
+    assertEquals(new Set(names).size, names.length, names.join(" "));
+    for (const [key, option] of Object.entries(options)) {
+      assertMatch(longName(key), /^[a-z0-9]+(-[a-z0-9]+)*$/);
+      if (option.short !== undefined) assertMatch(option.short, /^[A-Za-z]$/);
+      assertMatch(option.help, /^[A-Z-].*[^.]$/, `--${longName(key)}`);
+    }
+  });
+
+  Deno.test(`the usage of ${name} names only options that there are`, pure, () => {
+    for (const [, long] of usage.join(" ").matchAll(/--([a-z-]+)/g)) {
+      assert(Object.keys(table).some((key) => longName(key) === long), `--${long}`);
+    }
+  });
+
+  Deno.test(`help, manual and completions of ${name} have all of it`, pure, () => {
+    const shells = [bashCompletions(commands), zshCompletions(commands), fishCompletions(commands)];
+    const texts = [commandHelp(command), commandManual(command, "1").replaceAll("\\-", "-")];
+    for (const text of texts) {
+      if (positional !== undefined) assertStringIncludes(text, positional.name);
+      assertStringIncludes(text, usage[0]);
+    }
+    for (const [key, option] of Object.entries(table)) {
+      for (const text of texts) {
+        assertEquals(text.includes(`--${longName(key)}`), !option.hidden, longName(key));
+      }
+    }
+    const lists = [
+      programHelp(commands),
+      programManual(commands, "1").replaceAll("\\-", "-"),
+      readmeTable(commands),
+    ];
+    for (const text of [...lists, ...shells]) assertEquals(text.includes(name), !command.hidden);
+  });
+
+  const sizes = Object.entries(options).filter(([, { type }]) => type === "size");
+  for (const [key] of sizes) {
+    for (
+      const [size, problem] of [["-1", "negative"], ["4x", "not a size"], [
+        "99999999999999999999",
+        "too large",
+      ]]
+    ) {
+      Deno.test(`${name} --${longName(key)} ${size} is one clear line and exit 2`, pure, async () => {
+        const around = new FakeSurroundings();
+        const code = await runProgram([name, `--${longName(key)}`, size], commands, "1", around);
+        assertEquals({ code, stdout: around.written.stdout }, { code: 2, stdout: "" });
+        const [line, hint, end] = around.written.stderr.split("\n");
+        assert(line.startsWith(`denbd ${name}: --${longName(key)}: "${size}" is `), line);
+        assertStringIncludes(line, problem);
+        assert(hint.startsWith("usage: denbd "), hint);
+        assertEquals(end, "");
+      });
+    }
+  }
+}
