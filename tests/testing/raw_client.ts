@@ -71,6 +71,11 @@ export class RawClient {
     return cookie;
   }
 
+  /** Replies to this request will come although it was not sent by {@linkcode send}. */
+  expect(request: Partial<Request> & { cookie: bigint }): void {
+    this.#pending.set(request.cookie, { flags: 0, type: 0, offset: 0, length: 0, ...request });
+  }
+
   /** The next reply or chunk; `null` at the end of the stream. */
   async receive(): Promise<RawReply | null> {
     const start = await this.#take(4);

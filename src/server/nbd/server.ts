@@ -246,7 +246,7 @@ export class NbdServer {
       this.#sweep = null;
       const now = this.#clock.now();
       for (const { session, peer } of this.#clients.values()) {
-        if (session.busySince === null || now - session.busySince <= requestMs) continue;
+        if (session.busySinceMs === null || now - session.busySinceMs <= requestMs) continue;
         this.#log.warn(`${peer.text} cut off: a request took longer than ${requestMs / 1000} s`);
         session.abort(`killswitch: a request took longer than ${requestMs / 1000} s`);
       }

@@ -202,7 +202,11 @@ for (const [name, wishes] of FORMS) {
     await using served = serveDisk(new MemoryDisk(SIZE));
     const other = await served.client(wishes);
     const client = await served.client(wishes);
+    const cookie = await client.send({ type: Command.FLUSH, cookie: 0x7777777777777777n });
+    assertEquals((await client.answer(cookie)).error, 0);
+    if (wishes.structured === false) client.expect({ type: Command.FLUSH, cookie });
     await client.connection.write(new Uint8Array(32).fill(0x77));
+    if (wishes.structured === false) assertEquals((await client.receive())?.header.error, WireErrno.EINVAL);
     assertEquals(await client.receive(), null);
     assertEquals((await other.read(0, 512)).error, 0);
   });

@@ -1,0 +1,166 @@
+/**
+ * READ.
+ *
+ * Data land in the buffer from which the reply is sent. If the disk takes its time the reply keeps its place there.
+ * Holes that the disk knows of, and small reads of nothing but zeroes, are told as holes.
+ */
+import { isAllZero } from "../../base/zeroes.ts";
+import type { BlockDevice, Extent } from "../../device/device.ts";
+import { Command, CommandFlag } from "../../wire/nbd/constants.ts";
+import type { Request } from "../../wire/nbd/transmission.ts";
+import type { Backlog } from "./backlog.ts";
+import type { Answered, Replies } from "./replies.ts";
+import type { RequestTimes } from "./request_times.ts";
+
+/** A hole is told as a hole from this size. */
+const HOLE_BYTES_MIN = 512;
+/** From this size the disk is asked where its holes are, rather than its data searched for zeroes. */
+const ASK_FOR_HOLES_BYTES_MIN = 64 * 1024;
+/** A reply of this size leaves before the rest of the requests is looked at. */
+const SEND_AT_ONCE_BYTES = 192 * 1024;
+
+/** A READ that is answered in several chunks. */
+interface Parts {
+  readonly request: Answered;
+  readonly sinceMs: number;
+  /** Chunks whose data are still to come, and one for the rest of the chunks. */
+  unfinished: number;
+  error: unknown;
+}
+
+export class Reader {
+  readonly #device: BlockDevice;
+  readonly #replies: Replies;
+  readonly #backlog: Backlog;
+  readonly #times: RequestTimes;
+
+  constructor(device: BlockDevice, replies: Replies, backlog: Backlog, times: RequestTimes) {
+    this.#device = device;
+    this.#replies = replies;
+    this.#backlog = backlog;
+    this.#times = times;
+  }
+
+  /** Performs a READ that has been checked. `request` is the caller's, and used again after the return. */
+  read(request: Request): void {
+    const { offset, length } = request;
+    const mayTellHoles = this.#replies.chunked && (request.flags & CommandFlag.DF) === 0;
+    if (mayTellHoles && length >= ASK_FOR_HOLES_BYTES_MIN && this.#readAroundHoles(request)) return;
+    const overhead = this.#replies.dataOverhead;
+    const { outbox } = this.#replies;
+    outbox.reserve(overhead + length);
+    const into = outbox.bytes.subarray(outbox.at + overhead, outbox.at + overhead + length);
+    let reading: void | Promise<void>;
+    try {
+      reading = this.#device.read(offset, into);
+    } catch (error) {
+      return this.#replies.failure(request, error);
+    }
+    if (reading !== undefined) return this.#readLater(request, reading);
+    this.#times.answeredNow(Command.READ);
+    if (mayTellHoles && length >= HOLE_BYTES_MIN && isAllZero(into)) {
+      return this.#replies.hole(request, offset, length, true);
+    }
+    this.#replies.data(outbox.view, outbox.at, request, offset, length, true);
+    outbox.commit(overhead + length);
+    if (length >= SEND_AT_ONCE_BYTES) outbox.flush();
+  }
+
+  #readLater(shared: Request, reading: Promise<void>): void {
+    const request = { ...shared };
+    const sinceMs = this.#times.batchAtMs;
+    const { offset, length } = request;
+    const overhead = this.#replies.dataOverhead;
+    const { outbox } = this.#replies;
+    const region = outbox.setAside(overhead + length);
+    this.#backlog.begin(length);
+    reading.then(() => {
+      this.#replies.data(region.view, region.at, request, offset, length, true);
+      region.send(overhead + length);
+    }, (error) => {
+      region.drop();
+      this.#replies.failure(request, error);
+      outbox.flushSoon();
+    }).then(() => {
+      this.#times.answeredLater(Command.READ, sinceMs);
+      this.#backlog.end(length);
+    });
+  }
+
+  /**
+   * Answers a READ of which the disk knows holes: each hole is a chunk of a few bytes. Returns whether it did;
+   * what is all data, or not known at once, is read as usual.
+   */
+  #readAroundHoles(shared: Request): boolean {
+    if (!this.#device.can.extents) return false;
+    const { offset, length } = shared;
+    let extents: Extent[] | Promise<Extent[]>;
+    try {
+      extents = this.#device.extents(offset, length);
+    } catch {
+      return false; // Reading will tell.
+    }
+    if (extents instanceof Promise) {
+      extents.catch(() => {});
+      return false;
+    }
+    if (!extents.some((extent) => extent.kind !== "data" && extent.length >= HOLE_BYTES_MIN)) return false;
+    const request = { ...shared };
+    const parts: Parts = { request, sinceMs: this.#times.batchAtMs, unfinished: 1, error: undefined };
+    this.#backlog.begin(length);
+    let at = offset;
+    for (const extent of extents) {
+      if (extent.kind === "data") this.#readPart(parts, at, extent.length);
+      else this.#replies.hole(request, at, extent.length, false);
+      at += extent.length;
+    }
+    // The disk may have described less than it was asked for.
+    if (at < offset + length) this.#readPart(parts, at, offset + length - at);
+    this.#endPart(parts);
+    return true;
+  }
+
+  /** Reads a part of a READ into a data chunk of its own. */
+  #readPart(parts: Parts, offset: number, length: number): void {
+    const overhead = this.#replies.dataOverhead;
+    const { outbox } = this.#replies;
+    outbox.reserve(overhead + length);
+    const at = outbox.at + overhead;
+    let reading: void | Promise<void>;
+    try {
+      reading = this.#device.read(offset, outbox.bytes.subarray(at, at + length));
+    } catch (error) {
+      parts.error ??= error;
+      return;
+    }
+    if (reading === undefined) {
+      this.#replies.data(outbox.view, outbox.at, parts.request, offset, length, false);
+      outbox.commit(overhead + length);
+      if (length >= SEND_AT_ONCE_BYTES) outbox.flush();
+      return;
+    }
+    const region = outbox.setAside(overhead + length);
+    parts.unfinished++;
+    reading.then(() => {
+      this.#replies.data(region.view, region.at, parts.request, offset, length, false);
+      region.send(overhead + length);
+    }, (error) => {
+      parts.error ??= error;
+      region.drop();
+    }).then(() => {
+      this.#endPart(parts);
+      outbox.flushSoon();
+    });
+  }
+
+  /** The last part to finish sends the end of the reply. */
+  #endPart(parts: Parts): void {
+    parts.unfinished--;
+    if (parts.unfinished > 0) return;
+    const { request, error } = parts;
+    if (error === undefined) this.#replies.endOfChunks(request.cookie, request.offset);
+    else this.#replies.failure(request, error);
+    this.#times.answeredLater(Command.READ, parts.sinceMs);
+    this.#backlog.end(request.length);
+  }
+}

@@ -1,0 +1,234 @@
+/**
+ * WRITE, and everything else that changes the disk or waits for it.
+ *
+ * A WRITE goes to the disk from the buffer in which it arrived. One that is larger than that buffer goes piece by
+ * piece, before all of it is there.
+ */
+import { Command, CommandFlag, PAYLOAD_BYTES_MAX, WireErrno } from "../../wire/nbd/constants.ts";
+import type { Request } from "../../wire/nbd/transmission.ts";
+import { WireError } from "../../wire/wire_error.ts";
+import { commandName } from "../../wire/nbd/constants.ts";
+import type { Export, Traffic } from "../export_table.ts";
+import type { Backlog } from "./backlog.ts";
+import type { Fault } from "./check_request.ts";
+import type { Intake } from "./intake.ts";
+import type { Answered, Replies } from "./replies.ts";
+import type { RequestTimes } from "./request_times.ts";
+
+/** Pieces of a large WRITE are multiples of this, so that a disk with large blocks need not read to write. */
+const PIECE_ALIGNMENT = 64 * 1024;
+
+const NOT_WANTED: Fault = { error: WireErrno.EINVAL, text: "the command takes no such payload" };
+
+/** A large WRITE, or a payload that nobody wants, on its way in. */
+export interface Arriving {
+  readonly request: Answered;
+  readonly sinceMs: number;
+  /** Why it is refused; the payload is read past. */
+  fault: Fault | null;
+  receivedBytes: number;
+  /** Pieces that the disk has not finished, and one for those to come. */
+  unfinished: number;
+  /** The rest will not come, and nobody hears an answer. */
+  abandoned: boolean;
+}
+
+export class Writer {
+  readonly #exported: Export;
+  readonly #traffic: Traffic;
+  readonly #replies: Replies;
+  readonly #backlog: Backlog;
+  readonly #times: RequestTimes;
+
+  constructor(
+    exported: Export,
+    traffic: Traffic,
+    replies: Replies,
+    backlog: Backlog,
+    times: RequestTimes,
+  ) {
+    this.#exported = exported;
+    this.#traffic = traffic;
+    this.#replies = replies;
+    this.#backlog = backlog;
+    this.#times = times;
+  }
+
+  /** Performs a WRITE that has been checked, whose payload ends where the unused bytes of the intake start. */
+  write(request: Request, intake: Intake): void {
+    const { offset, length, flags } = request;
+    const { device } = this.#exported;
+    this.#count(request);
+    const data = intake.bytes.subarray(intake.start - length, intake.start);
+    let writing: void | Promise<void>;
+    try {
+      writing = (flags & CommandFlag.FUA) === 0
+        ? device.write(offset, data)
+        : this.#durably(request, (fua) => device.write(offset, data, { fua }));
+    } catch (error) {
+      return this.#replies.failure(request, error);
+    }
+    if (writing === undefined) {
+      this.#times.answeredNow(Command.WRITE);
+      return this.#replies.done(request.cookie, offset);
+    }
+    this.#finish(request, length, writing.finally(intake.hold()));
+  }
+
+  /** Performs a FLUSH, TRIM, WRITE_ZEROES or CACHE that has been checked. */
+  perform(request: Request): void {
+    const { offset, length, flags } = request;
+    const { device } = this.#exported;
+    switch (request.type) {
+      case Command.FLUSH:
+        return this.#finish(request, 0, this.#flush());
+      case Command.TRIM:
+        return this.#finish(
+          request,
+          0,
+          this.#durably(request, (fua) => device.trim(offset, length, { fua })),
+        );
+      case Command.WRITE_ZEROES: {
+        const mayPunch = (flags & CommandFlag.NO_HOLE) === 0;
+        const fast = (flags & CommandFlag.FAST_ZERO) !== 0;
+        const zero = (fua: boolean) => device.zero(offset, length, { fua, mayPunch, fast });
+        return this.#finish(request, 0, this.#durably(request, zero));
+      }
+      case Command.CACHE:
+        return this.#finish(request, 0, attempt(() => device.cache(offset, length)));
+    }
+  }
+
+  /**
+   * Begins to take a payload that will not be there all at once.
+   *
+   * @param fault Why the request is refused, if it is.
+   * @throws {WireError} If the payload is too large even to be read past.
+   */
+  beginArriving(shared: Request, fault: Fault | null): Arriving {
+    const request = { ...shared };
+    if (request.length > PAYLOAD_BYTES_MAX) {
+      throw new WireError(`${commandName(request.type)} with a payload of ${request.length} bytes`);
+    }
+    const refused = request.type === Command.WRITE ? fault : NOT_WANTED;
+    if (refused === null) this.#count(request);
+    this.#backlog.begin(0);
+    return {
+      request,
+      sinceMs: this.#times.batchAtMs,
+      fault: refused,
+      receivedBytes: 0,
+      unfinished: 1,
+      abandoned: false,
+    };
+  }
+
+  /** Takes what is there of such a payload. Returns whether it is complete. */
+  receive(arriving: Arriving, intake: Intake): boolean {
+    const missing = arriving.request.length - arriving.receivedBytes;
+    let count = Math.min(missing, intake.available);
+    if (arriving.fault === null && count < missing) count -= count % PIECE_ALIGNMENT;
+    if (count === 0 && missing > 0) return false;
+    if (arriving.fault === null) this.#writePiece(arriving, intake, count);
+    intake.start += count;
+    arriving.receivedBytes += count;
+    if (count < missing) return false;
+    this.#endPiece(arriving);
+    return true;
+  }
+
+  /** The session is over before all of the payload has arrived. */
+  abandon(arriving: Arriving): void {
+    arriving.abandoned = true;
+    this.#endPiece(arriving);
+  }
+
+  #writePiece(arriving: Arriving, intake: Intake, byteCount: number): void {
+    const data = intake.bytes.subarray(intake.start, intake.start + byteCount);
+    let writing: void | Promise<void>;
+    try {
+      writing = this.#exported.device.write(arriving.request.offset + arriving.receivedBytes, data);
+    } catch (error) {
+      arriving.fault = this.#replies.faultOf(arriving.request, error);
+      return;
+    }
+    if (writing === undefined) return;
+    arriving.unfinished++;
+    this.#backlog.beginBytes(byteCount);
+    const letGo = intake.hold();
+    writing.catch((error) => {
+      arriving.fault ??= this.#replies.faultOf(arriving.request, error);
+    }).then(() => {
+      letGo();
+      this.#endPiece(arriving);
+      this.#replies.outbox.flushSoon();
+      this.#backlog.endBytes(byteCount);
+    });
+  }
+
+  /** The last piece to finish answers the WRITE. */
+  #endPiece(arriving: Arriving): void {
+    arriving.unfinished--;
+    if (arriving.unfinished > 0) return;
+    if (arriving.abandoned) return this.#backlog.end(0);
+    const { request, fault, sinceMs } = arriving;
+    if (fault !== null) {
+      this.#replies.fault(request, fault);
+    } else if ((request.flags & CommandFlag.FUA) !== 0) {
+      this.#finish(request, 0, this.#flush());
+    } else {
+      this.#replies.done(request.cookie, request.offset);
+      this.#times.answeredLater(request.type, sinceMs);
+    }
+    this.#backlog.end(0);
+  }
+
+  #count({ length, flags }: Answered): void {
+    const { traffic } = this.#exported;
+    this.#traffic.writtenBytes += length;
+    traffic.writtenBytes += length;
+    if ((flags & CommandFlag.FUA) === 0) traffic.dirtied(length);
+  }
+
+  #flush(): void | Promise<void> {
+    const flushed = this.#exported.traffic.flushing();
+    const flushing = attempt(() => this.#exported.device.flush());
+    return flushing === undefined ? flushed() : flushing.then(flushed);
+  }
+
+  /** Performs something that writes, and flushes where FUA was asked for and the disk does not know it. */
+  #durably(request: Answered, operation: (fua: boolean) => void | Promise<void>): void | Promise<void> {
+    const { device } = this.#exported;
+    const fua = (request.flags & CommandFlag.FUA) !== 0;
+    if (!fua || device.can.fua) return attempt(() => operation(fua));
+    return Promise.resolve(attempt(() => operation(false))).then(() => device.flush());
+  }
+
+  /** Answers when `doing` is done; with it this many bytes wait. */
+  #finish(shared: Answered, byteCount: number, doing: void | Promise<void>): void {
+    if (doing === undefined) {
+      this.#times.answeredNow(shared.type);
+      return this.#replies.done(shared.cookie, shared.offset);
+    }
+    const request = { ...shared };
+    const sinceMs = this.#times.batchAtMs;
+    this.#backlog.begin(byteCount);
+    doing.then(
+      () => this.#replies.done(request.cookie, request.offset),
+      (error) => this.#replies.failure(request, error),
+    ).then(() => {
+      this.#times.answeredLater(request.type, sinceMs);
+      this.#replies.outbox.flushSoon();
+      this.#backlog.end(byteCount);
+    });
+  }
+}
+
+/** Turns what is thrown at once into a rejection. */
+function attempt(operation: () => void | Promise<void>): void | Promise<void> {
+  try {
+    return operation();
+  } catch (error) {
+    return Promise.reject(error);
+  }
+}
