@@ -5,6 +5,7 @@ import { ControlServer } from "../control/server.ts";
 import { describeServer } from "../control/server_status.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { openFileDisk } from "../device/open_file_disk.ts";
+import { DEFAULT_STATE_DIRECTORY } from "../device/state_directory.ts";
 import { activatedDescriptors, listenDescriptor } from "../net/activation.ts";
 import { type Listener, listenTcp, listenUnix } from "../net/listener.ts";
 import { systemClock } from "../os/clock.ts";
@@ -59,6 +60,12 @@ const OPTIONS = {
     type: "enum",
     values: ["unmap", "ignore"],
     help: "What TRIM does: give storage back, or nothing (unmap for sparse images)",
+  },
+  stateDir: {
+    type: "string",
+    valueName: "DIR",
+    default: DEFAULT_STATE_DIRECTORY,
+    help: "Where the identities of disks are kept",
   },
   maxConnections: {
     type: "integer",
@@ -171,10 +178,11 @@ class Serving {
   }
 
   async #open(wanted: ExportOption): Promise<Export> {
-    const { oldstyle, discard } = this.#options;
+    const { oldstyle, discard, stateDir } = this.#options;
     const device = await openFileDisk(wanted.disk, {
       readOnly: wanted.readOnly,
       discard,
+      stateDirectory: this.#env("STATE_DIRECTORY") ?? stateDir,
       log: this.#log,
     });
     const sizeBytes = oldstyle ? device.sizeBytes - device.sizeBytes % SECTOR_BYTES : device.sizeBytes;

@@ -1,4 +1,5 @@
 /** Where connections come from. */
+import { bracketed } from "../base/endpoint.ts";
 import { type Connection } from "./connection.ts";
 import { NativeConnection } from "./native_connection.ts";
 
@@ -17,11 +18,21 @@ export interface Listener {
   close(): void;
 }
 
-/** Listens on TCP. `hostname` is an IPv4 or IPv6 address; `::` takes IPv4 as well. */
+/**
+ * Listens on TCP. `hostname` is an IPv4 or IPv6 address; `::` takes IPv4 as well.
+ *
+ * @throws If the port is taken or the address is none of this machine's; the message names both.
+ */
 export function listenTcp(hostname: string, port: number): Listener {
-  const listener = Deno.listen({ transport: "tcp", hostname, port });
+  let listener: Deno.TcpListener;
+  try {
+    listener = Deno.listen({ transport: "tcp", hostname, port });
+  } catch (error) {
+    const place = bracketed(hostname);
+    throw new Error(`cannot listen on ${place}:${port}: ${(error as Error).message}`, { cause: error });
+  }
   const { port: bound } = listener.addr as Deno.NetAddr;
-  const text = hostname.includes(":") ? `[${hostname}]:${bound}` : `${hostname}:${bound}`;
+  const text = `${bracketed(hostname)}:${bound}`;
   return new NativeListener(listener, text, bound, () => {});
 }
 
