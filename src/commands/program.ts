@@ -88,7 +88,7 @@ function findCommand(name: string, commands: readonly Command[]): Command {
 export function nearest(word: string, candidates: readonly string[]): string | null {
   const starting = candidates.filter((each) => word !== "" && each.startsWith(word));
   if (starting.length === 1) return starting[0];
-  const limit = word.length <= 4 ? 2 : 3;
+  const limit = word.length <= 5 ? 2 : 3;
   let best: { name: string; distance: number } | null = null;
   for (const name of candidates) {
     const distance = editDistance(word, name, limit);

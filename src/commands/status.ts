@@ -58,7 +58,8 @@ async function watchStatus(sock: string, json: boolean, stdout: Output, clock: C
     if (json) {
       await stdout.write(JSON.stringify(status) + "\n");
     } else {
-      await stdout.write((stdout.isTerminal ? CLEAR_SCREEN : "") + formatStatusView(status, before) + "\n");
+      const view = formatStatusView(status, before);
+      await stdout.write(stdout.isTerminal ? `${CLEAR_SCREEN}${view}\n` : `${view}\n\n`);
     }
     before = status;
     await delay(clock, REDRAW_MS);

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { positionIn } from "../../src/base/caller.ts";
+import { formatPosition } from "../../src/base/caller.ts";
 import { LineLog, type LineLogOptions } from "../../src/base/line_log.ts";
 
 const pure = { permissions: "none" } as const;
@@ -54,16 +54,16 @@ Deno.test("as JSON a line holds the same", pure, () => {
   assert(lines[0].endsWith("}\n"));
 });
 
-Deno.test("positionIn() reads the lines of stack traces", pure, () => {
-  assertEquals(positionIn("    at f (file:///x/src/server/nbd.ts:7:15)"), "src/server/nbd.ts:7");
-  assertEquals(positionIn("    at file:///x/src/a/src/b.ts:7:15"), "src/b.ts:7");
-  assertEquals(positionIn("    at async Server.run (file:///x/main.ts:12:3)"), "main.ts:12");
-  assertEquals(positionIn("    at <anonymous>"), "?:0");
-  assertEquals(positionIn(""), "?:0");
+Deno.test("formatPosition() begins at src, or at the file", pure, () => {
+  assertEquals(formatPosition("file:///x/src/server/nbd.ts", 7), "src/server/nbd.ts:7");
+  assertEquals(formatPosition("/x/src/a/src/b.ts", 7), "src/b.ts:7");
+  assertEquals(formatPosition("/x/main.ts", 12), "main.ts:12");
+  assertEquals(formatPosition("?", 0), "?:0");
 });
 
-Deno.test("the stack trace limit is as it was", pure, () => {
+Deno.test("stack traces are as they were", pure, () => {
   const limit = Error.stackTraceLimit;
   logOf().log.error("x");
   assertEquals(Error.stackTraceLimit, limit);
+  assertMatch(new Error("x").stack ?? "", /^Error: x\n +at .*line_log_test\.ts/);
 });
