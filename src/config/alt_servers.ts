@@ -71,7 +71,7 @@ function readLines(text: string, defaultPort: number, file: string) {
   text.replace(/^\uFEFF/, "").split("\n").forEach((line, index) => {
     const content = line.trim();
     if (content === "" || content.startsWith("#")) return;
-    const [, marks, address, comment] = /^([-+\s]*)(\S*)\s*(.*)$/.exec(content)!;
+    const [, marks, address, comment] = /^([-+\s]*)(\S*)\s*(.*)$/s.exec(content)!;
     const endpoint = parseIpEndpoint(address, defaultPort);
     if (endpoint === null) return servers.skip(index + 1, `${address} is no address`);
     servers.add(index + 1, endpoint, (server) => {

@@ -116,6 +116,10 @@ not-an-address here
   assertEquals(warnings, ["alt-servers:6: not-an-address is no address; skipped"]);
 });
 
+pure("alt-servers: a comment may hold line breaks that are none to this file", () => {
+  assertEquals(read("10.0.0.1 a\u2028b\rc\n").servers.map(brief), ["10.0.0.1:5003||a\u2028b\rc"]);
+});
+
 pure("alt-servers: an empty file names no server and is no problem", () => {
   assertEquals(read("# none yet\n"), { servers: [], warnings: [] });
 });

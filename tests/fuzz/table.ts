@@ -1,4 +1,5 @@
 /** All fuzzers. */
+import { configFiles, dnbd3Client, dnbd3Headers, dnbd3Maps, dnbd3Messages, dnbd3Server } from "./dnbd3.ts";
 import type { Fuzzer } from "./fuzzer.ts";
 import { nbdMessages, nbdReplies, nbdRequests, nbdStatusQueries } from "./nbd_decoders.ts";
 import { nbdClientHandshake, nbdHandshakes, nbdServerHandshake } from "./nbd_handshakes.ts";
@@ -15,6 +16,12 @@ export const fuzzers: readonly Fuzzer[] = [
   nbdHandshakes,
   nbdServerRequests,
   nbdServerConnection,
+  dnbd3Headers,
+  dnbd3Messages,
+  dnbd3Client,
+  dnbd3Server,
+  dnbd3Maps,
+  configFiles,
 ];
 
 /** Fails now and then, so that it can be seen that findings are found. */
