@@ -16,8 +16,14 @@ export function isZero(bytes: Uint8Array, from = 0, to = bytes.length): boolean 
     if (bytes[at] !== 0) return false;
   }
   if (wordCount > 0) {
-    const words = new Uint32Array(bytes.buffer, bytes.byteOffset + wordsFrom, wordCount);
-    for (let at = 0; at < wordCount; at++) {
+    const words = new Int32Array(bytes.buffer, bytes.byteOffset + wordsFrom, wordCount);
+    let at = 0;
+    for (; at + 8 <= wordCount; at += 8) {
+      const some = words[at] | words[at + 1] | words[at + 2] | words[at + 3] |
+        words[at + 4] | words[at + 5] | words[at + 6] | words[at + 7];
+      if (some !== 0) return false;
+    }
+    for (; at < wordCount; at++) {
       if (words[at] !== 0) return false;
     }
   }

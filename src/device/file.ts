@@ -26,15 +26,14 @@ import type {
   ZeroOptions,
 } from "./device.ts";
 import { DeviceError, type DeviceOperation, narrowErrno } from "./device_error.ts";
+import { WritePace } from "./write_pace.ts";
 
 /** Zeroes are recognised in pieces of this size and alignment; also the size of a page in memory. */
 const PIECE_BYTES = 4096;
 /** Longer writes go to the pool: copying them would hold up everybody else. */
 const QUICK_WRITE_BYTES = 256 * 1024;
-/** A synchronous write that took longer says that the file system is busy. */
-const SLOW_MS = 2;
-/** For how long writes then go to the pool. */
-const SLOW_PERIOD_MS = 100;
+/** For how long the end of the file is taken to be where it was: looking costs a system call. */
+const END_CHECK_MS = 1;
 /** Bounds of one answer of `extents`. */
 const EXTENTS_MAX = 1024;
 const EXTENTS_MS = 2;
@@ -83,8 +82,8 @@ export class FileDisk implements BlockDevice {
   readonly #coldReads = new Slots(COLD_READS_MAX);
   /** There may be holes. */
   #sparse: boolean;
-  /** Until then writes go to the pool. */
-  #slowUntilMs = -Infinity;
+  readonly #pace: WritePace;
+  #endCheckedMs = -Infinity;
   /** What the file system turned out not to know. */
   readonly #cannot = { punch: false, zero: false, discard: false };
   #syncing: Promise<void> | null = null;
@@ -98,6 +97,7 @@ export class FileDisk implements BlockDevice {
     this.identity = identity;
     this.#file = file;
     this.#clock = clock;
+    this.#pace = new WritePace(clock, () => file.countSleeps());
     this.#isDevice = kind === "block device";
     this.#sectorBytes = this.#isDevice ? file.deviceSectorBytes() : 1;
     this.sizeBytes = this.#isDevice ? file.deviceBytes() : sizeBytes;
@@ -158,9 +158,12 @@ export class FileDisk implements BlockDevice {
   write(offset: number, data: Uint8Array, options?: WriteOptions): void | Promise<void> {
     const length = data.length;
     this.#checkOpen("write", offset, length);
-    const quick = length <= QUICK_WRITE_BYTES && this.#clock.now() > this.#slowUntilMs;
-    if (quick && !this.#order.conflicts(true, offset, length) && this.#edgesCached(offset, length)) {
-      this.#writeNow(offset, data);
+    const nowMs = this.#clock.now();
+    if (
+      length <= QUICK_WRITE_BYTES && !this.#order.conflicts(true, offset, length) &&
+      this.#edgesCached(offset, length) && this.#pace.begin(nowMs)
+    ) {
+      this.#writeNow(offset, data, nowMs);
       return options?.fua ? this.#flush() : undefined;
     }
     return this.#order.run(true, offset, length, async () => {
@@ -178,18 +181,19 @@ export class FileDisk implements BlockDevice {
       this.#file.readCached(offset + length - 1, byte) === 1;
   }
 
-  #writeNow(offset: number, data: Uint8Array): void {
-    const startedMs = this.#clock.now();
+  #writeNow(offset: number, data: Uint8Array, startedMs: number): void {
     try {
-      this.#checkEnd(offset + data.length);
+      if (startedMs - this.#endCheckedMs >= END_CHECK_MS) {
+        this.#checkEnd(offset + data.length);
+        this.#endCheckedMs = startedMs;
+      }
       const runs = this.#sparse ? this.#runsToStore(offset, data) : null;
       if (runs === null) this.#file.writeNow(offset, data);
       else for (const { from, to } of runs) this.#file.writeNow(offset + from, data.subarray(from, to));
     } catch (error) {
       throw toDeviceError("write", offset, data.length, error);
     }
-    const endedMs = this.#clock.now();
-    if (endedMs - startedMs > SLOW_MS) this.#slowUntilMs = endedMs + SLOW_PERIOD_MS;
+    this.#pace.ended();
   }
 
   async #writeOnPool(offset: number, data: Uint8Array): Promise<void> {
@@ -221,8 +225,8 @@ export class FileDisk implements BlockDevice {
       if (from < dataEnd || !isZero(data, from, to)) continue;
       if (from >= holeEnd) {
         holeEnd = (this.#file.seekData(offset + from) ?? this.sizeBytes) - offset;
-        if (holeEnd < to) {
-          dataEnd = (this.#file.seekHole(offset + Math.max(from, holeEnd)) ?? this.sizeBytes) - offset;
+        if (holeEnd < to && to < data.length) {
+          dataEnd = (this.#file.seekHole(offset + holeEnd) ?? this.sizeBytes) - offset;
         }
       }
       if (to > holeEnd) continue;
@@ -448,7 +452,7 @@ export class FileDisk implements BlockDevice {
     throw new DeviceError("ESHUTDOWN", operation, offset, length, { detail: "the disk is closed" });
   }
 
-  /** A write behind the end would make the file longer. */
+  /** A change behind the end would make the file longer. */
   #checkEnd(end: number): void {
     if (end > this.#file.end()) throw this.#cutShort();
   }

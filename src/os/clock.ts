@@ -3,6 +3,8 @@
  * place of the system's.
  */
 
+import { libc } from "./libc.ts";
+
 /** A monotonic clock with timers. All times are in milliseconds. */
 export interface Clock {
   /** Milliseconds since some fixed moment; never goes back. */
@@ -15,9 +17,19 @@ export interface Clock {
   timer(delayMs: number, callback: () => void, options?: { background?: boolean }): Disposable;
 }
 
-/** The time of the machine. */
+const CLOCK_MONOTONIC = 1;
+const lib = libc();
+/** `struct timespec`: seconds and nanoseconds, 64 bits each; of the seconds the lower half lasts 136 years. */
+const timespec = new Uint32Array(4);
+
+function nowByLibc(): number {
+  lib!.clockGettime(CLOCK_MONOTONIC, timespec);
+  return timespec[0] * 1000 + timespec[2] / 1e6;
+}
+
+/** The time of the machine. Through libc it costs a third of `performance.now`, which counts twice per write. */
 export const systemClock: Clock = {
-  now: () => performance.now(),
+  now: lib === null ? () => performance.now() : nowByLibc,
   timer(delayMs, callback, { background = false } = {}) {
     const id = setTimeout(callback, delayMs);
     if (background) Deno.unrefTimer(id);

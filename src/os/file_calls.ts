@@ -29,6 +29,7 @@ const SEEK_HOLE = 4;
 const POSIX_FADV_WILLNEED = 3;
 const AT_FDCWD = -100;
 const AT_EMPTY_PATH = 0x1000;
+const RUSAGE_THREAD = 1;
 const STATX_BASIC_AND_BTIME = 0xfff;
 const BLKGETSIZE64 = 0x80081272n;
 const BLKSSZGET = 0x1268n;
@@ -120,6 +121,9 @@ function addressOf(bytes: Uint8Array): number {
 
 /** `struct iovec` { void *base; size_t length }, little endian as on every machine Deno runs on. */
 const iovec = new Uint32Array(4);
+
+/** `struct rusage`: two times of 16 bytes, then 64-bit counters, of which the thirteenth is `ru_nvcsw`. */
+const usage = new Uint32Array(36);
 
 function codeOf(error: unknown): string {
   const code = (error as { code?: unknown }).code;
@@ -246,6 +250,12 @@ export class OpenFile {
     await new Promise<void>((resolve, reject) => {
       fs.fdatasync(this.#fd, (error) => error ? reject(new OsError(codeOf(error), "fdatasync")) : resolve());
     });
+  }
+
+  /** How often this thread has waited for something so far. */
+  countSleeps(): number {
+    this.#lib.getrusage(RUSAGE_THREAD, usage);
+    return usage[32];
   }
 
   /** Where the file ends now. @throws {OsError} */

@@ -62,8 +62,8 @@ const SYMBOLS = {
   statx: { parameters: ["i32", "buffer", "i32", "u32", "buffer"], result: "i32" },
   // ssize_t getdents64(int fd, void *dirp, size_t count)
   getdents64: { parameters: ["i32", "buffer", "usize"], result: "i32" },
-  // int memcmp(const void *s1, const void *s2, size_t n)
-  memcmp: { parameters: ["buffer", "buffer", "usize"], result: "i32" },
+  // int getrusage(int who, struct rusage *usage)
+  getrusage: { parameters: ["i32", "buffer"], result: "i32" },
   // int clock_gettime(clockid_t clockid, struct timespec *tp)
   clockGettime: { name: "clock_gettime", parameters: ["i32", "buffer"], result: "i32" },
   // int socket(int domain, int type, int protocol)
@@ -112,18 +112,21 @@ let opened: Libc | null | undefined;
  */
 export function libc(): Libc | null {
   if (opened !== undefined) return opened;
-  opened = null;
-  if (Deno.build.os !== "linux" || Deno.permissions.querySync({ name: "ffi" }).state === "denied") {
-    return null;
-  }
+  // To ask for a permission is not our business; it may also be there later, in a test beside one without.
+  if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") return null;
+  opened = open();
+  return opened;
+}
+
+function open(): Libc | null {
+  if (Deno.build.os !== "linux") return null;
   try {
     const { symbols } = Deno.dlopen("libc.so.6", SYMBOLS);
     const errno = new Int32Array(Deno.UnsafePointerView.getArrayBuffer(symbols.errnoLocation()!, 4));
-    opened = Object.assign({ errno }, symbols as Symbols);
+    return Object.assign({ errno }, symbols as Symbols);
   } catch {
-    // Another libc (musl), or no permission.
+    return null; // another libc (musl)
   }
-  return opened;
 }
 
 /** The error of the synchronous call that just failed. */

@@ -91,3 +91,13 @@ Deno.test("OpenFile.read() on the pool fails with errno's name", async () => {
   assertEquals(code, "EISDIR");
   file.close();
 });
+
+Deno.test("OpenFile counts how often this thread waited, and not how often it worked", () => {
+  using directory = temporaryDirectory();
+  Deno.writeFileSync(directory.file("a"), new Uint8Array(4096));
+  const file = OpenFile.open(lib, directory.file("a"));
+  const before = file.countSleeps();
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
+  assert(file.countSleeps() > before);
+  file.close();
+});
