@@ -59,7 +59,7 @@ export async function runProgram(
     }
     const command = findCommand(name, commands);
     speaker = `denbd ${command.name}`;
-    usage = command.usage[0];
+    usage = usageFor(command, rest);
     const split = splitWords(rest, { ...GLOBAL_OPTIONS, ...command.options });
     if (split.found.some((each) => each.option === GLOBAL_OPTIONS.help)) {
       await stdout.write(commandHelp(command));
@@ -82,6 +82,15 @@ function findCommand(name: string, commands: readonly Command[]): Command {
   const near = nearest(name, commands.filter((each) => !each.hidden).map((each) => each.name));
   const hint = near === null ? "see denbd help" : `did you mean '${near}'?`;
   throw new UsageError(`there is no command ${quote(name)}; ${hint}`);
+}
+
+/** The one way of use that has the most of the options that were given. */
+function usageFor({ usage }: Command, words: readonly string[]): string {
+  const score = (line: string) => {
+    const spellings: readonly string[] = line.match(/--[a-z-]+/g) ?? [];
+    return words.filter((word) => spellings.includes(word.split("=")[0])).length;
+  };
+  return usage.reduce((best, line) => score(line) > score(best) ? line : best);
 }
 
 /** The candidate that is few typing errors away, or the only one that starts so. */

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { randomFrom } from "../testing/random.ts";
 import { AccessList, parseAclEntry } from "../../src/access/acl.ts";
 
 const pure = { permissions: "none" } as const;
@@ -117,19 +118,8 @@ Deno.test("a replacement takes effect as a whole, or not at all", pure, () => {
   assertEquals(list.rightsFor("10.0.0.1").rights, "write");
 });
 
-/** A small generator of numbers, for runs that can be repeated (mulberry32). */
-function randomFrom(seed: number): (below: number) => number {
-  return (below) => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let value = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    value = (value + Math.imul(value ^ (value >>> 7), 61 | value)) ^ value;
-    return Math.floor((((value ^ (value >>> 14)) >>> 0) / 2 ** 32) * below);
-  };
-}
-
 Deno.test("random lists decide as a slow matcher over text of bits does", pure, () => {
-  const seed = Math.floor(Math.random() * 2 ** 31);
-  const random = randomFrom(seed);
+  const { seed, below: random } = randomFrom();
   // Few different bytes, so that entries and peers meet.
   const byte = () => [0, 1, 127, 128, 254, 255][random(6)];
   const v4 = () => [10, random(2), byte(), byte()];

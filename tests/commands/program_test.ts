@@ -173,6 +173,28 @@ Deno.test("too few and too many positional words are refused by name", pure, asy
   );
 });
 
+Deno.test("of several ways of use the one with the given options is shown", pure, async () => {
+  const table = [command({
+    name: "two",
+    summary: "Has two ways",
+    usage: ["two [--from N] DISK", "two --addr ADDR --port PORT"],
+    options: {
+      from: { type: "size", help: "x" },
+      addr: { type: "address", help: "x" },
+      port: { type: "port", help: "x" },
+    },
+    run() {},
+  })];
+  const hint = async (line: string) => {
+    const around = new FakeSurroundings();
+    await runProgram(["two", ...line.split(" "), "--wat"], table, "", around);
+    return around.written.stderr.split("\n")[1];
+  };
+  assertEquals(await hint("x"), "usage: denbd two [--from N] DISK");
+  assertEquals(await hint("--from 1"), "usage: denbd two [--from N] DISK");
+  assertEquals(await hint("--from 1 --addr=0 --port 5"), "usage: denbd two --addr ADDR --port PORT");
+});
+
 Deno.test("denbd alone shows the commands on stderr and exits 2", pure, async () => {
   const { code, stdout, stderr } = await runLine([]);
   assertEquals({ code, stdout }, { code: 2, stdout: "" });

@@ -1,5 +1,6 @@
 /** All fuzzers. */
 import { configFiles, dnbd3Client, dnbd3Headers, dnbd3Maps, dnbd3Messages, dnbd3Server } from "./dnbd3.ts";
+import { accessEntries, controlMessages } from "./control_decoders.ts";
 import type { Fuzzer } from "./fuzzer.ts";
 import { nbdMessages, nbdReplies, nbdRequests, nbdStatusQueries } from "./nbd_decoders.ts";
 import { nbdClientHandshake, nbdHandshakes, nbdServerHandshake } from "./nbd_handshakes.ts";
@@ -22,6 +23,8 @@ export const fuzzers: readonly Fuzzer[] = [
   dnbd3Server,
   dnbd3Maps,
   configFiles,
+  controlMessages,
+  accessEntries,
 ];
 
 /** Fails now and then, so that it can be seen that findings are found. */

@@ -8,6 +8,7 @@ import {
   REQUEST_BYTES_MAX,
   RequestDecoder,
 } from "../../../src/wire/control/message.ts";
+import { randomFrom } from "../../testing/random.ts";
 import { WireError } from "../../../src/wire/wire_error.ts";
 
 const pure = { permissions: "none" } as const;
@@ -101,9 +102,7 @@ Deno.test("bytes that are no UTF-8 are refused", pure, () => {
 });
 
 Deno.test("a random stream gives requests or a WireError, whatever it holds", pure, () => {
-  const seed = Math.floor(Math.random() * 2 ** 31);
-  let state = seed;
-  const random = (below: number) => (state = (Math.imul(state, 1103515245) + 12345) >>> 0) % below;
+  const { seed, below: random } = randomFrom();
   const alphabet = bytes('{}[]",:ac \n\n\r\xff\x00');
   for (let round = 0; round < 2000; round++) {
     const decoder = new RequestDecoder();
