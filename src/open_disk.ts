@@ -18,6 +18,8 @@ export interface OpenDiskOptions {
   readonly connections?: number;
   /** Local IP address to connect from. Default: the system's choice. */
   readonly bind?: string;
+  /** Ends the attempt to open, with the signal's reason. */
+  readonly signal?: AbortSignal;
   readonly log?: Log;
   readonly clock?: Clock;
 }
@@ -30,7 +32,8 @@ export class OpenError extends Error {
 /**
  * Opens a disk. Ranges need no alignment, whatever the blocks of the disk are.
  *
- * @throws {OpenError} If that fails.
+ * @throws {OpenError} If a server does not give it.
+ * @throws {DeviceError} If a file cannot be opened.
  */
 export async function openDisk(locator: DiskLocator, options: OpenDiskOptions = {}): Promise<BlockDevice> {
   if (locator.kind === "nbd") return bytewise((await openNbdLocator(locator, options)).disk);
@@ -59,7 +62,7 @@ export async function openNbdLocator(locator: NbdLocator, options: OpenDiskOptio
 /** Runs an attempt to reach a server, which may not take forever, and says which disk it was about. */
 export async function inTime<Result>(
   locator: DiskLocator,
-  { clock = systemClock }: Pick<OpenDiskOptions, "clock">,
+  { clock = systemClock, signal }: Pick<OpenDiskOptions, "clock" | "signal">,
   attempt: (signal: AbortSignal) => Promise<Result>,
 ): Promise<Result> {
   const controller = new AbortController();
@@ -67,8 +70,11 @@ export async function inTime<Result>(
     controller.abort(new Error(`no answer for ${OPEN_MS_MAX / 1000} s`));
   });
   try {
-    return await attempt(controller.signal);
+    return await attempt(
+      signal === undefined ? controller.signal : AbortSignal.any([controller.signal, signal]),
+    );
   } catch (error) {
+    signal?.throwIfAborted();
     const reason = error instanceof Error ? error.message : String(error);
     throw new OpenError(`cannot open ${formatDiskLocator(locator)}: ${reason}`, { cause: error });
   }

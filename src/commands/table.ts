@@ -1,6 +1,7 @@
 import { acl } from "./acl.ts";
 import type { Command } from "./command.ts";
 import { completionsCommand } from "./completions.ts";
+import { copy } from "./copy.ts";
 import { helpCommand } from "./help_command.ts";
 import { logLevel } from "./log_level.ts";
 import { read } from "./read.ts";
@@ -13,6 +14,7 @@ export const commands: readonly Command[] = [
   serve,
   read,
   write,
+  copy,
   statusCommand(),
   acl,
   logLevel,

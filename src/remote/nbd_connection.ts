@@ -15,6 +15,7 @@
  */
 import { printable } from "../base/printable.ts";
 import type { Connection } from "../net/connection.ts";
+import { type Clock, systemClock } from "../os/clock.ts";
 import {
   checkChunk,
   DATA_OFFSET_BYTES,
@@ -48,6 +49,9 @@ const SEND_BYTES = 256 * 1024;
 /** Longer payloads are not copied behind their header but written on their own. */
 const COPIED_PAYLOAD_BYTES_MAX = 64 * 1024;
 
+/** How long a server may take to receive our goodbye. */
+const GOODBYE_MS_MAX = 1000;
+
 /** Who hands requests to a connection. */
 export interface ConnectionOwner {
   /**
@@ -78,11 +82,14 @@ export class NbdConnection {
   readonly agreement: ClientAgreement;
   readonly #connection: Connection;
   readonly #owner: ConnectionOwner;
+  readonly #clock: Clock;
 
   readonly #queue: Transaction[] = [];
   readonly #unanswered = new Map<bigint, Transaction>();
   #nextCookie = 1n;
   #sending: Promise<void> | null = null;
+  /** Bytes are on their way out. */
+  #writing = false;
   #sendBytes = new Uint8Array(4096);
   #sendView = new DataView(this.#sendBytes.buffer);
   /** Its payload is on its way; an answer that overtakes it waits in {@linkcode #early}. */
@@ -112,7 +119,14 @@ export class NbdConnection {
    * @param connection Through with the handshake.
    * @param rest What the server sent behind it.
    */
-  constructor(connection: Connection, agreement: ClientAgreement, rest: Uint8Array, owner: ConnectionOwner) {
+  constructor(
+    connection: Connection,
+    agreement: ClientAgreement,
+    rest: Uint8Array,
+    owner: ConnectionOwner,
+    clock: Clock = systemClock,
+  ) {
+    this.#clock = clock;
     this.#connection = connection;
     this.agreement = agreement;
     this.#owner = owner;
@@ -141,25 +155,29 @@ export class NbdConnection {
   }
 
   /**
-   * Leaves politely: sends a DISC, and closes. What is unanswered is given back.
+   * Leaves politely, if the server is listening: sends a DISC, and closes. What is unanswered is given back.
    *
    * @returns When the connection is over.
    */
   async disconnect(): Promise<void> {
     if (!this.#leaving) {
       this.#leaving = true;
-      await this.#sending;
-      if (this.#endReason === null) {
-        try {
-          const length = this.#encode(0, Command.DISC, 0, 0n, 0, 0);
-          await this.#connection.write(this.#sendBytes.subarray(0, length));
-        } catch {
-          // The server left first.
-        }
-      }
+      if (this.#endReason === null && !this.#writing) await this.#sayGoodbye();
       this.close(new Error("the connection was closed"));
     }
     await this.#ended;
+  }
+
+  async #sayGoodbye(): Promise<void> {
+    const length = this.#encode(0, Command.DISC, 0, 0n, 0, 0);
+    const late = Promise.withResolvers<void>();
+    using _timer = this.#clock.timer(GOODBYE_MS_MAX, late.resolve);
+    try {
+      const sent = this.#connection.write(this.#sendBytes.subarray(0, length));
+      if (sent !== undefined) await Promise.race([sent, late.promise]);
+    } catch {
+      // The server left first.
+    }
   }
 
   /** Ends the connection at once. Idempotent; the owner hears of it when all buffers are at rest. */
@@ -192,6 +210,7 @@ export class NbdConnection {
         const { length, payloadOf } = this.#gather();
         this.#payloadOf = payloadOf;
         // Whatever arrives meanwhile leaves with the next write.
+        this.#writing = true;
         const sent = this.#connection.write(this.#sendBytes.subarray(0, length));
         if (sent !== undefined) await sent;
         if (payloadOf !== null) {
@@ -199,6 +218,7 @@ export class NbdConnection {
           if (sentPayload !== undefined) await sentPayload;
           this.#payloadLeft();
         }
+        this.#writing = false;
       }
     } catch (error) {
       this.close(error as Error);
