@@ -65,12 +65,14 @@ function modifiedMs(path: string): number {
   }
 }
 
-export interface ServerOptions {
+export interface StartOptions {
   readonly env?: Record<string, string>;
+  /** Run by another program, whose words these are: `["strace", "-f"]`. */
+  readonly under?: readonly string[];
 }
 
-/** A denbd that serves, ended at the end of its scope: `await using server = await serve(["--file", image])`. */
-export class RunningServer implements AsyncDisposable {
+/** A denbd in the background, killed at the end of its scope. */
+export class RunningProgram implements AsyncDisposable {
   readonly pid: number;
   readonly #child: Deno.ChildProcess;
   readonly #log: string[] = [];
@@ -150,14 +152,54 @@ export class RunningServer implements AsyncDisposable {
   }
 }
 
+/** A denbd that serves. */
+export class RunningServer extends RunningProgram {
+  /** Where it listens, as its log has it: `127.0.0.1:41563`, `unix:/tmp/x`. */
+  listening: readonly string[] = [];
+
+  /** The first TCP port. */
+  get port(): number {
+    const address = this.listening.find((text) => !text.startsWith("unix:"));
+    return Number(address?.slice(address.lastIndexOf(":") + 1));
+  }
+
+  /** The NBD URI of an export, over TCP where it listens there. */
+  uri(exportName = ""): string {
+    const name = encodeURIComponent(exportName);
+    const [unix] = this.listening.filter((text) => text.startsWith("unix:"));
+    return this.port ? `nbd://127.0.0.1:${this.port}/${name}` : `nbd+unix:///${name}?socket=${unix.slice(5)}`;
+  }
+}
+
+/**
+ * Starts `denbd serve` and waits until it serves: `await using server = await serve(["--file", image])`.
+ *
+ * On a port that the kernel gives, unless the arguments say where. Its log is verbose.
+ */
+export async function serve(args: readonly string[], options?: StartOptions): Promise<RunningServer> {
+  const placed = args.some((word) => ["--port", "-p", "--unix", "-U"].includes(word));
+  const words = ["serve", ...(placed ? [] : ["--port", "0"]), "--verbose", ...args];
+  const server = new RunningServer(await spawn(words, options));
+  try {
+    const [, addresses] = await server.logged(/: serving \d+ exports? on (.*)$/);
+    server.listening = addresses.split(", ");
+  } catch (error) {
+    await server[Symbol.asyncDispose]();
+    throw error;
+  }
+  return server;
+}
+
 /** Starts denbd and returns at once. Its log is collected, whatever it prints on standard output dropped. */
-export async function start(args: readonly string[], { env }: ServerOptions = {}): Promise<RunningServer> {
-  const child = new Deno.Command(await program(), {
-    args: [...args],
-    stdin: "null",
-    stdout: "null",
-    stderr: "piped",
-    env,
-  }).spawn();
-  return new RunningServer(child);
+export async function start(args: readonly string[], options?: StartOptions): Promise<RunningProgram> {
+  return new RunningProgram(await spawn(args, options));
+}
+
+async function spawn(
+  args: readonly string[],
+  { env, under = [] }: StartOptions = {},
+): Promise<Deno.ChildProcess> {
+  const [command, ...rest] = [...under, await program(), ...args];
+  return new Deno.Command(command, { args: rest, stdin: "null", stdout: "null", stderr: "piped", env })
+    .spawn();
 }
