@@ -1,0 +1,157 @@
+/** What is asked wrongly, or cannot be: one clear line, exit code 2 or 1, and nothing left behind. */
+
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { run, temporaryDirectory } from "../testing/process.ts";
+import { denbd, program, serve } from "./program.ts";
+
+interface Misuse {
+  readonly args: string[];
+  /** 2: it was asked wrongly, and the usage is shown. 1: it could not be done. */
+  readonly code: 1 | 2;
+  readonly says: RegExp;
+}
+
+/** `IMAGE`, `DIRECTORY` and `MISSING` stand for paths. */
+const misuses: readonly Misuse[] = [
+  { args: ["serv", "--file", "IMAGE"], code: 2, says: /no command .serv.; did you mean 'serve'/ },
+  { args: ["serve"], code: 2, says: /--file is required/ },
+  { args: ["serve", "--file"], code: 2, says: /'--file' requires an argument/ },
+  { args: ["serve", "--file", "IMAGE", "--wat"], code: 2, says: /unrecognized option '--wat'/ },
+  { args: ["serve", "--file", "IMAGE", "--port", "65536"], code: 2, says: /--port: 65536 is out of range/ },
+  { args: ["serve", "--file", "IMAGE", "--port", "-1"], code: 2, says: /--port: / },
+  {
+    args: ["serve", "--file", "IMAGE", "--port", "nbd"],
+    code: 2,
+    says: /--port: "nbd" is not a whole number/,
+  },
+  {
+    args: ["serve", "--file", "IMAGE", "--addr", "localhost"],
+    code: 2,
+    says: /"localhost" is not an IP address/,
+  },
+  { args: ["serve", "--file", "IMAGE", "10.0.0.0/33"], code: 2, says: /bad spec: 10\.0\.0\.0\/33/ },
+  { args: ["serve", "--file", "IMAGE", "--export", "x"], code: 2, says: /--export: "x" is no NAME=DISK/ },
+  { args: ["serve", "--file", "MISSING", "--port", "0"], code: 1, says: /MISSING.*no such file/ },
+  { args: ["serve", "--file", "DIRECTORY", "--port", "0"], code: 1, says: /DIRECTORY is a directory/ },
+  {
+    args: ["serve", "--file", "IMAGE", "--addr", "192.0.2.1", "--port", "0"],
+    code: 1,
+    says: /192\.0\.2\.1:0/,
+  },
+  {
+    args: ["serve", "--file", "IMAGE", "--port", "0", "--sock", "MISSING/control"],
+    code: 1,
+    says: /cannot listen on MISSING\/control/,
+  },
+  {
+    args: ["serve", "--file", "IMAGE", "--unix", "IMAGE"],
+    code: 1,
+    says: /IMAGE: it exists and is no socket/,
+  },
+  { args: ["read", "--from", "4x", "--size", "1", "IMAGE"], code: 2, says: /--from: "4x" is not a size/ },
+  { args: ["read", "--from", "-1", "--size", "1", "IMAGE"], code: 2, says: /--from: "-1" is negative/ },
+  { args: ["read", "--from", "0", "--size", "1.5", "IMAGE"], code: 2, says: /--size: "1\.5" is not a size/ },
+  { args: ["read", "--from", "0", "--size", "9E", "IMAGE"], code: 2, says: /--size: "9E" is / },
+  { args: ["read", "--from", "0", "--size", "2G", "IMAGE"], code: 1, says: /IMAGE/ },
+  { args: ["read", "MISSING"], code: 1, says: /MISSING.*no such file/ },
+  { args: ["read", "IMAGE", "IMAGE"], code: 2, says: /./ },
+  {
+    args: ["read", "--addr", "127.0.0.1", "--port", "1", "--from", "0", "--size", "1"],
+    code: 1,
+    says: /refused/,
+  },
+  { args: ["read", "nbd+unix:///?socket=MISSING"], code: 1, says: /MISSING: there is no such socket/ },
+  { args: ["read", "nbd+unix:///"], code: 2, says: /socket/ },
+  { args: ["write", "--size", "4", "MISSING"], code: 1, says: /MISSING.*no such file/ },
+  { args: ["help", "nonsense"], code: 2, says: /no command .nonsense./ },
+];
+
+for (const { args, code, says } of misuses) {
+  Deno.test(`denbd ${args.join(" ")}: exit code ${code}, one line`, async () => {
+    using directory = temporaryDirectory();
+    const paths: Record<string, string> = {
+      IMAGE: directory.file("image"),
+      DIRECTORY: directory.path,
+      MISSING: directory.file("missing"),
+    };
+    Deno.writeFileSync(paths.IMAGE, new Uint8Array(1 << 20));
+    const words = args.map((word) => word.replace(/IMAGE|DIRECTORY|MISSING/, (name) => paths[name]));
+    const result = await denbd(words, { code: "any", timeoutSeconds: 20 });
+    const lines = result.stderr.trimEnd().split("\n").map((line) =>
+      Object.entries(paths).reduce((text, [name, path]) => text.replaceAll(path, name), line)
+        .replaceAll("DIRECTORY/missing", "MISSING").replaceAll("DIRECTORY/image", "IMAGE")
+    );
+    assertEquals([result.code, result.stdout], [code, ""], result.stderr);
+    assertMatch(lines[0], /^denbd( \w+)?: /);
+    assertMatch(lines[0], says);
+    // Misuse of a known command shows how it is used.
+    if (code === 1) assertEquals(lines.length, 1, result.stderr);
+    else assert(lines.slice(1).every((line) => line.startsWith("usage: denbd ")), result.stderr);
+    assertEquals([...Deno.readDirSync(directory.path)].map(({ name }) => name), ["image"]);
+  });
+}
+
+Deno.test("sizes have units: 1k is 1024 bytes, 1M is 1048576", async () => {
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  const content = new Uint8Array(3 << 20).map((_, index) => index * 7);
+  Deno.writeFileSync(image, content);
+  const { bytes } = await denbd(["read", "--from", "1M", "--size", "1k", image]);
+  assertEquals(bytes, content.slice(1 << 20, (1 << 20) + 1024));
+});
+
+Deno.test("a port that is taken: exit code 1, the address in the message, no control socket left", async () => {
+  using directory = temporaryDirectory();
+  const [image, control] = [directory.file("image"), directory.file("control")];
+  Deno.writeFileSync(image, new Uint8Array(4096));
+  using other = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = other.addr;
+  const args = ["serve", "--file", image, "--port", String(port), "--sock", control];
+  const { code, stderr } = await denbd(args, { code: "any", timeoutSeconds: 20 });
+  assertEquals(code, 1);
+  assertMatch(stderr, new RegExp(`^denbd serve: cannot listen on 127.0.0.1:${port}: .*in use.*\n$`));
+  assertEquals([...Deno.readDirSync(directory.path)].map(({ name }) => name), ["image"]);
+});
+
+Deno.test("a socket that nobody answers on is replaced, one that somebody answers on is not", async () => {
+  using directory = temporaryDirectory();
+  const [image, unix] = [directory.file("image"), directory.file("unix")];
+  Deno.writeFileSync(image, new Uint8Array(4096));
+  {
+    await using killed = await serve(["--file", image, "--unix", unix]);
+    await killed.stop("SIGKILL");
+  }
+  assertEquals(Deno.lstatSync(unix).isSocket, true);
+  await using server = await serve(["--file", image, "--unix", unix]);
+  assertEquals((await denbd(["read", "--size", "4k", `nbd+unix:///?socket=${unix}`])).bytes.length, 4096);
+  const other = directory.file("other");
+  Deno.writeFileSync(other, new Uint8Array(4096));
+  const { code, stderr } = await denbd(["serve", "--file", other, "--unix", unix], { code: "any" });
+  assertEquals(code, 1);
+  assertMatch(stderr, /cannot listen on \S+: another program does\n$/);
+  assertEquals(await server.stop(), 0);
+});
+
+Deno.test({
+  name: "an image that the caller may not read: exit code 1, the reason in the message",
+  ignore: Deno.uid() !== 0,
+  async fn() {
+    using directory = temporaryDirectory();
+    const image = directory.file("image");
+    Deno.writeFileSync(image, new Uint8Array(4096), { mode: 0o600 });
+    Deno.chmodSync(directory.path, 0o755);
+    // As nobody, whose own copy it unpacks.
+    Deno.mkdirSync(directory.file("cache"));
+    Deno.chownSync(directory.file("cache"), 65534, 65534);
+    const copy = directory.file("denbd");
+    Deno.copyFileSync(await program(), copy);
+    Deno.chmodSync(copy, 0o755);
+    const { code, stderr } = await run(
+      "setpriv",
+      ["--reuid=65534", "--regid=65534", "--clear-groups", copy, "serve", "--file", image, "--port", "0"],
+      { code: "any", env: { DENBD_UNPACK_DIR: directory.file("cache") } },
+    );
+    assertEquals(code, 1, stderr);
+    assertMatch(stderr, /^denbd serve: .*permission denied.*\n$/i);
+  },
+});
