@@ -1,5 +1,7 @@
 /** Real storage with real troubles, for tests that run as root: loop devices and file systems that are soon full. */
 
+import { OpenFile } from "../../src/os/file_calls.ts";
+import { libc } from "../../src/os/libc.ts";
 import { run, type TemporaryDirectory, temporaryDirectory } from "./process.ts";
 
 /** Registers a test that needs loop devices and mounts; skipped, saying so, where they cannot be had. */
@@ -49,9 +51,32 @@ export async function smallFileSystem(sizeBytes: number): Promise<TemporaryDirec
   };
 }
 
+const DROP = ["oflag=nocache", "conv=notrunc,fdatasync", "count=0"];
+
 /** Takes a file out of the page cache, once it is on disk. */
 export async function makeCold(path: string): Promise<void> {
-  await run("dd", [`of=${path}`, "oflag=nocache", "conv=notrunc,fdatasync", "count=0", "if=/dev/null"]);
+  await run("dd", ["if=/dev/null", `of=${path}`, ...DROP]);
+}
+
+/** Registers a test that needs reads which are not answered from memory; skipped, saying so, where all are. */
+export function coldTest(name: string, test: () => Promise<void>): void {
+  if (canMakeCold()) Deno.test(name, test);
+  else Deno.test.ignore(`${name} (skipped: the temporary directory cannot be taken out of memory)`, test);
+}
+
+let knownCold: boolean | undefined;
+
+function canMakeCold(): boolean {
+  return knownCold ??= (() => {
+    using directory = temporaryDirectory();
+    const path = directory.file("trial");
+    Deno.writeFileSync(path, new Uint8Array(65536).fill(1));
+    const dropped = succeeds("dd", ["if=/dev/null", `of=${path}`, ...DROP]);
+    const file = OpenFile.open(libc()!, path);
+    const count = file.readCached(0, new Uint8Array(65536));
+    file.close();
+    return dropped && count < 65536;
+  })();
 }
 
 /** Makes a file of zeroes with no storage behind it. */
