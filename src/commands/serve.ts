@@ -171,9 +171,19 @@ class Serving {
     clearInterval(alive);
     this.#log.info(`${signal}: stopping`);
     notifier.stopping();
-    signals.stopAtOnce.then(() => this.#nbd.abort());
-    const inTime = await this.#nbd.drain(this.#options.drainTimeout);
-    if (!inTime) this.#log.warn(`clients did not finish in ${this.#options.drainTimeout / 1000} s`);
+    const atOnce = signals.stopAtOnce.then((signal) => {
+      this.#log.warn(`${signal}: stopping at once`);
+      this.#nbd.abort();
+      return 1;
+    });
+    return await Promise.race([this.#stop(), atOnce]);
+  }
+
+  /** Lets clients finish, makes everything durable, and ends. Returns the exit code. */
+  async #stop(): Promise<number> {
+    const { drainTimeout } = this.#options;
+    const inTime = await this.#nbd.drain(drainTimeout);
+    if (!inTime) this.#log.warn(`clients did not finish within ${drainTimeout / 1000} s and were cut off`);
     return await this.#close() ? 0 : 1;
   }
 

@@ -64,6 +64,9 @@ export interface Client {
   readonly session: Session;
 }
 
+/** How long the disk may take to finish what clients had asked for that were cut off. */
+const ABANDON_MS = 5000;
+
 /** How often requests that take too long are looked for. */
 const SWEEP_MS = 1000;
 
@@ -224,7 +227,11 @@ export class NbdServer {
       late = true;
       this.abort();
     });
-    await Promise.all(this.#connections.values());
+    // A disk that never answers must not hold up the end of the program.
+    const given = Promise.withResolvers<void>();
+    const giveUp = this.#clock.timer(deadlineMs + ABANDON_MS, given.resolve);
+    await Promise.race([Promise.all(this.#connections.values()), given.promise]);
+    giveUp[Symbol.dispose]();
     timer[Symbol.dispose]();
     this.#sweep?.[Symbol.dispose]();
     this.#sweep = null;
