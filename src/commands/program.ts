@@ -41,7 +41,9 @@ export async function runProgram(
   surroundings: Surroundings,
 ): Promise<number> {
   const { stdout, stderr } = surroundings;
-  let speaker = "denbd";
+  // What ends the program is an error to journald too.
+  const priority = surroundings.journal ? "<3>" : "";
+  let speaker = `${priority}denbd`;
   let usage: string | undefined;
   try {
     const [name, ...rest] = words;
@@ -58,7 +60,7 @@ export async function runProgram(
       return 0;
     }
     const command = findCommand(name, commands);
-    speaker = `denbd ${command.name}`;
+    speaker = `${priority}denbd ${command.name}`;
     usage = usageFor(command, rest);
     const split = splitWords(rest, { ...GLOBAL_OPTIONS, ...command.options });
     if (split.found.some((each) => each.option === GLOBAL_OPTIONS.help)) {
