@@ -6,7 +6,9 @@ import type { BlockDevice } from "./device/device.ts";
 import { openFileDisk } from "./device/open_file_disk.ts";
 import { dial } from "./net/dial.ts";
 import { type Clock, systemClock } from "./os/clock.ts";
+import { askForContexts, askForExports } from "./remote/ask_server.ts";
 import { type OpenedNbd, openNbd } from "./remote/open_nbd.ts";
+import type { Dial } from "./remote/open_connection.ts";
 
 /** From the first packet to the end of the handshake; as flexnbd has it. */
 const OPEN_MS_MAX = 15_000;
@@ -48,19 +50,39 @@ export async function openDisk(locator: DiskLocator, options: OpenDiskOptions = 
  */
 export async function openNbdLocator(locator: NbdLocator, options: OpenDiskOptions = {}): Promise<OpenedNbd> {
   const { connections, log = silentLog } = options;
-  const { server, exportName } = locator;
-  return await inTime(locator, options, (signal) =>
-    openNbd({
-      dial: (signal) => dial(server, { bind: options.bind, signal }),
-      exportName,
-      connections,
-      signal,
-      log,
-    }));
+  const { exportName } = locator;
+  return await inTime(
+    locator,
+    options,
+    (signal) => openNbd({ dial: dialOf(locator, options), exportName, connections, signal, log }),
+  );
+}
+
+/**
+ * Lists the exports of an NBD server; the name in the locator does not matter.
+ *
+ * @throws {OpenError} If the server does not tell, or cannot be reached.
+ */
+export function listNbdExports(locator: NbdLocator, options: OpenDiskOptions = {}) {
+  return inTime(locator, options, (signal) => askForExports(dialOf(locator, options), signal));
+}
+
+/**
+ * Lists the metadata contexts of an export; `null` if the server does not tell.
+ *
+ * @throws {OpenError} If the server cannot be reached.
+ */
+export function listNbdContexts(locator: NbdLocator, options: OpenDiskOptions = {}) {
+  const { exportName } = locator;
+  return inTime(locator, options, (signal) => askForContexts(dialOf(locator, options), exportName, signal));
+}
+
+function dialOf({ server }: NbdLocator, { bind }: OpenDiskOptions): Dial {
+  return (signal) => dial(server, { bind, signal });
 }
 
 /** Runs an attempt to reach a server, which may not take forever, and says which disk it was about. */
-export async function inTime<Result>(
+async function inTime<Result>(
   locator: DiskLocator,
   { clock = systemClock, signal }: Pick<OpenDiskOptions, "clock" | "signal">,
   attempt: (signal: AbortSignal) => Promise<Result>,

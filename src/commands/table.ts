@@ -3,6 +3,7 @@ import type { Command } from "./command.ts";
 import { completionsCommand } from "./completions.ts";
 import { copy } from "./copy.ts";
 import { helpCommand } from "./help_command.ts";
+import { info } from "./info.ts";
 import { logLevel } from "./log_level.ts";
 import { read } from "./read.ts";
 import { serve } from "./serve.ts";
@@ -15,6 +16,7 @@ export const commands: readonly Command[] = [
   read,
   write,
   copy,
+  info,
   statusCommand(),
   acl,
   logLevel,

@@ -166,6 +166,23 @@ export function* listExports(options: { details?: boolean } = {}): Conversation<
   }
 }
 
+/**
+ * Lists the metadata contexts of an export and leaves the server.
+ *
+ * @returns `null` if the server does not tell.
+ * @throws {WireError} If the server breaks the protocol.
+ */
+export function* listContexts(exportName: string): Conversation<string[] | null> {
+  checkString(exportName);
+  const server = yield* greet();
+  if (server.style !== "fixed-newstyle") return null;
+  const budget = { leftBytes: REPLIES_BYTES_MAX };
+  const { structured } = yield* askForms(budget, {});
+  const contexts = structured ? yield* contextNames(budget, exportName) : null;
+  yield* leave();
+  return contexts;
+}
+
 // --- Greeting ---
 
 type Greeted =
@@ -341,23 +358,25 @@ function* describe(budget: Budget, { name, description }: ListedExport): Convers
   const told = yield* askInfo(budget, Option.INFO, name);
   if (told instanceof RefusedError) return { name, description, refused: told };
   const { canonicalName: _, description: longer, ...facts } = told;
-  const contexts: string[] = [];
-  const option = Option.LIST_META_CONTEXT;
-  const refused = yield* ask(
-    budget,
-    option,
-    encodeMetaRequest({ exportName: name, queries: [] }),
-    (type, payload) => {
-      expectType(option, type, OptionReply.META_CONTEXT);
-      contexts.push(decodeMetaContext(payload).name);
-    },
-  );
+  const contexts = yield* contextNames(budget, name);
   return {
     name,
     description: description || longer || "",
     ...facts,
-    ...(refused === null ? { contexts } : {}),
+    ...(contexts === null ? {} : { contexts }),
   };
+}
+
+/** @returns `null` if the server does not list them. */
+function* contextNames(budget: Budget, exportName: string): Conversation<string[] | null> {
+  const names: string[] = [];
+  const option = Option.LIST_META_CONTEXT;
+  const request = encodeMetaRequest({ exportName, queries: [] });
+  const refused = yield* ask(budget, option, request, (type, payload) => {
+    expectType(option, type, OptionReply.META_CONTEXT);
+    names.push(decodeMetaContext(payload).name);
+  });
+  return refused === null ? names : null;
 }
 
 /** Leaves politely. Some servers close without an answer, so none is missed. */

@@ -2,6 +2,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import {
   type ClientWishes,
+  listContexts,
   listExports,
   negotiateClient,
   REPLIES_BYTES_MAX,
@@ -495,4 +496,40 @@ test("a server with any byte wrong is believed, refused or waited for, and nothi
     }
   }
   assertEquals(Object.values(endings).every((count) => count > 0), true, JSON.stringify(endings));
+});
+
+test("listContexts() asks LIST_META_CONTEXT of one export, and leaves", () => {
+  const { result, sent, rest } = carry(
+    listContexts("disk"),
+    bytes([
+      greeting(),
+      reply(EXTENDED_HEADERS, UNSUP),
+      reply(STRUCTURED_REPLY, ACK),
+      reply(LIST_META, META, "00000000" + ascii("base:allocation")),
+      reply(LIST_META, META, "00000000" + ascii("qemu:dirty-bitmap:b")),
+      reply(LIST_META, ACK),
+      reply(ABORT, ACK),
+    ].join("")),
+  );
+  assertEquals(result, ["base:allocation", "qemu:dirty-bitmap:b"]);
+  assertEquals(
+    hex(sent),
+    "00000003" + option(EXTENDED_HEADERS) + option(STRUCTURED_REPLY) + metaOption(LIST_META, "disk") +
+      option(ABORT),
+  );
+  assertEquals(rest.length, 0);
+});
+
+test("listContexts() tells nothing where the server does not", () => {
+  const refusing = [
+    greeting(),
+    reply(EXTENDED_HEADERS, UNSUP),
+    reply(STRUCTURED_REPLY, ACK),
+    reply(LIST_META, UNSUP),
+    reply(ABORT, ACK),
+  ];
+  const old = [greeting(), reply(EXTENDED_HEADERS, UNSUP), reply(STRUCTURED_REPLY, UNSUP), reply(ABORT, ACK)];
+  for (const script of [refusing, old, [greeting(0)]]) {
+    assertEquals(carry(listContexts("disk"), bytes(script.join(""))).result, null);
+  }
 });
