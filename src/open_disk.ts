@@ -5,6 +5,7 @@ import { bytewise } from "./device/bytewise.ts";
 import type { BlockDevice } from "./device/device.ts";
 import { openFileDisk } from "./device/open_file_disk.ts";
 import { dial } from "./net/dial.ts";
+import { type OpenChannel, prepareChannel } from "./open_channel.ts";
 import { type Clock, systemClock } from "./os/clock.ts";
 import { askForContexts, askForExports } from "./remote/ask_server.ts";
 import { type OpenedNbd, openNbd } from "./remote/open_nbd.ts";
@@ -24,6 +25,8 @@ export interface OpenDiskOptions {
   readonly signal?: AbortSignal;
   readonly log?: Log;
   readonly clock?: Clock;
+  /** Where keys are looked for. Default: the environment of this process. */
+  readonly env?: (name: string) => string | undefined;
 }
 
 /** A disk could not be opened: which, and why. */
@@ -77,8 +80,16 @@ export function listNbdContexts(locator: NbdLocator, options: OpenDiskOptions = 
   return inTime(locator, options, (signal) => askForContexts(dialOf(locator, options), exportName, signal));
 }
 
-function dialOf({ server }: NbdLocator, { bind }: OpenDiskOptions): Dial {
-  return (signal) => dial(server, { bind, signal });
+function dialOf(locator: NbdLocator, options: OpenDiskOptions): Dial {
+  const { server, channel } = locator;
+  const { bind, log = silentLog, env = (name) => Deno.env.get(name) } = options;
+  if (channel === undefined) return (signal) => dial(server, { bind, signal });
+  let prepared: Promise<OpenChannel> | undefined;
+  return async (signal) => {
+    // The keys are read once, however many connections there are.
+    const openChannel = await (prepared ??= prepareChannel(locator, channel, { env, log }));
+    return await openChannel(await dial(server, { bind, signal }), signal);
+  };
 }
 
 /** Runs an attempt to reach a server, which may not take forever, and says which disk it was about. */

@@ -18,7 +18,8 @@ const mayImport: Record<string, readonly string[]> = {
   server: [...disks, "access"],
   migrate: [...disks, "access", "remote", "server"],
   control: [...disks, "access", "config", "remote", "server", "migrate"],
-  "open_disk.ts": ["base", "os", "config", "net", "device", "remote"],
+  "open_channel.ts": ["base", "os", "config", "net"],
+  "open_disk.ts": ["base", "os", "config", "net", "device", "remote", "open_channel.ts"],
   commands: [...disks, "access", "config", "remote", "server", "migrate", "control", "open_disk.ts"],
 };
 

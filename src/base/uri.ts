@@ -8,6 +8,7 @@
  *
  * @see NBD uri.md
  */
+import { decodeKey } from "./channel_key.ts";
 import { bracketed, type Endpoint } from "./endpoint.ts";
 
 /** Which disk is meant. */
@@ -25,10 +26,27 @@ export interface NbdLocator {
   readonly server: Endpoint;
   /** Empty: the server's default export. */
   readonly exportName: string;
+  /** Inside a channel; absent where it is plain. */
+  readonly channel?: ChannelLocator;
 }
+
+/** How the channel to a server is to be. */
+export type ChannelLocator =
+  | {
+    readonly protection: "noise";
+    /** The server's public key, in Base64. Absent: the one that is remembered. */
+    readonly serverKey?: string;
+    /** The file of our private key. Absent: the user's. */
+    readonly identityPath?: string;
+    /** The file of a pre-shared key. */
+    readonly presharedKeyPath?: string;
+  }
+  | { readonly protection: "checksum" };
 
 /** The port of NBD where none is given. */
 export const NBD_PORT = 10809;
+/** The port of channels where none is given. */
+export const CHANNEL_PORT = 10811;
 const EXPORT_NAME_BYTES_MAX = 4096;
 
 /** A URI cut at its punctuation; nothing is decoded yet but the parameters. */
@@ -46,12 +64,16 @@ const schemes: ReadonlyMap<string, (parts: UriParts) => DiskLocator> = new Map<
   ["file", fileLocator],
   ["nbd", nbdLocator],
   ["nbd+unix", nbdUnixLocator],
+  ["nbd+noise", nbdNoiseLocator],
+  ["nbd+crc", nbdCrcLocator],
 ]);
 
 /**
  * Parses the name of a disk.
  *
- * @param text A path, `file:///path`, `nbd://host[:port][/export]` or `nbd+unix:///[export]?socket=path`.
+ * @param text A path, `file:///path`, `nbd://host[:port][/export]`,
+ *   `nbd+unix:///[export]?socket=path`, `nbd+noise://host[:port][/export][?key=…&identity=path&psk=path]` or
+ *   `nbd+crc://host[:port][/export]`.
  * @throws {SyntaxError} If it is a URI with an unknown scheme, a malformed part or an unknown parameter, or if
  *   it is empty. The message quotes the text and says what is wrong with it.
  */
@@ -86,7 +108,21 @@ export function formatDiskLocator(locator: DiskLocator): string {
   const host = server.host.includes(":")
     ? bracketed(server.host.replace("%", "%25"))
     : encodeURIComponent(server.host);
-  return `nbd://${host}${server.port === NBD_PORT ? "" : `:${server.port}`}/${name}`;
+  const { scheme, defaultPort, query } = describeChannel(locator.channel);
+  return `${scheme}://${host}${server.port === defaultPort ? "" : `:${server.port}`}/${name}${query}`;
+}
+
+function describeChannel(
+  channel: ChannelLocator | undefined,
+): { scheme: string; defaultPort: number; query: string } {
+  if (channel === undefined) return { scheme: "nbd", defaultPort: NBD_PORT, query: "" };
+  if (channel.protection === "checksum") return { scheme: "nbd+crc", defaultPort: CHANNEL_PORT, query: "" };
+  const { serverKey, identityPath, presharedKeyPath } = channel;
+  const parameters = Object.entries({ key: serverKey, identity: identityPath, psk: presharedKeyPath })
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${name}=${encodeURIComponent(value!).replaceAll("%2F", "/")}`);
+  const query = parameters.length === 0 ? "" : `?${parameters.join("&")}`;
+  return { scheme: "nbd+noise", defaultPort: CHANNEL_PORT, query };
 }
 
 /** A scheme with two slashes, or a known scheme without them, which most likely is a mistake. */
@@ -120,8 +156,37 @@ function nbdUnixLocator({ authority, path, parameters }: UriParts): NbdLocator {
   };
 }
 
+function nbdNoiseLocator({ authority, path, parameters }: UriParts): NbdLocator {
+  expectParameters(parameters, ["key", "identity", "psk"]);
+  for (const [name, value] of parameters) {
+    if (value === "") throw new SyntaxError(`the parameter "${name}" is empty`);
+  }
+  const key = parameters.get("key");
+  return {
+    kind: "nbd",
+    server: tcpEndpoint(authority, CHANNEL_PORT),
+    exportName: exportName(path),
+    channel: {
+      protection: "noise",
+      serverKey: key === undefined ? undefined : decodeKey(key).toBase64(),
+      identityPath: parameters.get("identity"),
+      presharedKeyPath: parameters.get("psk"),
+    },
+  };
+}
+
+function nbdCrcLocator({ authority, path, parameters }: UriParts): NbdLocator {
+  expectParameters(parameters, []);
+  return {
+    kind: "nbd",
+    server: tcpEndpoint(authority, CHANNEL_PORT),
+    exportName: exportName(path),
+    channel: { protection: "checksum" },
+  };
+}
+
 /** `host`, `host:port`, `[v6]`, `[v6]:port`; no host is this one. */
-function tcpEndpoint(authority: string): Endpoint {
+function tcpEndpoint(authority: string, defaultPort = NBD_PORT): Endpoint {
   const match = /^(?:\[([0-9a-f:.]+(?:%25[^\]]+)?)\]|([^:@[\]]*))(?::(\d*))?$/i.exec(authority);
   if (match === null) {
     if (authority.includes("@")) throw new SyntaxError("a user name has no place in it");
@@ -129,7 +194,7 @@ function tcpEndpoint(authority: string): Endpoint {
   }
   const host = decoded(match[1] ?? match[2]);
   if (/[\s/\0]/.test(host)) throw new SyntaxError(`${JSON.stringify(host)} is not a host name`);
-  const port = match[3] === undefined || match[3] === "" ? NBD_PORT : Number(match[3]);
+  const port = match[3] === undefined || match[3] === "" ? defaultPort : Number(match[3]);
   if (port < 1 || port > 65535) throw new SyntaxError(`port ${match[3]} is not from 1 to 65535`);
   return { transport: "tcp", host: host === "" ? "localhost" : host, port };
 }

@@ -1,4 +1,5 @@
 import { AccessList } from "../access/acl.ts";
+import { narrower } from "../access/key_list.ts";
 import type { AdjustableLog } from "../base/log.ts";
 import { serverHandlers } from "../control/handlers.ts";
 import { ControlServer } from "../control/server.ts";
@@ -7,12 +8,14 @@ import type { BlockDevice } from "../device/device.ts";
 import { openFileDisk } from "../device/open_file_disk.ts";
 import { DEFAULT_STATE_DIRECTORY } from "../device/state_directory.ts";
 import { activatedDescriptors, listenDescriptor } from "../net/activation.ts";
+import type { Peer } from "../net/connection.ts";
 import { type Listener, listenTcp, listenUnix } from "../net/listener.ts";
 import { systemClock } from "../os/clock.ts";
 import { Notifier, notifySettings } from "../os/notify.ts";
 import { type Export, ExportTable, ExportTraffic } from "../server/export_table.ts";
-import { NbdServer } from "../server/nbd/server.ts";
+import { NbdServer, type Verdict } from "../server/nbd/server.ts";
 import { DEFAULT_PORT } from "../wire/nbd/constants.ts";
+import { channelOptions, type OpenedEntrance, openEntrance } from "./channel_options.ts";
 import { command, type Invocation } from "./command.ts";
 import { checkDescription, checkExportName, type ExportOption, parseExportOption } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
@@ -44,6 +47,7 @@ const OPTIONS = {
     repeat: true,
     help: "Another export: NAME=DISK[,readonly][,default][,description=TEXT]",
   },
+  ...channelOptions,
   sock: { type: "string", short: "s", valueName: "SOCK", help: "Control socket to open" },
   defaultDeny: { type: "flag", short: "d", help: "Let nobody in while the access list is empty" },
   killswitch: {
@@ -94,10 +98,13 @@ export const serve = command({
   usage: [
     "serve --file FILE [--addr ADDR] [--port PORT] [--sock SOCK] [--default-deny] [-k] [ACL_ENTRY]...",
     "serve --export NAME=DISK... [--unix SOCK] [ACL_ENTRY]...",
+    "serve --file FILE --channel-port PORT --authorized-peers FILE [--key FILE] [ACL_ENTRY]...",
   ],
   description: `Serves image files and block devices to any NBD client until it is told to stop.
 
 Without an address it listens on this machine only. Access entries are addresses or prefixes, each with =read, =write (the default) or =none behind it; the first that matches a client decides. Without any entry everybody who can connect may write, unless --default-deny is given.
+
+With --channel-port it takes encrypted connections of other denbd programs, and no plain ones unless --port, --unix or socket activation asks for them. Who may come in this way is said by the public keys in the file of --authorized-peers, each with read, write (the default) or none in front; where there is an access list as well, both must agree. SIGHUP reads the file again.
 
 SIGTERM, SIGINT and SIGQUIT let clients finish what they have asked for, then end the server; a second one ends it at once.`,
   options: OPTIONS,
@@ -124,6 +131,8 @@ class Serving {
   readonly #startedAtMs = systemClock.now();
   readonly #wanted: readonly ExportOption[];
   #control: ControlServer | null = null;
+  #door: OpenedEntrance | null = null;
+  #channelListener: Listener | null = null;
 
   constructor({ options, args, log, env }: Invocation<ServeOptions>) {
     this.#options = options;
@@ -137,7 +146,7 @@ class Serving {
     }
     this.#nbd = new NbdServer({
       exports: this.#exports,
-      judge: ({ address }) => this.#access.rightsFor(address),
+      judge: (peer) => this.#judge(peer),
       log,
       clock: systemClock,
       oldstyle: options.oldstyle,
@@ -150,9 +159,15 @@ class Serving {
   }
 
   async run(): Promise<number> {
-    using signals = new StopSignals(() => this.#log.info("SIGHUP: there is no configuration to read again"));
+    using signals = new StopSignals(() => void this.#reload());
     const notifier = new Notifier(notifySettings(this.#env, Deno.pid));
     try {
+      this.#door = await openEntrance(this.#options, {
+        env: this.#env,
+        log: this.#log,
+        clock: systemClock,
+        handshakeMs: this.#options.handshakeTimeout,
+      });
       for (const wanted of this.#wanted) this.#exports.add(await this.#open(wanted), wanted);
       await this.#listen();
       if (this.#options.sock !== undefined) await this.#listenForControl(this.#options.sock);
@@ -182,9 +197,29 @@ class Serving {
   /** Lets clients finish, makes everything durable, and ends. Returns the exit code. */
   async #stop(): Promise<number> {
     const { drainTimeout } = this.#options;
+    this.#closeDoor();
     const inTime = await this.#nbd.drain(drainTimeout);
     if (!inTime) this.#log.warn(`clients did not finish within ${drainTimeout / 1000} s and were cut off`);
     return await this.#close() ? 0 : 1;
+  }
+
+  /** By the address, and for clients of the channel by their key as well. */
+  #judge({ address, key }: Peer): Verdict {
+    const byAddress = this.#access.rightsFor(address);
+    return key === undefined || this.#door === null
+      ? byAddress
+      : narrower(byAddress, this.#door.keys.rightsFor(key));
+  }
+
+  async #reload(): Promise<void> {
+    if (this.#door === null) return this.#log.info("SIGHUP: there is no configuration to read again");
+    try {
+      await this.#door.reload();
+      this.#nbd.reconsider();
+      this.#log.info("SIGHUP: the authorised peers were read again");
+    } catch (error) {
+      this.#log.error(`SIGHUP: the authorised peers stay as they are: ${(error as Error).message}`);
+    }
   }
 
   async #open(wanted: ExportOption): Promise<Export> {
@@ -217,14 +252,27 @@ class Serving {
       this.#listeners.push(await listenDescriptor(descriptor));
     }
     if (unix !== undefined) this.#listeners.push(await listenUnix(unix));
-    if (addr !== undefined || port !== undefined || this.#listeners.length === 0) {
-      const address = addr ?? "127.0.0.1";
-      this.#listeners.push(listenTcp(address, port ?? DEFAULT_PORT));
-      if (this.#access.isOpen && !isLoopback(address)) {
-        this.#log.warn(`everybody who reaches ${address} may write: there is no access list`);
-      }
+    const address = addr ?? "127.0.0.1";
+    const plain = this.#door === null && (addr !== undefined || this.#listeners.length === 0);
+    if (port !== undefined || plain) this.#listeners.push(listenTcp(address, port ?? DEFAULT_PORT));
+    if (
+      this.#access.isOpen && !isLoopback(address) &&
+      (port !== undefined || plain || this.#door?.takesUnencrypted)
+    ) {
+      this.#log.warn(`everybody who reaches ${address} may write: there is no access list`);
     }
     for (const listener of this.#listeners) this.#serving.push(this.#nbd.serve(listener));
+    if (this.#door === null) return;
+    this.#channelListener = listenTcp(address, this.#door.port);
+    this.#listeners.push(this.#channelListener);
+    this.#serving.push(
+      this.#door.entrance.serve(this.#channelListener, (connection) => this.#nbd.handle(connection)),
+    );
+  }
+
+  #closeDoor(): void {
+    this.#channelListener?.close();
+    this.#door?.entrance.abort();
   }
 
   async #listenForControl(path: string): Promise<void> {
@@ -251,6 +299,7 @@ class Serving {
 
   /** Ends everything that was begun. Returns whether all that was written is durable. */
   async #close(): Promise<boolean> {
+    this.#closeDoor();
     for (const listener of this.#listeners) listener.close();
     await Promise.all(this.#serving);
     await this.#control?.close();

@@ -5,6 +5,7 @@ import { copy } from "./copy.ts";
 import { helpCommand } from "./help_command.ts";
 import { info } from "./info.ts";
 import { logLevel } from "./log_level.ts";
+import { keygen } from "./keygen.ts";
 import { read } from "./read.ts";
 import { serve } from "./serve.ts";
 import { statusCommand } from "./status.ts";
@@ -21,5 +22,6 @@ export const commands: readonly Command[] = [
   acl,
   logLevel,
   completionsCommand(() => commands),
+  keygen,
   helpCommand(() => commands),
 ];

@@ -61,7 +61,7 @@ function describeExports(exports: ExportTable, nbd: NbdServer, nowMs: number): E
       clients: clients.filter(({ session }) => session.exported === exported).map((client) => ({
         id: client.id,
         address: client.peer.text,
-        identity: null,
+        identity: client.peer.key ?? null,
         rights: client.rights,
         ageMs: Math.round(nowMs - client.connectedAtMs),
         requests: client.session.traffic.requests,

@@ -41,7 +41,7 @@ export class SecureConnection implements Connection {
    */
   constructor(transport: Connection, channel: Established, received: Uint8Array = new Uint8Array(0)) {
     const { protection, peerKey, handshakeHash } = channel;
-    this.peer = peerKey === undefined ? transport.peer : { ...transport.peer, key: peerKey.toBase64() };
+    this.peer = withKey(transport.peer, peerKey?.toBase64());
     this.protection = protection;
     this.handshakeHash = handshakeHash;
     this.#transport = transport;
@@ -76,6 +76,10 @@ export class SecureConnection implements Connection {
     this.#receiver.end();
     void this.#sender.finish().then(() => this.#transport.close());
   }
+}
+
+function withKey(peer: Peer, key: string | undefined): Peer {
+  return key === undefined ? peer : { ...peer, key, text: `${peer.text} (key ${key})` };
 }
 
 /** Ends a handshake early: by a deadline, or because the program stops. */

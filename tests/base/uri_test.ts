@@ -14,6 +14,23 @@ const unix = (path: string, exportName: string): DiskLocator => ({
   server: { transport: "unix", path },
   exportName,
 });
+const KEY = "//79/Pv6+fj39vX08/Lx8O/u7ezr6uno5+bl5OPi4eA=";
+const noise = (
+  host: string,
+  port: number,
+  parameters: { serverKey?: string; identityPath?: string; presharedKeyPath?: string } = {},
+): DiskLocator => ({
+  kind: "nbd",
+  server: { transport: "tcp", host, port },
+  exportName: "x",
+  channel: {
+    protection: "noise",
+    serverKey: undefined,
+    identityPath: undefined,
+    presharedKeyPath: undefined,
+    ...parameters,
+  },
+});
 const file = (path: string): DiskLocator => ({ kind: "file", path });
 
 const accepted: [string, DiskLocator][] = [
@@ -40,6 +57,24 @@ const accepted: [string, DiskLocator][] = [
   ["nbd+unix:///disk?socket=nbd%20sock", unix("nbd sock", "disk")],
   ["nbd+unix:////disk?socket=s", unix("s", "/disk")],
   ["nbd+unix://?socket=s", unix("s", "")],
+  ["nbd+noise://host/x", noise("host", 10811)],
+  ["nbd+noise://host:10811/x", noise("host", 10811)],
+  ["nbd+noise://[::1]:10809/x", noise("::1", 10809)],
+  [`nbd+noise://host/x?key=${KEY}`, noise("host", 10811, { serverKey: KEY })],
+  [
+    `nbd+noise://host/x?key=${KEY.replaceAll("/", "_").replaceAll("+", "-").slice(0, -1)}`,
+    noise("host", 10811, { serverKey: KEY }),
+  ],
+  [
+    "nbd+noise://host/x?identity=/etc/a%20key&psk=b",
+    noise("host", 10811, { identityPath: "/etc/a key", presharedKeyPath: "b" }),
+  ],
+  ["nbd+crc://host/x", {
+    kind: "nbd",
+    server: { transport: "tcp", host: "host", port: 10811 },
+    exportName: "x",
+    channel: { protection: "checksum" },
+  }],
 ];
 
 for (const [text, locator] of accepted) {
@@ -77,6 +112,11 @@ const refused: [string, string][] = [
   ["nbd+unix:///x?socket=", '"socket" is missing'],
   ["nbd+unix:///x?socket=a&socket=b", "twice"],
   ["nbd+unix://host/x?socket=a", "three slashes"],
+  ["nbd+noise://host/x?key=AAAA", "the key has 3 bytes and not 32"],
+  ["nbd+noise://host/x?key=", '"key" is empty'],
+  ["nbd+noise://host/x?identity=", '"identity" is empty'],
+  ["nbd+noise://host/x?mode=off", 'no parameter "mode"'],
+  ["nbd+crc://host/x?key=AAAA", 'no parameter "key"'],
 ];
 
 for (const [text, reason] of refused) {

@@ -306,7 +306,9 @@ Deno.test("no 8 bytes of a known text stand on the wire of an encrypted channel,
 
 Deno.test("the peer of a channel carries the key that it has proven", async () => {
   const { client, server } = await securePair("noise");
-  assertEquals(server.peer, { ...connectionPair()[0].peer, key: clientKey.publicKey.toBase64() });
+  const key = clientKey.publicKey.toBase64();
+  const { peer } = connectionPair()[0];
+  assertEquals(server.peer, { ...peer, key, text: `${peer.text} (key ${key})` });
   assertEquals(client.peer.key, serverKey.publicKey.toBase64());
   assertEquals(client.handshakeHash, server.handshakeHash);
   assertEquals((await securePair("checksum")).client.peer.key, undefined);

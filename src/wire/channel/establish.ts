@@ -3,6 +3,7 @@
  *
  * ```
  * client                                   server
+ *                                <-        greeting
  * hello, handshake(e)            ->
  *                                <-        handshake(e, ee, s, es)
  * looks at the server's key
@@ -35,8 +36,11 @@ import {
 } from "./frame.ts";
 import { HandshakeState } from "./handshake.ts";
 import {
+  checkGreeting,
   decodeHello,
+  encodeGreeting,
   encodeHello,
+  GREETING_BYTES,
   type Hello,
   HELLO_BYTES,
   type Protection,
@@ -108,7 +112,6 @@ export interface Refusal {
 }
 
 const NOTHING = new Uint8Array(0);
-const NBD_MAGIC_START = new TextEncoder().encode("NBDM");
 
 /**
  * The client's end.
@@ -127,10 +130,12 @@ export function* initiate(options: InitiateOptions): Conversation<Established> {
   yield* send(prologue.slice());
   let channel: Established;
   if (identity === undefined) {
+    checkGreeting(yield* need(GREETING_BYTES));
     channel = { protection: "checksum", sealer: new ChecksumSealer(), opener: new ChecksumOpener() };
   } else {
     const handshake = yield* wait(HandshakeState.create({ initiator: true, cipher, prologue, ...identity }));
     yield* sendMessage(handshake);
+    checkGreeting(yield* need(GREETING_BYTES));
     yield* receiveMessage(handshake);
     const serverKey = handshake.remoteStatic!;
     yield* wait(Promise.resolve(options.trust?.(serverKey)));
@@ -148,6 +153,7 @@ export function* initiate(options: InitiateOptions): Conversation<Established> {
  * @throws {WireError} If what arrives is no channel's beginning, or was damaged on the way.
  */
 export function* respond(options: RespondOptions): Conversation<Established | Refusal> {
+  yield* send(encodeGreeting());
   const prologue = (yield* need(HELLO_BYTES)) as Bytes;
   let hello: Hello;
   try {
@@ -218,9 +224,6 @@ function* sendMessage(handshake: HandshakeState): Conversation<void> {
 
 function* receiveMessage(handshake: HandshakeState): Conversation<void> {
   const start = yield* need(FRAME_START_BYTES);
-  if (NBD_MAGIC_START.every((byte, index) => start[index] === byte)) {
-    throw new WireError("the peer speaks plain NBD here, not the channel's protocol");
-  }
   const { type, bodyBytes } = decodeStart(start);
   if (type === "hint") yield* failWithHint(bodyBytes);
   if (type !== "handshake" || bodyBytes !== handshake.nextMessageBytes) {

@@ -1,7 +1,10 @@
 /**
- * The first bytes of a channel, from the client.
+ * The first bytes of a channel, which both ends send without waiting for each other.
  *
- * 16 bytes: magic 8, version u8, protection u8, cipher u8, flags u8, CRC32C of the twelve bytes before u32 (big
+ * The server's: the magic, 8 bytes. They commit to nothing, but whoever has the wrong port finds out at once
+ * instead of waiting for the other to begin.
+ *
+ * The client's, 16 bytes: magic 8, version u8, protection u8, cipher u8, flags u8, CRC32C of the twelve bytes before u32 (big
  * endian). The magic and the place of the version are for ever; the rest is version 1's. In an encrypted channel
  * these bytes are also the handshake's prologue, so that whoever alters them on the way ends it.
  */
@@ -27,9 +30,29 @@ export interface Hello {
 export class UnknownHelloError extends WireError {}
 
 const MAGIC = new TextEncoder().encode("DENBDCHN");
+const NBD_MAGIC = new TextEncoder().encode("NBDMAGIC");
 const PROTECTIONS: readonly Protection[] = ["noise", "checksum"];
 const CIPHERS: readonly CipherName[] = ["AESGCM", "ChaChaPoly"];
 const FLAG_PRESHARED_KEY = 1;
+
+/** Length of the server's first bytes. */
+export const GREETING_BYTES = 8;
+
+export function encodeGreeting(): Uint8Array<ArrayBuffer> {
+  return MAGIC.slice();
+}
+
+/**
+ * @param bytes Exactly {@linkcode GREETING_BYTES} bytes.
+ * @throws {WireError} If the server is none of channels.
+ */
+export function checkGreeting(bytes: Uint8Array): void {
+  if (startsWith(bytes, MAGIC)) return;
+  if (startsWith(bytes, NBD_MAGIC)) {
+    throw new WireError("the server speaks plain NBD on this port, not the channel's protocol");
+  }
+  throw new WireError("the server does not speak the channel's protocol: the magic is wrong");
+}
 
 export function encodeHello(hello: Hello): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(HELLO_BYTES);
@@ -48,8 +71,8 @@ export function encodeHello(hello: Hello): Uint8Array<ArrayBuffer> {
  * @throws {WireError} If it is no hello, or a damaged one.
  */
 export function decodeHello(bytes: Uint8Array): Hello {
-  if (!MAGIC.every((byte, index) => bytes[index] === byte)) {
-    throw new WireError("the peer does not speak the channel's protocol: the magic is wrong");
+  if (!startsWith(bytes, MAGIC)) {
+    throw new WireError("the client does not speak the channel's protocol: the magic is wrong");
   }
   if (bytes[8] !== CHANNEL_VERSION) {
     throw new UnknownHelloError(
@@ -68,4 +91,8 @@ export function decodeHello(bytes: Uint8Array): Hello {
     throw new UnknownHelloError(`channel flags ${bytes[11]} are unknown here`);
   }
   return { protection, cipher, presharedKey: bytes[11] === FLAG_PRESHARED_KEY };
+}
+
+function startsWith(bytes: Uint8Array, start: Uint8Array): boolean {
+  return start.every((byte, index) => bytes[index] === byte);
 }

@@ -21,9 +21,14 @@ const PKCS8_PREFIX = Uint8Array.of(
 /** The u-coordinate 9: a private key times this is its public key. */
 const BASE_POINT = new Uint8Array(KEY_BYTES).fill(9, 0, 1);
 
+/** Makes {@linkcode KEY_BYTES} bytes that nobody can guess: a private key, or a pre-shared one. */
+export function generateKey(): Uint8Array<ArrayBuffer> {
+  return crypto.getRandomValues(new Uint8Array(KEY_BYTES));
+}
+
 /** Makes a fresh key pair. */
 export async function generateKeyPair(): Promise<KeyPair> {
-  return await importKeyPair(crypto.getRandomValues(new Uint8Array(KEY_BYTES)));
+  return await importKeyPair(generateKey());
 }
 
 /**

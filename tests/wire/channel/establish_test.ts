@@ -190,13 +190,28 @@ for (
 }
 
 Deno.test({
+  name: "the first bytes of both ends are these",
+  permissions: "none",
+  async fn() {
+    const { sent } = await meet({ identity }, {});
+    const magic = new TextEncoder().encode("DENBDCHN");
+    assertEquals(sent.server.slice(0, 8), magic);
+    assertEquals(sent.client.slice(0, 8), magic);
+    // Version 1, noise, AESGCM, no pre-shared key; the checksum; a handshake frame of 32 bytes.
+    assertEquals([...sent.client.slice(8, 20)], [1, 0, 0, 0, 0xe7, 0xd2, 0x58, 0x09, 1, 0, 0, 32]);
+  },
+});
+
+Deno.test({
   name: "a client that reached a plain NBD server says so",
   permissions: "none",
   async fn() {
-    const played = await meet({ identity }, {}, (from, bytes) => {
-      return from === "server" ? new TextEncoder().encode("NBDMAGICIHAVEOPT") : bytes;
-    });
-    assertStringIncludes(clientError(played).message, "plain NBD");
+    for (const client of [{ identity }, {}]) {
+      const played = await meet(client, {}, (from, bytes) => {
+        return from === "server" ? new TextEncoder().encode("NBDMAGICIHAVEOPT") : bytes;
+      });
+      assertStringIncludes(clientError(played).message, "plain NBD");
+    }
   },
 });
 

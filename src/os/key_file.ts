@@ -1,0 +1,63 @@
+/** Files that hold a secret: nobody but their owner may read them. */
+
+/** Group and others. */
+const MODE_OTHERS = 0o077;
+/** More is no key. */
+const SECRET_FILE_BYTES_MAX = 4096;
+
+/**
+ * Reads a file that holds a secret.
+ *
+ * @throws {Error} If others may read or change it, if it is no plain file of a sensible size, or if it cannot be
+ *   read. The message names the file and says what to do.
+ */
+export async function readSecretFile(path: string): Promise<string> {
+  let file: Deno.FsFile;
+  try {
+    file = await Deno.open(path);
+  } catch (error) {
+    throw new Error(`cannot read ${path}: ${reason(error)}`);
+  }
+  using opened = file;
+  const { mode, isFile, size } = await opened.stat();
+  if (!isFile || size > SECRET_FILE_BYTES_MAX) throw new Error(`cannot read ${path}: it is no key file`);
+  if (mode !== null && (mode & MODE_OTHERS) !== 0) {
+    const octal = (mode & 0o777).toString(8).padStart(4, "0");
+    throw new Error(`cannot use ${path}: others may read it (mode ${octal}); run chmod 600 on it`);
+  }
+  const bytes = new Uint8Array(SECRET_FILE_BYTES_MAX);
+  let length = 0;
+  for (let count; (count = await opened.read(bytes.subarray(length))) !== null && count > 0;) length += count;
+  return new TextDecoder().decode(bytes.subarray(0, length));
+}
+
+/**
+ * Makes a new file, durably.
+ *
+ * @param mode `0o600` for a secret.
+ * @throws {Error} If it exists already or cannot be made; nothing is left behind then.
+ */
+export async function createFile(path: string, text: string, mode: number): Promise<void> {
+  let file: Deno.FsFile;
+  try {
+    file = await Deno.open(path, { write: true, createNew: true, mode });
+  } catch (error) {
+    throw new Error(`cannot create ${path}: ${reason(error)}`);
+  }
+  using opened = file;
+  try {
+    let bytes = new TextEncoder().encode(text);
+    while (bytes.length > 0) bytes = bytes.subarray(await opened.write(bytes));
+    await opened.sync();
+  } catch (error) {
+    await Deno.remove(path);
+    throw new Error(`cannot write ${path}: ${reason(error)}`);
+  }
+}
+
+function reason(error: unknown): string {
+  if (error instanceof Deno.errors.NotFound) return "it does not exist";
+  if (error instanceof Deno.errors.AlreadyExists) return "it exists already";
+  if (error instanceof Deno.errors.PermissionDenied) return "permission denied";
+  return error instanceof Error ? error.message : String(error);
+}
