@@ -174,6 +174,29 @@ Deno.test("openFileDisk() says that permission is denied", async () => {
   assertStringIncludes(lines[1], `EACCES cannot open: EACCES (${path}: permission denied)`);
 });
 
+Deno.test("openFileDisk() makes do where libc cannot be reached, and says what is missing", async () => {
+  using directory = temporaryDirectory();
+  const path = directory.file("disk.img");
+  Deno.writeFileSync(path, new Uint8Array(8192).fill(5));
+  const module = (name: string) => JSON.stringify(import.meta.resolve(`../../src/${name}`));
+  const script = `import { openFileDisk } from ${module("device/open_file_disk.ts")};
+    import { silentLog } from ${module("base/log.ts")};
+    const log = { ...silentLog, warn: (message) => console.log(message) };
+    const disk = await openFileDisk(${JSON.stringify(path)}, { log });
+    const into = new Uint8Array(4096);
+    await disk.read(4096, into);
+    await disk.write(0, into.map((byte) => byte + 1), { fua: true });
+    await disk.close();
+    console.log(disk.sizeBytes, into[4095], disk.can.extents, disk.can.trim);`;
+  Deno.writeTextFileSync(directory.file("open.ts"), script);
+  const args = ["run", "--no-prompt", "--no-lock", "--no-config", "-RW", directory.file("open.ts")];
+  const { stdout } = await run(Deno.execPath(), args, { env: { NO_COLOR: "1" } });
+  const [warning, result] = stdout.trim().split("\n");
+  assertStringIncludes(warning, `${path}: libc cannot be opened; no holes, no trimming, no locks`);
+  assertEquals(result, "8192 5 false false");
+  assertEquals([...Deno.readFileSync(path).slice(4094, 4098)], [6, 6, 5, 5]);
+});
+
 Deno.test("FileDisk serves a file of 0 bytes", async () => {
   await using opened = await open(0);
   assertEquals(opened.disk.sizeBytes, 0);
