@@ -9,7 +9,7 @@ import { FileOutput } from "./file_output.ts";
 import { Interruption } from "./interruption.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { Progress } from "./progress.ts";
-import { receiveRange, sendRange } from "./transfer.ts";
+import { flushIfPossible, receiveRange, sendRange } from "./transfer.ts";
 import { UsageError } from "./usage_error.ts";
 
 const STREAM = "-";
@@ -115,6 +115,7 @@ class Copying {
         signal: this.#signal,
         onBytes: progress.add,
       });
+      await Promise.race([this.#flush(to, destination), this.#aborted]);
     } catch (error) {
       throw named(error, from, to);
     }
@@ -145,7 +146,7 @@ class Copying {
     this.#expectRoom(null, 0, to, destination);
     const { sizeBytes } = destination;
     await Promise.race([receiveRange(destination, 0, sizeBytes, stdin, progress.add), this.#aborted]);
-    if (destination.can.flush) await destination.flush();
+    await Promise.race([this.#flush(to, destination), this.#aborted]);
     if (await Promise.race([stdin.read(new Uint8Array(1)), this.#aborted]) !== null) {
       throw new Error(`standard input is longer than the ${sizeBytes} bytes of ${formatDiskLocator(to)}`);
     }
@@ -191,6 +192,10 @@ class Copying {
         formatDiskLocator(from)
       } ${neededBytes}`,
     );
+  }
+
+  async #flush(locator: DiskLocator, destination: BlockDevice): Promise<void> {
+    await flushIfPossible(destination, formatDiskLocator(locator), this.#invocation.log);
   }
 
   #progress(totalBytes: number | null): Progress {

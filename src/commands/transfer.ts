@@ -1,4 +1,5 @@
 /** Bytes of a disk from and to a stream, in order, with several requests under way. */
+import type { Log } from "../base/log.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { pieces, type Segment, segments } from "../device/segments.ts";
 import type { Input, Output } from "./command.ts";
@@ -103,6 +104,12 @@ export async function receiveRange(
   await Promise.all(slots.map((slot) => slot.done));
   if (failure !== null) throw (failure as { readonly error: unknown }).error;
   return taken;
+}
+
+/** Makes what was written durable, or says that nobody can tell whether it is. `name` is the disk's. */
+export async function flushIfPossible(disk: BlockDevice, name: string, log: Log): Promise<void> {
+  if (disk.can.flush) await disk.flush();
+  else log.warn(`${name} cannot flush: nobody can tell when the data are durable`);
 }
 
 /** Reads until the buffer is full or the input has ended. Returns the bytes read. */

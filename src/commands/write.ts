@@ -3,7 +3,7 @@ import { openDisk } from "../open_disk.ts";
 import { parseSize } from "../base/size_text.ts";
 import { command } from "./command.ts";
 import { bindOption, namedDisk, serverOptions } from "./disk_options.ts";
-import { receiveRange } from "./transfer.ts";
+import { flushIfPossible, receiveRange } from "./transfer.ts";
 import { UsageError } from "./usage_error.ts";
 
 export const write = command({
@@ -56,7 +56,7 @@ export const write = command({
       }
       if (!disk.can.write) throw new Error(`cannot write to ${name}: it is read-only`);
       const written = await receiveRange(disk, from, size ?? room, stdin);
-      if (disk.can.flush) await disk.flush();
+      await flushIfPossible(disk, name, log);
       if (size !== undefined && written < size) {
         throw new Error(
           `standard input ended after ${written} of ${size} bytes, which were written to ${name}`,

@@ -34,7 +34,7 @@ export interface CopyOptions {
 }
 
 /**
- * Copies all of `source` to the start of `destination`, and makes it durable there if that can be done.
+ * Copies all of `source` to the start of `destination`. To flush is the caller's business.
  *
  * @param source Ranges of any bytes may be read from it, as may be written to the destination.
  * @param destination At least as large; what lies behind stays as it is.
@@ -58,7 +58,6 @@ export async function copyDisk(
   signal?.addEventListener("abort", abort, { once: true });
   try {
     await Promise.race([new Copy(source, destination, options).run(), aborted]);
-    if (destination.can.flush) await Promise.race([destination.flush(), aborted]);
   } finally {
     signal?.removeEventListener("abort", abort);
   }

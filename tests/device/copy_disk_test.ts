@@ -34,9 +34,6 @@ class RecordingDisk extends MemoryDisk {
   override zero(offset: number, length: number) {
     return this.#note(`zero ${offset} ${length}`, () => super.zero(offset, length)) as void;
   }
-  override flush() {
-    return this.#note("flush", () => {}) as void;
-  }
   override extents(offset: number, length: number): Extent[] {
     return this.can.extents ? super.extents(offset, length) : [{ length, kind: "data" }];
   }
@@ -58,7 +55,7 @@ test("copyDisk() copies data only, and leaves out what is zero on a destination 
   const destination = new RecordingDisk(4 * MIB);
   await copyDisk(source, destination, { destinationIsZero: true });
   assertEquals(source.asked.slice(1), [`read ${MIB} ${64 * KIB}`]);
-  assertEquals(destination.asked, [`write ${MIB} ${64 * KIB}`, "flush"]);
+  assertEquals(destination.asked, [`write ${MIB} ${64 * KIB}`]);
   assertEquals(contentOf(destination), contentOf(source));
 });
 
@@ -72,7 +69,6 @@ test("copyDisk() zeroes what a destination holds where the source has holes", as
     `zero 0 ${MIB}`,
     `write ${MIB} ${64 * KIB}`,
     `zero ${MIB + 64 * KIB} ${3 * MIB - 64 * KIB}`,
-    "flush",
   ]);
   assertEquals(contentOf(destination), contentOf(source));
 });
@@ -93,7 +89,7 @@ test("copyDisk() finds zeroes in the data of a source that knows no holes", asyn
   source.write(MIB - 1, new Uint8Array([1]));
   const empty = new RecordingDisk(MIB);
   await copyDisk(source, empty, { destinationIsZero: true });
-  assertEquals(empty.asked, [`write ${300 * KIB} 4096`, `write ${MIB - 4096} 4096`, "flush"]);
+  assertEquals(empty.asked, [`write ${300 * KIB} 4096`, `write ${MIB - 4096} 4096`]);
   const full = new RecordingDisk(MIB);
   await copyDisk(source, full, { depth: 1 });
   assertEquals(full.asked, [
@@ -104,7 +100,6 @@ test("copyDisk() finds zeroes in the data of a source that knows no holes", asyn
     `zero ${512 * KIB} ${256 * KIB}`,
     `zero ${768 * KIB} ${252 * KIB}`,
     `write ${MIB - 4096} 4096`,
-    "flush",
   ]);
   assertEquals(contentOf(full), contentOf(source));
 });
@@ -118,10 +113,10 @@ test("copyDisk() leaves what lies behind the end of the source", async () => {
   assertEquals(contentOf(destination).findIndex((byte) => byte === 2), 1000);
 });
 
-test("copyDisk() of nothing is a flush", async () => {
+test("copyDisk() of nothing asks for nothing", async () => {
   const destination = new RecordingDisk(10);
   await copyDisk(new MemoryDisk(0), destination);
-  assertEquals(destination.asked, ["flush"]);
+  assertEquals(destination.asked, []);
 });
 
 test("copyDisk() refuses a destination that is too small, and touches nothing", async () => {
@@ -149,7 +144,7 @@ test("copyDisk() makes any disk equal, whatever both can do, early or late", asy
     }
     const destination = new RecordingDisk(
       sizeBytes + random.below(100),
-      { zero: random.chance(0.5), flush: random.chance(0.5) },
+      { zero: random.chance(0.5) },
       random.chance(0.5),
     );
     const destinationIsZero = random.chance(0.5);
@@ -174,12 +169,11 @@ test("copyDisk() makes any disk equal, whatever both can do, early or late", asy
   }
 });
 
-test("copyDisk() fails with the first error of any request, and never flushes then", async () => {
+test("copyDisk() fails with the first error of any request", async () => {
   for (const operation of ["read", "write", "zero", "extents"] as const) {
     for (const side of ["source", "destination"]) {
       const source = new FaultDisk(filled(MIB));
-      const memory = new RecordingDisk(MIB);
-      const destination = new FaultDisk(memory);
+      const destination = new FaultDisk(new MemoryDisk(MIB));
       const faulty = side === "source" ? source : destination;
       const fault = faulty.add({
         operation,
@@ -191,19 +185,12 @@ test("copyDisk() fails with the first error of any request, and never flushes th
       if (used.includes(operation)) {
         const error = await assertRejects(() => copying, DeviceError);
         assertEquals([error.errno, error.operation], ["EIO", operation]);
-        assertEquals(memory.asked.includes("flush"), false);
       } else {
         await copying;
         assertEquals(fault.hits, 0);
       }
     }
   }
-});
-
-test("copyDisk() fails when the flush at the end fails", async () => {
-  const destination = new FaultDisk(new MemoryDisk(MIB));
-  destination.add({ operation: "flush", errno: "EIO" });
-  await assertRejects(() => copyDisk(filled(MIB), destination), DeviceError, "cannot flush");
 });
 
 test("copyDisk() ends with the signal's reason although a request never ends", async () => {
