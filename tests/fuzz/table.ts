@@ -2,6 +2,7 @@
 import { configFiles, dnbd3Client, dnbd3Headers, dnbd3Maps, dnbd3Messages, dnbd3Server } from "./dnbd3.ts";
 import { accessEntries, controlMessages } from "./control_decoders.ts";
 import type { Fuzzer } from "./fuzzer.ts";
+import { nbdLyingServer, nbdTamperedServer } from "./nbd_client_connection.ts";
 import { nbdMessages, nbdReplies, nbdRequests, nbdStatusQueries } from "./nbd_decoders.ts";
 import { nbdClientHandshake, nbdHandshakes, nbdServerHandshake } from "./nbd_handshakes.ts";
 import { nbdServerConnection, nbdServerRequests } from "./nbd_server_connection.ts";
@@ -17,6 +18,8 @@ export const fuzzers: readonly Fuzzer[] = [
   nbdHandshakes,
   nbdServerRequests,
   nbdServerConnection,
+  nbdLyingServer,
+  nbdTamperedServer,
   dnbd3Headers,
   dnbd3Messages,
   dnbd3Client,
