@@ -72,8 +72,8 @@ export class LyingServer {
     const random = this.#random;
     const reader = new Reader(connection, rest);
     const headerBytes = requestBytes(agreed.extended);
-    /** Replies on their way: of each the pieces that are left, in order. */
-    let open: Uint8Array[][] = [];
+    /** Requests on their way, each with the pieces of its reply that are left, in order. */
+    let open: { execute: () => Uint8Array[]; pieces: Uint8Array[] | null }[] = [];
     let writing = Promise.resolve();
     while (true) {
       const header = await reader.take(headerBytes);
@@ -83,15 +83,17 @@ export class LyingServer {
       const payload = request.type === Command.WRITE ? await reader.take(request.length) : new Uint8Array(0);
       if (payload === null) return;
       if (request.type === Command.DISC) return;
-      open.push(this.#reply(request, payload, agreed));
+      open.push({ execute: () => this.#reply(request, payload, agreed), pieces: null });
       if (this.lied && random.chance(0.1)) return;
-      // Pieces of different replies in any order, those of one in theirs; sooner or later, but all.
+      // Requests are executed in any order, as are pieces of different replies; sooner or later, but all.
       writing = writing.then(async () => {
         await turns(random.below(30));
         while (open.length > 0) {
           const each = pick(random, open);
-          connection.write(each.shift()!);
-          open = open.filter((pieces) => pieces.length > 0);
+          each.pieces ??= each.execute();
+          const piece = each.pieces.shift();
+          if (piece !== undefined) connection.write(piece);
+          open = open.filter(({ pieces }) => pieces?.length !== 0);
           if (random.chance(0.3)) await turns(random.below(10));
         }
       }).catch(() => {});

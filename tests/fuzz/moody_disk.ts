@@ -51,7 +51,9 @@ export class MoodyDisk implements BlockDevice {
     return this.#perform("zero", true, offset, length, () => this.#next.zero(offset, length, options));
   }
   extents(offset: number, length: number): Extent[] | Promise<Extent[]> {
-    return this.#perform("extents", false, offset, length, () => this.#next.extents(offset, length));
+    // A disk may tell less than it was asked for.
+    const told = this.#random.chance(0.3) ? 1 + this.#random.below(length) : length;
+    return this.#perform("extents", false, offset, length, () => this.#next.extents(offset, told));
   }
   cache(offset: number, length: number) {
     return this.#perform("cache", false, offset, length, () => this.#next.cache(offset, length));

@@ -92,18 +92,22 @@ export const nbdRequests: Fuzzer = {
 
 function someRequest(random: Random): ChunkRequest {
   return {
-    type: pick(random, Object.values(Command)),
+    type: random.chance(0.7)
+      ? pick(random, [Command.READ, Command.BLOCK_STATUS])
+      : pick(random, Object.values(Command)),
     flags: random.chance(0.3) ? CommandFlag.REQ_ONE : 0,
     offset: random.chance(0.5) ? random.below(2 ** 20) : awkwardU53(random),
     length: random.chance(0.7) ? 1 + random.below(65536) : 1 + random.below(PAYLOAD_BYTES_ADVERTISED),
   };
 }
 
+const CHUNK_MAGICS = [STRUCTURED_REPLY_MAGIC, EXTENDED_REPLY_MAGIC];
+
 /** A reply of any kind, with fields that nearly fit the request. */
 function someReply(random: Random, request: ChunkRequest): Uint8Array<ArrayBuffer> {
   const bytes = random.bytes(32);
   const view = viewOf(bytes);
-  const magic = pick(random, [SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, EXTENDED_REPLY_MAGIC]);
+  const magic = pick(random, [SIMPLE_REPLY_MAGIC, ...CHUNK_MAGICS, ...CHUNK_MAGICS, ...CHUNK_MAGICS]);
   view.setUint32(0, random.chance(0.98) ? magic : awkwardU32(random));
   if (magic === SIMPLE_REPLY_MAGIC) return bytes;
   view.setUint16(4, random.below(4));
@@ -143,13 +147,13 @@ function somePayload(random: Random, header: ReplyHeader, request: ChunkRequest)
       break;
     case ChunkType.BLOCK_STATUS:
       for (let at = 4; at + 4 <= bytes.length && random.chance(0.95); at += 8) {
-        view.setUint32(at, random.below(request.length));
+        view.setUint32(at, random.chance(0.05) ? 0 : random.below(request.length));
       }
       break;
     case ChunkType.BLOCK_STATUS_EXT:
       view.setUint32(4, (bytes.length - 8) / 16);
       for (let at = 8; at + 8 <= bytes.length && random.chance(0.95); at += 16) {
-        view.setBigUint64(at, BigInt(random.below(request.length)));
+        view.setBigUint64(at, BigInt(random.chance(0.05) ? 0 : random.below(request.length)));
       }
       break;
     case ChunkType.ERROR:
@@ -173,7 +177,10 @@ export const nbdReplies: Fuzzer = {
     const request = someRequest(random);
     const reply = someReply(random, request);
     const view = viewOf(reply);
-    const agreed = { structured: random.chance(0.5), extended: random.chance(0.5) };
+    const fitting = { structured: true, extended: view.getUint32(0) === EXTENDED_REPLY_MAGIC };
+    const agreed = random.chance(0.9)
+      ? fitting
+      : { structured: random.chance(0.5), extended: random.chance(0.5) };
     const header: ReplyHeader = {
       form: "simple",
       cookie: 0n,
@@ -193,7 +200,12 @@ export const nbdReplies: Fuzzer = {
     assertEquals(header.form, agreed.extended ? "extended" : headerBytes === 16 ? "simple" : "structured");
     if (header.form === "simple") return;
     if (!accepts(() => checkChunk(header, request), WireError)) return;
-    const limit = Math.max(8 + request.length, 8 + 16 * 2 ** 20, 65536);
+    const extents = Math.min(request.length, 2 ** 20);
+    const limit = header.type === ChunkType.OFFSET_DATA
+      ? 8 + request.length
+      : request.type === Command.BLOCK_STATUS && (header.type & 0x8000) === 0
+      ? 8 + 16 * extents
+      : 65536;
     assert(header.payloadBytes <= limit, `payload of ${header.payloadBytes} bytes is accepted`);
     const payload = somePayload(random, header, request);
     accepts(() => checkPayload(viewOf(payload), header, request), WireError);
@@ -224,6 +236,8 @@ function checkPayload(view: DataView, header: ReplyHeader, request: ChunkRequest
     }
     default: {
       const { error, offset } = decodeErrorPayload(view, 0, type, payloadBytes, request);
+      const known = type === ChunkType.ERROR ? 6 : type === ChunkType.ERROR_OFFSET ? 14 : null;
+      assert(known === null || known + view.getUint16(4) === payloadBytes, "a text of another length");
       return assert(error !== 0 && (offset === undefined || offset >= from && offset <= to));
     }
   }
@@ -340,5 +354,6 @@ export const nbdMessages: Fuzzer = {
     let value: unknown;
     if (!accepts(() => value = decode(wrong), WireError) || encode === undefined || value === null) return;
     assertEquals(hex(encode(value)), hex(wrong));
+    assert(!JSON.stringify(value).includes("\\u0000"), "a string with a NUL");
   },
 };

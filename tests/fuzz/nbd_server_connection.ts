@@ -73,6 +73,7 @@ function someRequest(random: Random, sizeBytes: number, agreed: ClientAgreement)
     : pick(random, [8, 9, 42, 65535]);
   let offset = random.below(sizeBytes);
   let length = 1 + random.below(Math.min(sizeBytes - offset, random.chance(0.8) ? 8192 : sizeBytes));
+  if (random.chance(0.05)) length = sizeBytes - offset + random.below(3);
   if (random.chance(0.1)) offset = awkwardU53(random);
   if (random.chance(0.05) && type !== Command.WRITE) length = random.chance(0.5) ? 0 : random.below(2 ** 32);
   let flags = random.chance(0.7) ? 0 : 1 << random.below(5);
