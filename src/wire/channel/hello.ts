@@ -1,8 +1,9 @@
 /**
  * The first bytes of a channel, which both ends send without waiting for each other.
  *
- * The server's: the magic, 8 bytes. They commit to nothing, but whoever has the wrong port finds out at once
- * instead of waiting for the other to begin.
+ * The server's, 16 bytes: magic 8, its highest version u8, seven zeroes that a client ignores. They commit to
+ * nothing, but who has the wrong port finds out at once instead of waiting for the other to begin; an NBD client
+ * looks at its server's first 16 bytes.
  *
  * The client's, 16 bytes: magic 8, version u8, protection u8, cipher u8, flags u8, CRC32C of the twelve bytes before u32 (big
  * endian). The magic and the place of the version are for ever; the rest is version 1's. In an encrypted channel
@@ -36,10 +37,13 @@ const CIPHERS: readonly CipherName[] = ["AESGCM", "ChaChaPoly"];
 const FLAG_PRESHARED_KEY = 1;
 
 /** Length of the server's first bytes. */
-export const GREETING_BYTES = 8;
+export const GREETING_BYTES = 16;
 
 export function encodeGreeting(): Uint8Array<ArrayBuffer> {
-  return MAGIC.slice();
+  const bytes = new Uint8Array(GREETING_BYTES);
+  bytes.set(MAGIC);
+  bytes[MAGIC.length] = CHANNEL_VERSION;
+  return bytes;
 }
 
 /**

@@ -195,7 +195,7 @@ Deno.test({
   async fn() {
     const { sent } = await meet({ identity }, {});
     const magic = new TextEncoder().encode("DENBDCHN");
-    assertEquals(sent.server.slice(0, 8), magic);
+    assertEquals([...sent.server.slice(0, 16)], [...magic, 1, 0, 0, 0, 0, 0, 0, 0]);
     assertEquals(sent.client.slice(0, 8), magic);
     // Version 1, noise, AESGCM, no pre-shared key; the checksum; a handshake frame of 32 bytes.
     assertEquals([...sent.client.slice(8, 20)], [1, 0, 0, 0, 0xe7, 0xd2, 0x58, 0x09, 1, 0, 0, 32]);
@@ -232,6 +232,8 @@ Deno.test({
             flipped[index] ^= 1 << (bit & 7);
             return flipped;
           });
+          // What the server says of its version in its first bytes, and the zeroes behind, are for later clients.
+          if (from === "server" && bit >= 8 * 8 && bit < 16 * 8) continue;
           const failures = [played.client, played.server].filter((end) =>
             end.status === "rejected" || "refused" in end.value
           );

@@ -1,0 +1,353 @@
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { concat } from "@std/bytes";
+import { type KeyEntry, KeyList } from "../../src/access/key_list.ts";
+import { formatKey } from "../../src/base/channel_key.ts";
+import { type Log, silentLog } from "../../src/base/log.ts";
+import { parseDiskLocator } from "../../src/base/uri.ts";
+import { MemoryDisk } from "../../src/device/memory.ts";
+import type { BlockDevice } from "../../src/device/device.ts";
+import { DeviceError } from "../../src/device/device_error.ts";
+import type { Connection } from "../../src/net/connection.ts";
+import { type Listener, listenTcp } from "../../src/net/listener.ts";
+import { dial } from "../../src/net/dial.ts";
+import { openDisk, OpenError } from "../../src/open_disk.ts";
+import { createFile } from "../../src/os/key_file.ts";
+import { systemClock } from "../../src/os/clock.ts";
+import { ChannelEntrance } from "../../src/server/channel_entrance.ts";
+import type { EncryptionMode } from "../../src/wire/channel/establish.ts";
+import { generateKey, importKeyPair } from "../../src/wire/channel/key_pair.ts";
+import { temporaryDirectory } from "../testing/process.ts";
+import { type ServedDisk, serveDisk } from "../testing/served_disk.ts";
+
+const SIZE = 4 * 1024 * 1024;
+const serverKey = await importKeyPair(generateKey());
+
+class CollectedLog implements Log {
+  readonly lines: string[] = [];
+  debug() {}
+  info() {}
+  warn = (message: string) => void this.lines.push(message);
+  error = (message: string) => void this.lines.push(message);
+  fatal() {}
+  child = () => this;
+}
+
+/** A server of one disk behind a channel, a client's key, and files for them. */
+class Behind implements AsyncDisposable {
+  readonly disk = new MemoryDisk(SIZE);
+  readonly directory = temporaryDirectory();
+  readonly keys = new KeyList([]);
+  readonly log = new CollectedLog();
+  readonly listener: Listener = listenTcp("127.0.0.1", 0);
+  readonly served: ServedDisk;
+  readonly entrance: ChannelEntrance;
+  readonly #serving: Promise<void>;
+
+  private constructor(encryption: EncryptionMode, readonly clientKey: string) {
+    this.served = serveDisk(this.disk, {
+      judge: ({ key }) =>
+        key === undefined ? { rights: "write", reason: "a test" } : this.keys.rightsFor(key),
+    });
+    this.entrance = new ChannelEntrance({
+      encryption,
+      identity: { staticKey: serverKey },
+      keys: this.keys,
+      log: this.log,
+      clock: systemClock,
+      handshakeMs: 10_000,
+    });
+    this.#serving = this.entrance.serve(this.listener, (connection) => this.served.server.handle(connection));
+  }
+
+  static async open(
+    rights: KeyEntry["rights"] | "unknown" = "write",
+    encryption: EncryptionMode = "require",
+  ) {
+    const secret = generateKey();
+    const key = (await importKeyPair(secret)).publicKey.toBase64();
+    const behind = new Behind(encryption, key);
+    await createFile(behind.directory.file("key"), formatKey("private", secret), 0o600);
+    if (rights !== "unknown") behind.keys.replace([{ key, rights, comment: "tester" }]);
+    return behind;
+  }
+
+  /** The URI of the disk, by default with the server's key, through `port`. */
+  uri(parameters = `key=${encodeURIComponent(serverKey.publicKey.toBase64())}`, port = this.listener.port) {
+    return `nbd+noise://127.0.0.1:${port}/disk?identity=${this.directory.file("key")}&${parameters}`;
+  }
+
+  connect(
+    uri = this.uri(),
+    environment: Record<string, string> = {},
+    log: Log = silentLog,
+  ): Promise<BlockDevice> {
+    return openDisk(parseDiskLocator(uri), { env: (name) => environment[name], log });
+  }
+
+  async [Symbol.asyncDispose]() {
+    this.listener.close();
+    this.entrance.abort();
+    await this.served[Symbol.asyncDispose]();
+    await this.#serving;
+    this.directory[Symbol.dispose]();
+  }
+}
+
+/** What a middleman does with bytes: where from, and where in that direction's stream they begin. */
+type Meddle = (from: "client" | "server", bytes: Uint8Array, at: number) => Uint8Array;
+
+/** Passes connections on to another port, through a hook. */
+class Middleman implements Disposable {
+  readonly listener = listenTcp("127.0.0.1", 0);
+  readonly #connections = new Set<Connection>();
+
+  constructor(readonly target: number, readonly meddle: Meddle) {
+    void this.#run();
+  }
+
+  async #run(): Promise<void> {
+    for (let near; (near = await this.listener.accept()) !== null;) {
+      const far = await dial({ transport: "tcp", host: "127.0.0.1", port: this.target });
+      void this.#pass("client", near, far);
+      void this.#pass("server", far, near);
+    }
+  }
+
+  async #pass(from: "client" | "server", source: Connection, target: Connection): Promise<void> {
+    this.#connections.add(source);
+    const chunk = new Uint8Array(64 * 1024);
+    try {
+      let at = 0;
+      for (let count; (count = await source.read(chunk)) !== null;) {
+        await target.write(this.meddle(from, chunk.slice(0, count), at));
+        at += count;
+      }
+    } catch {
+      // The other side has gone.
+    }
+    target.close();
+  }
+
+  [Symbol.dispose]() {
+    this.listener.close();
+    for (const connection of this.#connections) connection.close();
+  }
+}
+
+function pattern(length: number): Uint8Array {
+  return Uint8Array.from({ length }, (_, index) => index * 31 + (index >> 8) * 7);
+}
+
+async function readDisk(disk: BlockDevice, offset: number, length: number): Promise<Uint8Array> {
+  const bytes = new Uint8Array(length);
+  await disk.read(offset, bytes);
+  return bytes;
+}
+
+Deno.test("a disk behind a channel is a disk", async () => {
+  await using behind = await Behind.open();
+  const disk = await behind.connect();
+  const data = pattern(1_000_000);
+  await Promise.all([disk.write(512, data), disk.write(2_000_000, data.subarray(0, 4096))]);
+  await disk.flush();
+  assertEquals(await readDisk(disk, 512, data.length), data);
+  assertEquals(await readDisk(behind.disk, 2_000_000, 4096), data.slice(0, 4096));
+  const [client] = behind.served.server.clients();
+  assertEquals(client.peer.key, behind.clientKey);
+  assertStringIncludes(client.peer.text, `(key ${behind.clientKey})`);
+  await disk.close();
+});
+
+Deno.test("no 8 bytes of a text that is written or read stand on the wire, as they do without a channel", async () => {
+  const text = new TextEncoder().encode("Sphinx of black quartz, judge my vow! ".repeat(3000));
+  const runs = new Set<string>();
+  for (let at = 0; at < 38; at++) runs.add(text.subarray(at, at + 8).toHex());
+  for (const protection of ["noise", "checksum"]) {
+    await using behind = await Behind.open("write", "prefer");
+    const wire: Uint8Array[] = [];
+    using middleman = new Middleman(behind.listener.port!, (_from, bytes) => {
+      wire.push(bytes);
+      return bytes;
+    });
+    const { port } = middleman.listener;
+    const disk = await behind.connect(
+      protection === "noise" ? behind.uri(undefined, port) : `nbd+crc://127.0.0.1:${port}/disk`,
+    );
+    await disk.write(0, text);
+    assertEquals(await readDisk(disk, 0, text.length), text);
+    await disk.close();
+    const captured = concat(wire);
+    assert(captured.length > 2 * text.length);
+    let found = 0;
+    for (let at = 0; at + 8 <= captured.length; at++) {
+      if (runs.has(captured.subarray(at, at + 8).toHex())) found++;
+    }
+    assertEquals(found > 0, protection === "checksum", `${protection}: ${found} runs`);
+  }
+});
+
+Deno.test("with checksums, bytes flipped on the way are never read nor written, and a copy completes", async () => {
+  await using behind = await Behind.open("write", "prefer");
+  const data = pattern(SIZE);
+  behind.disk.write(0, data);
+  let attempts = 0;
+  // Every connection but some has one flipped bit, now in this direction and now in that.
+  using middleman = new Middleman(behind.listener.port!, (from, bytes, at) => {
+    const flipAt = [24, 500, 40_000, 90_001, 150_007, 300_003][attempts % 6];
+    const direction = attempts % 2 === 0 ? "server" : "client";
+    if (from === direction && flipAt >= at && flipAt < at + bytes.length) bytes[flipAt - at] ^= 0x10;
+    return bytes;
+  });
+  const uri = `nbd+crc://127.0.0.1:${middleman.listener.port}/disk`;
+  const copy = new Uint8Array(SIZE);
+  const STEP = 64 * 1024;
+  let failures = 0;
+  for (let done = 0; done < SIZE && attempts < 200; attempts++) {
+    let disk: BlockDevice | undefined;
+    try {
+      disk = await openDisk(parseDiskLocator(uri));
+      while (done < SIZE) {
+        copy.set(await readDisk(disk, done, STEP), done);
+        await disk.write(done, data.subarray(done, done + STEP));
+        done += STEP;
+      }
+    } catch (error) {
+      assert(error instanceof OpenError || error instanceof DeviceError, String(error));
+      failures++;
+    } finally {
+      await disk?.close();
+    }
+  }
+  assertEquals(copy, data);
+  assertEquals(await readDisk(behind.disk, 0, SIZE), data);
+  assert(failures > 5, `${failures} of ${attempts} connections met the flipped bit`);
+});
+
+Deno.test("a flipped byte in an encrypted channel fails the request, and the disk keeps what it had", async () => {
+  await using behind = await Behind.open();
+  const data = pattern(200_000);
+  behind.disk.write(0, data);
+  let armed = false;
+  using middleman = new Middleman(behind.listener.port!, (from, bytes) => {
+    if (armed && from === "client" && bytes.length > 1000) bytes[500] ^= 1;
+    return bytes;
+  });
+  const disk = await behind.connect(behind.uri(undefined, middleman.listener.port));
+  assertEquals(await readDisk(disk, 0, data.length), data);
+  armed = true;
+  await assertRejects(async () => await disk.write(0, new Uint8Array(100_000)), DeviceError, "EIO");
+  assertEquals(await readDisk(behind.disk, 0, data.length), data);
+  await disk.close();
+});
+
+Deno.test("what a key gives holds: nothing, read, write", async () => {
+  for (const rights of ["unknown", "none"] as const) {
+    await using behind = await Behind.open(rights);
+    const error = await assertRejects(() => behind.connect(), OpenError);
+    assertStringIncludes(
+      error.message,
+      rights === "none" ? "is authorised for none" : "not among the authorised",
+    );
+    assertEquals(behind.log.lines.length, 1);
+    assertStringIncludes(behind.log.lines[0], behind.clientKey);
+  }
+  await using reading = await Behind.open("read");
+  const disk = await reading.connect();
+  assertEquals(disk.can.write, false);
+  assertEquals(await readDisk(disk, 0, 10), new Uint8Array(10));
+  await disk.close();
+});
+
+Deno.test("a key that loses its rights ends its sessions", async () => {
+  await using behind = await Behind.open();
+  const disk = await behind.connect();
+  behind.keys.replace([]);
+  behind.served.server.reconsider();
+  await assertRejects(async () => await disk.read(0, new Uint8Array(10)), DeviceError);
+  await disk.close();
+  await assertRejects(() => behind.connect(), OpenError, "not among the authorised peers");
+});
+
+Deno.test("a server is remembered at the first contact, and refused when its key has changed", async () => {
+  await using behind = await Behind.open();
+  const file = behind.directory.file("new/known_servers");
+  const environment = { DENBD_KNOWN_SERVERS: file };
+  const log = new CollectedLog();
+  await (await behind.connect(behind.uri(""), environment, log)).close();
+  const server = `127.0.0.1:${behind.listener.port}`;
+  const line = `${server} ${formatKey("public", serverKey.publicKey)}\n`;
+  assertEquals(Deno.readTextFileSync(file), line);
+  assertEquals(Deno.statSync(file).mode! & 0o777, 0o600);
+  assertEquals(log.lines.length, 1);
+  await (await behind.connect(behind.uri(""), environment, log)).close();
+  assertEquals(Deno.readTextFileSync(file), line);
+  assertEquals(log.lines.length, 1);
+
+  Deno.writeTextFileSync(file, `# other\n${server} ${formatKey("public", generateKey())}\n`);
+  const error = await assertRejects(() => behind.connect(behind.uri(""), environment), OpenError);
+  assertStringIncludes(error.message, `the key of ${server} has changed`);
+  assertStringIncludes(error.message, `${file}:2`);
+  const other = `key=${encodeURIComponent(generateKey().toBase64())}`;
+  await assertRejects(() => behind.connect(behind.uri(other)), OpenError, "it is another server");
+});
+
+Deno.test("a client without a key, or with nowhere to remember the server's, is told what to do", async () => {
+  await using behind = await Behind.open();
+  const plain = `nbd+noise://127.0.0.1:${behind.listener.port}/disk`;
+  await assertRejects(() => behind.connect(plain), OpenError, "give identity= in the URI, or set DENBD_KEY");
+  const home = { HOME: behind.directory.file("home") };
+  await assertRejects(() => behind.connect(plain, home), OpenError, "denbd keygen makes one");
+  await assertRejects(() => behind.connect(behind.uri("")), OpenError, "nowhere to remember it: give key=");
+  const variable = {
+    DENBD_KEY: behind.directory.file("key"),
+    DENBD_KNOWN_SERVERS: behind.directory.file("known"),
+  };
+  await (await behind.connect(plain, variable)).close();
+});
+
+Deno.test("whoever has the wrong port finds out at once", async () => {
+  await using behind = await Behind.open();
+  const { port } = behind.listener;
+  await assertRejects(
+    () => openDisk(parseDiskLocator(`nbd://127.0.0.1:${port}/disk`)),
+    OpenError,
+    "not an NBD server",
+  );
+  const garbage = await dial({ transport: "tcp", host: "127.0.0.1", port: port! });
+  await garbage.write(new TextEncoder().encode("GET / HTTP/1.1\r\n\r\n"));
+  const answer = new Uint8Array(100);
+  assertEquals(await garbage.read(answer), 16);
+  assertEquals(await garbage.read(answer), null);
+  garbage.close();
+  assertEquals(behind.log.lines.length, 1, "one address is heard of once a minute");
+});
+
+Deno.test("strangers that never finish their handshake are limited, and others still get in", async () => {
+  await using behind = await Behind.open();
+  const { port } = behind.listener;
+  const server = { transport: "tcp", host: "127.0.0.1", port: port! } as const;
+  const strangers: Connection[] = [];
+  for (let count = 0; count < 31; count++) {
+    const stranger = await dial(server);
+    assertEquals(await stranger.read(new Uint8Array(16)), 16);
+    strangers.push(stranger);
+  }
+  await (await behind.connect()).close();
+  strangers.push(await dial(server));
+  assertEquals(await strangers[31].read(new Uint8Array(16)), 16);
+  const refused = await dial(server);
+  assertEquals(await refused.read(new Uint8Array(8)), null);
+  assertStringIncludes(behind.log.lines.join(), "32 of them from there");
+  strangers[0].close();
+  strangers[1].close();
+  // The server notices in its own time; the first attempt after that gets in.
+  for (let attempt = 0;; attempt++) {
+    try {
+      await (await behind.connect()).close();
+      break;
+    } catch (error) {
+      if (attempt === 100) throw error;
+    }
+  }
+  for (const stranger of [...strangers, refused]) stranger.close();
+});
