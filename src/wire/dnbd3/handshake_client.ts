@@ -19,6 +19,13 @@ import {
   viewOf,
 } from "./message.ts";
 
+/** The server offers the image, but not this block of it. */
+export class BlockRefusedError extends WireError {
+  constructor() {
+    super("it refuses the block");
+  }
+}
+
 /** Selects the image of a connection; the first thing to say, and only once. */
 export function* selectImage(selection: Selection): Conversation<SelectedImage> {
   yield* send(encodeSelection(selection));
@@ -78,13 +85,15 @@ export function* getChecksums(imageBytes: number): Conversation<ChecksumList | n
  * Reads one block.
  *
  * @param request Its offset, size and hop byte. The caller vouches for the size.
- * @throws {WireError} Also if the server refuses the block.
+ * @throws {BlockRefusedError} If the server says so.
  */
 export function* getBlock(
   request: { offset: number; sizeBytes: number; hops: number },
 ): Conversation<Uint8Array> {
   yield* send(encodeRequest({ command: Command.GetBlock, ...request, handle: 0n }));
-  const reply = yield* replyTo(Command.GetBlock);
+  const reply = decodeReply(viewOf(yield* need(REPLY_HEADER_BYTES)));
+  if (reply.command === Command.Error) throw new BlockRefusedError();
+  checkCommand(reply, Command.GetBlock);
   if (reply.sizeBytes !== request.sizeBytes || reply.handle !== 0n) {
     throw new WireError(`block of ${reply.sizeBytes} bytes where ${request.sizeBytes} were asked for`);
   }
@@ -98,8 +107,12 @@ export function plainRequest(command: number): Uint8Array {
 
 function* replyTo(command: number): Conversation<Reply> {
   const reply = decodeReply(viewOf(yield* need(REPLY_HEADER_BYTES)));
+  checkCommand(reply, command);
+  return reply;
+}
+
+function checkCommand(reply: Reply, command: number): void {
   if (reply.command !== command) {
     throw new WireError(`reply to command ${reply.command} instead of ${command}`);
   }
-  return reply;
 }

@@ -1,0 +1,532 @@
+/**
+ * An image at whichever of several servers is best.
+ *
+ * The image is on all of them, so losing one costs a pause and nothing else: what was asked for and not answered
+ * is asked again of the next one. What may never happen is that two servers' different content is mixed: name,
+ * revision, size and, where there is one, the list of checksums must be what the first server said.
+ *
+ * While all is well, the most promising servers are measured now and then, and a much faster one is changed to.
+ * When the connection breaks, or a request hangs, all are tried at once and the first that delivers the block in
+ * question is taken; if none does, again every two seconds, without end.
+ */
+import type { TcpEndpoint } from "../../base/endpoint.ts";
+import { formatIpAddress } from "../../base/ip_address.ts";
+import type { Log } from "../../base/log.ts";
+import { printable } from "../../base/printable.ts";
+import { DeviceError } from "../../device/device_error.ts";
+import type { Clock } from "../../os/clock.ts";
+import type { ChecksumList } from "../../wire/dnbd3/checksum_list.ts";
+import { BLOCK_BYTES, Command } from "../../wire/dnbd3/constants.ts";
+import { BlockRefusedError } from "../../wire/dnbd3/handshake_client.ts";
+import type { SelectedImage, ServerEntry } from "../../wire/dnbd3/message.ts";
+import { WireError } from "../../wire/wire_error.ts";
+import { type BlockRequest, ImageLink, type LinkOwner } from "./image_link.ts";
+import { type Dial, MismatchError, reachAgain, type ReachedServer, reachFirst } from "./reach_server.ts";
+import { type KnownServer, roundTripMs, ServerBook } from "./server_book.ts";
+
+/** Blocks asked for and not answered; servers drop who asks for many more. */
+const WINDOW_BLOCKS = 128;
+/** The first servers are tried this far apart, each while those before may still succeed. */
+const STAGGER_MS = 200;
+const FIRST_DIAL_MS = 1500;
+const FIRST_HANDSHAKE_MS = 13_000;
+/** Limits of a measurement. */
+const MEASURE_DIAL_MS = 333;
+/** A server in whose place we have nothing gets a little longer. */
+const PANIC_DIAL_MS = 1000;
+const MEASURE_MS = 1000;
+/** A server says every so often that we are here. */
+const KEEPALIVE_MS = 10_000;
+/** Shortly after a change, and without a server, servers are looked at this often… */
+const LOOK_MS = 2000;
+const LOOK_OFTEN_FOR_MS = 12_000;
+/** …and later this often. */
+const LOOK_SELDOM_MS = 45_000;
+/** How often hanging requests are looked for. */
+const TICK_MS = 500;
+/** A request hangs when nothing at all was heard for this long, or for so many round trips. */
+const SILENT_MS_MIN = 1000;
+const SILENT_ROUND_TRIPS = 5;
+/** A request also hangs when it waits for this long, although others are answered. */
+const WAITING_MS_MAX = 10_000;
+/** After so long a silence, a server is given up even if there is no other. */
+const DEAD_MS = 30_000;
+
+export interface ImageClientOptions {
+  readonly name: string;
+  /** 0: the newest there is at the start. */
+  readonly revision: number;
+  /** At least one. */
+  readonly servers: readonly TcpEndpoint[];
+  readonly dial: Dial;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Numbers from 0 to below 1. */
+  readonly random: () => number;
+  /** Ask servers for further ones. Default `true`. */
+  readonly learn?: boolean;
+  /** Bits of the selection. Default: a client. */
+  readonly flags?: number;
+  /** A request that is not answered within this time fails. Default: it waits. */
+  readonly deadlineMs?: number;
+}
+
+/** So much of a wanted block is enough to see that a server can deliver it. */
+const PROOF_BYTES_MAX = 64 * 1024;
+/** What is read to measure a server. */
+const FIRST_BLOCK = { offset: 0, sizeBytes: BLOCK_BYTES };
+
+interface ClientRequest extends BlockRequest {
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+  readonly askedMs: number;
+  /** When it was given to the present link. */
+  sentMs: number;
+  /** Servers that refused it. */
+  refusals: number;
+}
+
+/** Where an image comes from, for status. */
+export interface ImageClientStatus {
+  /** Null while there is none. */
+  readonly server: string | null;
+  /** How long it has been that one, in ms. */
+  readonly connectedMs: number;
+  /** How often the server was changed. */
+  readonly changes: number;
+  /** Requests that wait. */
+  readonly waiting: number;
+  /** There was a checksum list to compare servers by. */
+  readonly verified: boolean;
+  readonly servers: readonly {
+    readonly server: string;
+    /** Median; null before it was measured. */
+    readonly roundTripMs: number | null;
+    readonly failures: number;
+  }[];
+}
+
+export class ImageClient implements LinkOwner<ClientRequest> {
+  readonly image: SelectedImage;
+  readonly #options: ImageClientOptions;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #book: ServerBook;
+  readonly #stop = new AbortController();
+  #checksums: ChecksumList | null;
+  #server: KnownServer | null = null;
+  #link: ImageLink<ClientRequest> | null = null;
+  #connectedMs = 0;
+  #changes = -1;
+  /** Asked for, and not given to a link. */
+  #queue: ClientRequest[] = [];
+  /** Given to a link, this one or an older one that has not ended yet. */
+  readonly #underWay = new Set<ClientRequest>();
+  /** Ends the look at the servers that is going on. */
+  #looking: AbortController | null = null;
+  #lookedForHangingMs = -Infinity;
+  readonly #timers = new Map<"look" | "tick" | "keepalive", Disposable>();
+  /** Links that have not ended. */
+  readonly #ends = new Map<ImageLink<ClientRequest>, PromiseWithResolvers<void>>();
+
+  /**
+   * Tries the servers one after the other, a little apart, and takes the first that offers the image.
+   *
+   * @throws {AggregateError} If none does: an error for each server, and all of them in the message.
+   */
+  static async open(options: ImageClientOptions, signal?: AbortSignal): Promise<ImageClient> {
+    const book = new ServerBook(options.random);
+    for (const endpoint of options.servers) book.add(endpoint);
+    const { server, reached } = await openFirst(book, options, signal);
+    return new ImageClient(options, book, server, reached);
+  }
+
+  private constructor(
+    options: ImageClientOptions,
+    book: ServerBook,
+    server: KnownServer,
+    reached: ReachedServer,
+  ) {
+    this.#options = options;
+    this.#clock = options.clock;
+    this.#log = options.log;
+    this.#book = book;
+    this.image = reached.image;
+    this.#checksums = reached.checksums;
+    this.#adopt(server, reached);
+  }
+
+  /** The checksums that the servers agree on, or null. */
+  get checksums(): ChecksumList | null {
+    return this.#checksums;
+  }
+
+  /** The address of the present server, for those who must not be asked in return. */
+  get serverAddress(): string | null {
+    return this.#link?.peerAddress ?? null;
+  }
+
+  status(): ImageClientStatus {
+    return {
+      server: this.#server?.text ?? null,
+      connectedMs: this.#server === null ? 0 : this.#clock.now() - this.#connectedMs,
+      changes: this.#changes,
+      waiting: this.#queue.length + this.#underWay.size,
+      verified: this.#checksums !== null,
+      servers: this.#book.all.map((server) => ({
+        server: server.text,
+        roundTripMs: Number.isFinite(roundTripMs(server)) ? roundTripMs(server) : null,
+        failures: server.failures,
+      })),
+    };
+  }
+
+  /**
+   * Fetches a block; waits for a server as long as there is none.
+   *
+   * @param into Lies inside the image; its length is not 0.
+   * @param hops The hop byte.
+   * @throws {DeviceError} If every server refuses it, the deadline passes, or the client is closed.
+   */
+  fetch(offset: number, into: Uint8Array, hops = 0): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const askedMs = this.#clock.now();
+    const request = { offset, into, hops, resolve, reject, askedMs, sentMs: askedMs, refusals: 0 };
+    if (this.#stop.signal.aborted) {
+      reject(new DeviceError("ESHUTDOWN", "read", offset, into.length));
+      return promise;
+    }
+    this.#queue.push(request);
+    this.#pump();
+    this.#startTicking();
+    return promise;
+  }
+
+  /** Ends all use. What is still asked for fails. */
+  async close(): Promise<void> {
+    if (!this.#stop.signal.aborted) {
+      const reason = new Error("the image was closed");
+      this.#stop.abort(reason);
+      for (const timer of this.#timers.values()) timer[Symbol.dispose]();
+      this.#timers.clear();
+      for (const link of this.#ends.keys()) link.close(reason);
+    }
+    await Promise.all([...this.#ends.values()].map(({ promise }) => promise));
+    const unanswered = this.#queue.splice(0);
+    for (const request of unanswered) this.#fail(request, "ESHUTDOWN", "the image was closed");
+  }
+
+  // --- What a link says ---
+
+  answered(_link: ImageLink<ClientRequest>, request: ClientRequest): void {
+    this.#underWay.delete(request);
+    request.resolve();
+    this.#pump();
+  }
+
+  refused(link: ImageLink<ClientRequest>, request: ClientRequest): void {
+    this.#underWay.delete(request);
+    request.refusals++;
+    this.#queue.unshift(request);
+    this.#failRefused(request);
+    // Whoever refuses one block of an image it offered is no server to stay with, unless all others do as well.
+    if (this.#queue[0] === request) link.close(new Error(`it refused a block at ${request.offset}`));
+  }
+
+  told(_link: ImageLink<ClientRequest>, servers: ServerEntry[]): void {
+    for (const { address, port } of servers) {
+      this.#book.add({ transport: "tcp", host: formatIpAddress(address), port });
+    }
+  }
+
+  ended(link: ImageLink<ClientRequest>, unanswered: ClientRequest[], reason: Error): void {
+    this.#ends.get(link)?.resolve();
+    this.#ends.delete(link);
+    for (const request of unanswered) this.#underWay.delete(request);
+    this.#queue.unshift(...unanswered);
+    if (link !== this.#link) return this.#pump();
+    this.#link = null;
+    if (this.#stop.signal.aborted) return;
+    const server = this.#server!;
+    this.#server = null;
+    this.#book.failed(server);
+    if (reason instanceof WireError) this.#book.mismatched(server);
+    this.#log.warn(
+      `${this.#name}: lost ${server.text}: ${reason.message}; ${this.#queue.length} blocks wait`,
+    );
+    this.#look("now");
+  }
+
+  // --- Requests ---
+
+  /** Gives waiting requests to the link, as many as it may have. */
+  #pump(): void {
+    const link = this.#link;
+    if (link === null) return;
+    while (this.#queue.length > 0 && link.unansweredCount < WINDOW_BLOCKS) {
+      const request = this.#queue.shift()!;
+      request.sentMs = this.#clock.now();
+      this.#underWay.add(request);
+      link.submit(request);
+    }
+  }
+
+  #fail(request: ClientRequest, errno: "EIO" | "ESHUTDOWN" | "ETIMEDOUT", detail: string): void {
+    request.reject(new DeviceError(errno, "read", request.offset, request.into.length, { detail }));
+  }
+
+  /** The request that has waited longest, or none. */
+  #oldest(): ClientRequest | undefined {
+    let oldest: ClientRequest | undefined;
+    for (const request of this.#underWay) {
+      if (oldest === undefined || request.sentMs < oldest.sentMs) oldest = request;
+    }
+    return oldest ?? this.#queue[0];
+  }
+
+  #startTicking(): void {
+    this.#timer("tick", TICK_MS, () => {
+      this.#tick();
+      if (this.#queue.length + this.#underWay.size > 0) this.#startTicking();
+    });
+  }
+
+  /** Looks for requests that hang, or are too late. */
+  #tick(): void {
+    const now = this.#clock.now();
+    this.#failLate(now);
+    const link = this.#link;
+    const oldest = this.#oldest();
+    if (link === null || oldest === undefined) return;
+    const silentMs = now - Math.max(link.heardMs, oldest.sentMs);
+    const ownMs = this.#server === null ? Infinity : roundTripMs(this.#server);
+    const patienceMs = Math.max(SILENT_MS_MIN, Number.isFinite(ownMs) ? SILENT_ROUND_TRIPS * ownMs : 0);
+    if (silentMs >= DEAD_MS) link.close(new Error(`it was silent for ${DEAD_MS / 1000} s`));
+    else if (silentMs >= patienceMs || now - oldest.sentMs >= WAITING_MS_MAX) {
+      if (now - this.#lookedForHangingMs < LOOK_MS) return;
+      this.#lookedForHangingMs = now;
+      this.#look("hanging");
+    }
+  }
+
+  #failLate(now: number): void {
+    const { deadlineMs } = this.#options;
+    if (deadlineMs === undefined) return;
+    const isLate = (request: ClientRequest) => now - request.askedMs >= deadlineMs;
+    const late = this.#queue.filter(isLate);
+    this.#queue = this.#queue.filter((request) => !isLate(request));
+    for (const request of late) this.#fail(request, "ETIMEDOUT", `not answered for ${deadlineMs / 1000} s`);
+    // The buffers of those that are under way come back when the link ends, and are looked at again then.
+    if ([...this.#underWay].some(isLate)) this.#link?.close(new Error("it does not answer"));
+  }
+
+  // --- Servers ---
+
+  get #name(): string {
+    return printable(`${this.image.name}:${this.image.revision}`);
+  }
+
+  /** Goes on with this server. A link to another one ends, and gives back what it has. */
+  #adopt(server: KnownServer, reached: ReachedServer): void {
+    const old = this.#link;
+    this.#server = server;
+    this.#checksums ??= reached.checksums;
+    this.#changes++;
+    this.#connectedMs = this.#clock.now();
+    const link = new ImageLink<ClientRequest>(
+      reached.connection,
+      reached.image,
+      reached.rest,
+      this,
+      this.#clock,
+    );
+    this.#link = link;
+    this.#ends.set(link, Promise.withResolvers());
+    link.ask(Command.Keepalive);
+    if (this.#options.learn ?? true) link.ask(Command.GetServers);
+    old?.close(new Error("another server is better"));
+    this.#pump();
+    this.#keepAlive();
+    this.#scheduleLook();
+  }
+
+  #keepAlive(): void {
+    this.#timer("keepalive", KEEPALIVE_MS, () => {
+      const link = this.#link;
+      if (link === null) return;
+      if (this.#clock.now() - link.heardMs >= DEAD_MS) {
+        return link.close(new Error(`it was silent for ${DEAD_MS / 1000} s`));
+      }
+      link.ask(Command.Keepalive);
+      this.#keepAlive();
+    });
+  }
+
+  #scheduleLook(): void {
+    const often = this.#link === null || this.#clock.now() - this.#connectedMs < LOOK_OFTEN_FOR_MS;
+    this.#timer("look", often ? LOOK_MS : LOOK_SELDOM_MS, () => this.#look("regularly"));
+  }
+
+  /** Looks at the servers: to measure them, or because the present one is lost or hangs. */
+  #look(why: "regularly" | "now" | "hanging"): void {
+    if (this.#looking !== null || this.#stop.signal.aborted) return;
+    const controller = this.#looking = new AbortController();
+    const signal = AbortSignal.any([controller.signal, this.#stop.signal]);
+    const lost = this.#link === null;
+    const looking = lost || why === "hanging" ? this.#findAny(controller, signal) : this.#measure(signal);
+    looking.catch((error) => this.#log.error(`${this.#name}: ${error}`)).finally(() => {
+      this.#looking = null;
+      if (this.#stop.signal.aborted) return;
+      // Lost while something else was looked for: that is urgent.
+      if (this.#link === null && !lost) this.#look("now");
+      else this.#scheduleLook();
+    });
+  }
+
+  /** Measures the most promising servers, and changes to one that is much faster. */
+  async #measure(signal: AbortSignal): Promise<void> {
+    const current = this.#server;
+    const servers = this.#book.toMeasure(current);
+    if (servers.length < 2) return;
+    for (const server of servers) {
+      if (signal.aborted) return;
+      const reached = await this.#reach(server, MEASURE_DIAL_MS, FIRST_BLOCK, signal);
+      reached?.connection.close();
+    }
+    if (current === null || signal.aborted) return;
+    const better = this.#book.better(current);
+    if (better === null) return;
+    const reached = await this.#reach(better, MEASURE_DIAL_MS, FIRST_BLOCK, signal);
+    if (reached === null) return;
+    if (signal.aborted) return reached.connection.close();
+    const [from, to] = [roundTripMs(current).toFixed(1), roundTripMs(better).toFixed(1)];
+    this.#log.info(`${this.#name}: from ${current.text} (${from} ms) to ${better.text} (${to} ms)`);
+    this.#adopt(better, reached);
+  }
+
+  /** Tries all servers but the present one at once, and goes on with the first that delivers what is wanted. */
+  async #findAny(controller: AbortController, signal: AbortSignal): Promise<void> {
+    const current = this.#server;
+    const oldest = this.#oldest();
+    const block = oldest === undefined
+      ? FIRST_BLOCK
+      : { offset: oldest.offset, sizeBytes: Math.min(oldest.into.length, PROOF_BYTES_MAX) };
+    await Promise.all(
+      this.#book.toTurnTo(current).map(async (server) => {
+        const reached = await this.#reach(server, PANIC_DIAL_MS, block, signal, () => {
+          if (oldest !== undefined) oldest.refusals++;
+        });
+        if (reached === null) return;
+        if (signal.aborted) return reached.connection.close();
+        controller.abort(new Error("another server was first"));
+        this.#log.info(`${this.#name}: goes on with ${server.text}`);
+        this.#adopt(server, reached);
+      }),
+    );
+    if (oldest !== undefined) this.#failRefused(oldest);
+  }
+
+  /** Gives up a request that every server has refused; one that a link has is left to it. */
+  #failRefused(request: ClientRequest): void {
+    const at = this.#queue.indexOf(request);
+    if (request.refusals < this.#book.all.length || at < 0) return;
+    this.#queue.splice(at, 1);
+    this.#fail(request, "EIO", "every server refuses it");
+  }
+
+  async #reach(
+    server: KnownServer,
+    dialMs: number,
+    block: { offset: number; sizeBytes: number },
+    signal: AbortSignal,
+    onRefused?: () => void,
+  ): Promise<ReachedServer | null> {
+    const { dial, flags = 0 } = this.#options;
+    const options = { dial, clock: this.#clock, flags, dialMs, handshakeMs: MEASURE_MS, signal };
+    try {
+      const known = { image: this.image, checksums: this.#checksums };
+      const reached = await reachAgain(server.endpoint, known, options, block);
+      this.#book.succeeded(server, reached.roundTripMs);
+      return reached;
+    } catch (error) {
+      if (signal.aborted) return null;
+      if (server.failures === 0) {
+        this.#log.warn(`${this.#name}: ${server.text} cannot be used: ${(error as Error).message}`);
+      }
+      this.#book.failed(server);
+      if (error instanceof MismatchError) this.#book.mismatched(server);
+      if (error instanceof BlockRefusedError) onRefused?.();
+      return null;
+    }
+  }
+
+  #timer(name: "look" | "tick" | "keepalive", delayMs: number, callback: () => void): void {
+    if (this.#stop.signal.aborted) return;
+    // A running tick goes on; the others start anew.
+    if (name === "tick" && this.#timers.has(name)) return;
+    this.#timers.get(name)?.[Symbol.dispose]();
+    const timer = this.#clock.timer(delayMs, () => {
+      this.#timers.delete(name);
+      callback();
+    }, { background: true });
+    this.#timers.set(name, timer);
+  }
+}
+
+async function openFirst(
+  book: ServerBook,
+  options: ImageClientOptions,
+  signal: AbortSignal | undefined,
+): Promise<{ server: KnownServer; reached: ReachedServer }> {
+  const { clock, dial, flags = 0, name, revision } = options;
+  const won = new AbortController();
+  const abort = () => won.abort(signal!.reason);
+  signal?.addEventListener("abort", abort);
+  signal?.throwIfAborted();
+  const attempts = book.all.map(async (server, index) => {
+    if (index > 0) await pause(clock, index * STAGGER_MS, won.signal);
+    won.signal.throwIfAborted();
+    const limits = { dialMs: FIRST_DIAL_MS, handshakeMs: FIRST_HANDSHAKE_MS };
+    try {
+      const reached = await reachFirst(server.endpoint, { name, revision }, {
+        dial,
+        clock,
+        flags,
+        ...limits,
+        signal: won.signal,
+      });
+      if (won.signal.aborted) {
+        reached.connection.close();
+        won.signal.throwIfAborted();
+      }
+      won.abort(new Error("another server was first"));
+      return { server, reached };
+    } catch (error) {
+      if (!won.signal.aborted) book.failed(server);
+      throw new Error(`${server.text}: ${(error as Error).message}`, { cause: error });
+    }
+  });
+  try {
+    return await Promise.any(attempts);
+  } catch (error) {
+    signal?.throwIfAborted();
+    if (!(error instanceof AggregateError)) throw error;
+    throw new AggregateError(error.errors, error.errors.map((each) => (each as Error).message).join("; "));
+  } finally {
+    signal?.removeEventListener("abort", abort);
+    await Promise.allSettled(attempts);
+  }
+}
+
+/** Waits, but no longer than until the signal fires. */
+function pause(clock: Clock, delayMs: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = clock.timer(delayMs, done);
+    signal.addEventListener("abort", done);
+    function done() {
+      timer[Symbol.dispose]();
+      signal.removeEventListener("abort", done);
+      resolve();
+    }
+  });
+}
