@@ -1,6 +1,6 @@
 /** From the name of a disk to the disk. */
 import { type Log, silentLog } from "./base/log.ts";
-import { type DiskLocator, formatDiskLocator, type NbdLocator } from "./base/uri.ts";
+import { type DiskLocator, formatDiskLocator, type ImageLocator, type NbdLocator } from "./base/uri.ts";
 import { bytewise } from "./device/bytewise.ts";
 import type { BlockDevice } from "./device/device.ts";
 import { openFileDisk } from "./device/open_file_disk.ts";
@@ -9,10 +9,14 @@ import { type OpenChannel, prepareChannel } from "./open_channel.ts";
 import { type Clock, systemClock } from "./os/clock.ts";
 import { askForContexts, askForExports } from "./remote/ask_server.ts";
 import { type OpenedNbd, openNbd } from "./remote/open_nbd.ts";
+import { ImageClient } from "./remote/dnbd3/image_client.ts";
+import { ImageDisk } from "./remote/dnbd3/image_disk.ts";
 import type { Dial } from "./remote/open_connection.ts";
 
 /** From the first packet to the end of the handshake; as flexnbd has it. */
 const OPEN_MS_MAX = 15_000;
+/** For whoever waits at a terminal. */
+const REQUEST_MS_MAX = 60_000;
 
 export interface OpenDiskOptions {
   /** The disk will not be written. Default `false`. */
@@ -23,6 +27,11 @@ export interface OpenDiskOptions {
   readonly bind?: string;
   /** Ends the attempt to open, with the signal's reason. */
   readonly signal?: AbortSignal;
+  /**
+   * A request to an image of dnbd3 that no server answers within this time fails. Default: a minute.
+   * Infinite for who can wait.
+   */
+  readonly deadlineMs?: number;
   readonly log?: Log;
   readonly clock?: Clock;
   /** Where keys are looked for. Default: the environment of this process. */
@@ -42,8 +51,34 @@ export class OpenError extends Error {
  */
 export async function openDisk(locator: DiskLocator, options: OpenDiskOptions = {}): Promise<BlockDevice> {
   if (locator.kind === "nbd") return bytewise((await openNbdLocator(locator, options)).disk);
+  if (locator.kind === "image") return await openImageLocator(locator, options);
   const { readOnly, log } = options;
   return await openFileDisk(locator.path, { readOnly, log });
+}
+
+/**
+ * Opens an image of dnbd3.
+ *
+ * @throws {OpenError} If no server offers it.
+ */
+export async function openImageLocator(
+  locator: ImageLocator,
+  options: OpenDiskOptions = {},
+): Promise<ImageDisk> {
+  const { bind, log = silentLog, clock = systemClock, deadlineMs = REQUEST_MS_MAX } = options;
+  const { servers, name, revision } = locator;
+  const client = await inTime(locator, options, (signal) =>
+    ImageClient.open({
+      name,
+      revision,
+      servers,
+      dial: (server, signal) => dial(server, { bind, signal }),
+      clock,
+      log,
+      random: Math.random,
+      deadlineMs,
+    }, signal));
+  return new ImageDisk(client);
 }
 
 /**

@@ -9,10 +9,10 @@
  * @see NBD uri.md
  */
 import { decodeKey } from "./channel_key.ts";
-import { bracketed, type Endpoint } from "./endpoint.ts";
+import { bracketed, type Endpoint, type TcpEndpoint } from "./endpoint.ts";
 
 /** Which disk is meant. */
-export type DiskLocator = FileLocator | NbdLocator;
+export type DiskLocator = FileLocator | NbdLocator | ImageLocator;
 
 /** A local file or block device. */
 export interface FileLocator {
@@ -28,6 +28,16 @@ export interface NbdLocator {
   readonly exportName: string;
   /** Inside a channel; absent where it is plain. */
   readonly channel?: ChannelLocator;
+}
+
+/** An image of dnbd3. */
+export interface ImageLocator {
+  readonly kind: "image";
+  /** Servers that have it; at least one. */
+  readonly servers: readonly TcpEndpoint[];
+  readonly name: string;
+  /** 0: the newest. */
+  readonly revision: number;
 }
 
 /** How the channel to a server is to be. */
@@ -47,7 +57,11 @@ export type ChannelLocator =
 export const NBD_PORT = 10809;
 /** The port of channels where none is given. */
 export const CHANNEL_PORT = 10811;
+/** The port of dnbd3 where none is given. */
+export const IMAGE_PORT = 5003;
 const EXPORT_NAME_BYTES_MAX = 4096;
+const IMAGE_NAME_BYTES_MAX = 987;
+const IMAGE_SERVERS_MAX = 16;
 
 /** A URI cut at its punctuation; nothing is decoded yet but the parameters. */
 interface UriParts {
@@ -66,14 +80,15 @@ const schemes: ReadonlyMap<string, (parts: UriParts) => DiskLocator> = new Map<
   ["nbd+unix", nbdUnixLocator],
   ["nbd+noise", nbdNoiseLocator],
   ["nbd+crc", nbdCrcLocator],
+  ["dnbd3", imageLocator],
 ]);
 
 /**
  * Parses the name of a disk.
  *
  * @param text A path, `file:///path`, `nbd://host[:port][/export]`,
- *   `nbd+unix:///[export]?socket=path`, `nbd+noise://host[:port][/export][?key=…&identity=path&psk=path]` or
- *   `nbd+crc://host[:port][/export]`.
+ *   `nbd+unix:///[export]?socket=path`, `nbd+noise://host[:port][/export][?key=…&identity=path&psk=path]`,
+ *   `nbd+crc://host[:port][/export]` or `dnbd3://host[:port][,host[:port]…]/image[?rid=revision]`.
  * @throws {SyntaxError} If it is a URI with an unknown scheme, a malformed part or an unknown parameter, or if
  *   it is empty. The message quotes the text and says what is wrong with it.
  */
@@ -99,17 +114,28 @@ export function parseDiskLocator(text: string): DiskLocator {
 /** The shortest text that {@linkcode parseDiskLocator} turns into the same locator. */
 export function formatDiskLocator(locator: DiskLocator): string {
   if (locator.kind === "file") return looksLikeUri(locator.path) ? `./${locator.path}` : locator.path;
-  // The slashes of a name stay readable: only what has a meaning in a URI is encoded.
-  const name = encodeURIComponent(locator.exportName).replaceAll("%2F", "/");
+  if (locator.kind === "image") {
+    const { servers, revision } = locator;
+    const hosts = servers.map((server) => formatAuthority(server, IMAGE_PORT)).join(",");
+    return `dnbd3://${hosts}/${encodeName(locator.name)}${revision === 0 ? "" : `?rid=${revision}`}`;
+  }
+  const name = encodeName(locator.exportName);
   const { server } = locator;
   if (server.transport === "unix") {
     return `nbd+unix:///${name}?socket=${encodeURIComponent(server.path).replaceAll("%2F", "/")}`;
   }
-  const host = server.host.includes(":")
-    ? bracketed(server.host.replace("%", "%25"))
-    : encodeURIComponent(server.host);
   const { scheme, defaultPort, query } = describeChannel(locator.channel);
-  return `${scheme}://${host}${server.port === defaultPort ? "" : `:${server.port}`}/${name}${query}`;
+  return `${scheme}://${formatAuthority(server, defaultPort)}/${name}${query}`;
+}
+
+/** The slashes of a name stay readable: only what has a meaning in a URI is encoded. */
+function encodeName(name: string): string {
+  return encodeURIComponent(name).replaceAll("%2F", "/");
+}
+
+function formatAuthority({ host, port }: TcpEndpoint, defaultPort: number): string {
+  const text = host.includes(":") ? bracketed(host.replace("%", "%25")) : encodeURIComponent(host);
+  return port === defaultPort ? text : `${text}:${port}`;
 }
 
 function describeChannel(
@@ -185,8 +211,26 @@ function nbdCrcLocator({ authority, path, parameters }: UriParts): NbdLocator {
   };
 }
 
+function imageLocator({ authority, path, parameters }: UriParts): ImageLocator {
+  expectParameters(parameters, ["rid"]);
+  const servers = authority.split(",").map((each) => tcpEndpoint(each, IMAGE_PORT));
+  if (servers.length > IMAGE_SERVERS_MAX) {
+    throw new SyntaxError(`it names ${servers.length} servers, more than ${IMAGE_SERVERS_MAX}`);
+  }
+  const name = decoded(path.replace(/^\//, ""));
+  if (name === "" || name.includes("\0")) throw new SyntaxError("it names no image");
+  if (new TextEncoder().encode(name).length > IMAGE_NAME_BYTES_MAX) {
+    throw new SyntaxError(`the image name has more than ${IMAGE_NAME_BYTES_MAX} bytes`);
+  }
+  const rid = parameters.get("rid") ?? "0";
+  if (!/^\d{1,5}$/.test(rid) || Number(rid) > 65535) {
+    throw new SyntaxError(`the revision "${rid}" is not from 0 to 65535`);
+  }
+  return { kind: "image", servers, name, revision: Number(rid) };
+}
+
 /** `host`, `host:port`, `[v6]`, `[v6]:port`; no host is this one. */
-function tcpEndpoint(authority: string, defaultPort = NBD_PORT): Endpoint {
+function tcpEndpoint(authority: string, defaultPort = NBD_PORT): TcpEndpoint {
   const match = /^(?:\[([0-9a-f:.]+(?:%25[^\]]+)?)\]|([^:@[\]]*))(?::(\d*))?$/i.exec(authority);
   if (match === null) {
     if (authority.includes("@")) throw new SyntaxError("a user name has no place in it");

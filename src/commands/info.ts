@@ -1,9 +1,9 @@
 import { printable } from "../base/printable.ts";
 import { formatSize } from "../base/size_text.ts";
-import { type FileLocator, formatDiskLocator, type NbdLocator } from "../base/uri.ts";
+import { type FileLocator, formatDiskLocator, type ImageLocator, type NbdLocator } from "../base/uri.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { segments } from "../device/segments.ts";
-import { listNbdContexts, listNbdExports, openDisk, openNbdLocator } from "../open_disk.ts";
+import { listNbdContexts, listNbdExports, openDisk, openImageLocator, openNbdLocator } from "../open_disk.ts";
 import { TransmissionFlag } from "../wire/nbd/constants.ts";
 import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
 import { command } from "./command.ts";
@@ -58,6 +58,9 @@ With --json the facts have the names that nbdinfo gives them.`,
     } else if (locator.kind === "nbd") {
       const server = await describeServer(locator, list, connect);
       await stdout.write(json ? jsonText(server) : serverText(server));
+    } else if (locator.kind === "image") {
+      const facts = await describeImage(locator, connect);
+      await stdout.write(json ? jsonText(facts) : `image="${escaped(locator.name)}":\n${factLines(facts)}`);
     } else {
       const facts = await describeFile(locator);
       await stdout.write(json ? jsonText(facts) : `${locator.path}:\n${factLines(facts)}`);
@@ -156,6 +159,23 @@ function withSizeText(facts: Facts, sizeText: unknown): Facts {
   return sizeText === undefined
     ? facts
     : { ...facts, "export-size": `${facts["export-size"]} (${sizeText})` };
+}
+
+// --- Images ---
+
+async function describeImage(locator: ImageLocator, connect: Connect): Promise<Facts> {
+  const disk = await openImageLocator(locator, connect);
+  const { image } = disk.client;
+  const { server, verified } = disk.client.status();
+  await disk.close();
+  return {
+    uri: formatDiskLocator({ ...locator, name: image.name, revision: image.revision }),
+    protocol: `dnbd3 version ${image.version}`,
+    revision: image.revision,
+    size: image.sizeBytes,
+    server,
+    checksums: verified,
+  };
 }
 
 // --- Files ---

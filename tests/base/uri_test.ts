@@ -33,6 +33,11 @@ const noise = (
 });
 const file = (path: string): DiskLocator => ({ kind: "file", path });
 
+function image(hosts: string[], name: string, revision = 0): DiskLocator {
+  const servers = hosts.map((host) => ({ transport: "tcp", host, port: 5003 } as const));
+  return { kind: "image", servers, name, revision };
+}
+
 const accepted: [string, DiskLocator][] = [
   ["disk.img", file("disk.img")],
   ["/srv/a b?c#d%20.img", file("/srv/a b?c#d%20.img")],
@@ -75,6 +80,9 @@ const accepted: [string, DiskLocator][] = [
     exportName: "x",
     channel: { protection: "checksum" },
   }],
+  ["dnbd3://host/test", image(["host"], "test")],
+  ["dnbd3://host:5003/test?rid=0", image(["host"], "test")],
+  ["dnbd3://a,b,[::1]/sub/odd%20x?rid=65535", image(["a", "b", "::1"], "sub/odd x", 65535)],
 ];
 
 for (const [text, locator] of accepted) {
@@ -117,6 +125,15 @@ const refused: [string, string][] = [
   ["nbd+noise://host/x?identity=", '"identity" is empty'],
   ["nbd+noise://host/x?mode=off", 'no parameter "mode"'],
   ["nbd+crc://host/x?key=AAAA", 'no parameter "key"'],
+  ["dnbd3://host", "names no image"],
+  ["dnbd3://host/", "names no image"],
+  ["dnbd3://host/x?rid=65536", 'the revision "65536"'],
+  ["dnbd3://host/x?rid=", 'the revision ""'],
+  ["dnbd3://host/x?rid=-1", 'the revision "-1"'],
+  ["dnbd3://host/x?revision=1", 'no parameter "revision"'],
+  ["dnbd3://a,b:x/x", "not HOST"],
+  [`dnbd3://${"a,".repeat(16)}b/x`, "17 servers"],
+  ["dnbd3://host/" + "x".repeat(988), "more than 987 bytes"],
 ];
 
 for (const [text, reason] of refused) {
