@@ -91,6 +91,15 @@ export function unmapIpAddress(address: IpAddress): IpAddress {
 }
 
 /**
+ * An address in its usual text, without a scope; one that is IPv4-mapped as the IPv4 address. What is no address
+ * stays as it is.
+ */
+export function canonicalIpAddress(text: string): string {
+  const address = parseIpAddress(text.split("%", 1)[0]);
+  return address === null ? text : formatIpAddress(unmapIpAddress(address));
+}
+
+/**
  * Parses the address of a command line option, as flexnbd spells it: `0` is the IPv4 any-address, and an IPv6
  * address may stand in brackets.
  *

@@ -1,4 +1,4 @@
-import { isAllZero } from "../base/zeroes.ts";
+import { isZero } from "../base/zero_check.ts";
 import type { Output } from "./command.ts";
 
 /** Blocks of zeroes of this size and alignment become holes. */
@@ -19,11 +19,11 @@ export class FileOutput implements Output, Disposable {
   async write(data: string | Uint8Array): Promise<void> {
     let rest = typeof data === "string" ? new TextEncoder().encode(data) : data;
     while (rest.length > 0) {
-      const zero = isAllZero(this.#firstBlock(rest));
+      const zero = isZero(this.#firstBlock(rest));
       let length = 0;
       while (length < rest.length) {
         const block = this.#firstBlock(rest, length);
-        if (isAllZero(block) !== zero) break;
+        if (isZero(block) !== zero) break;
         length += block.length;
       }
       if (zero) this.#seekTo = this.#position + length;

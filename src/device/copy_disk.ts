@@ -5,7 +5,7 @@
  * become holes, or are left out altogether where it reads as zeroes already. Requests finish in any order; the
  * first that fails ends the copy.
  */
-import { isAllZero } from "../base/zeroes.ts";
+import { isZero } from "../base/zero_check.ts";
 import { type Clock, delay, systemClock } from "../os/clock.ts";
 import type { BlockDevice } from "./device.ts";
 import { pieces, type Segment, segments } from "./segments.ts";
@@ -170,7 +170,7 @@ class Copy {
     let zeroFrom = 0; // up to here there are data
     for (let at = 0; at < bytes.length;) {
       const end = Math.min(bytes.length, at + BLOCK_BYTES - (offset + at) % BLOCK_BYTES);
-      const zero = isAllZero(bytes.subarray(at, end));
+      const zero = isZero(bytes.subarray(at, end));
       const runEnd = zero ? end : at;
       if ((!zero || end === bytes.length) && runEnd - zeroFrom >= shortest) {
         if (zeroFrom > from) yield { from, to: zeroFrom, zero: false };

@@ -7,10 +7,10 @@
  * @see sd_listen_fds(3)
  */
 
+import { canonicalIpAddress } from "../base/ip_address.ts";
 import { createServer, type Server, type Socket } from "node:net";
 import { formatEndpoint } from "../base/endpoint.ts";
 import { isListening, localAddress, type SocketAddress, socketCallsWork } from "../os/socket_calls.ts";
-import { canonicalAddress } from "./connection_descriptor.ts";
 import type { Connection } from "./connection.ts";
 import type { Listener } from "./listener.ts";
 import { NodeConnection } from "./node_connection.ts";
@@ -102,7 +102,7 @@ class ActivatedListener implements Listener {
 
 function describeAddress(address: SocketAddress): string {
   if (address.transport === "unix") return formatEndpoint(address);
-  return formatEndpoint({ transport: "tcp", host: canonicalAddress(address.address), port: address.port });
+  return formatEndpoint({ transport: "tcp", host: canonicalIpAddress(address.address), port: address.port });
 }
 
 /** The Node layer tells the descriptor of Unix sockets only, and that in a field of its own. */

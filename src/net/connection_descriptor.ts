@@ -7,6 +7,7 @@
  * the listener's path and that no other connection has claimed: it is unique as long as connections are
  * accepted, and claimed, one after the other.
  */
+import { canonicalIpAddress } from "../base/ip_address.ts";
 import {
   isListening,
   localAddress,
@@ -70,16 +71,5 @@ function sameEnd(end: SocketAddress, addr: Deno.Addr): boolean {
     return addr.transport === "unix" && end.path === (addr.path ?? "");
   }
   return addr.transport === "tcp" && end.port === addr.port &&
-    canonicalAddress(end.address) === canonicalAddress(addr.hostname);
-}
-
-/** IPv6 addresses have many spellings; a URL knows one. A v4-mapped address is the v4 address. */
-export function canonicalAddress(address: string): string {
-  if (!address.includes(":")) return address;
-  const [text] = address.split("%");
-  const host = URL.parse(`http://[${text}]/`)?.hostname.slice(1, -1) ?? text;
-  const mapped = /^::ffff:([0-9a-f]{1,4}):([0-9a-f]{1,4})$/.exec(host);
-  if (mapped === null) return host;
-  const [high, low] = [parseInt(mapped[1], 16), parseInt(mapped[2], 16)];
-  return `${high >> 8}.${high & 255}.${low >> 8}.${low & 255}`;
+    canonicalIpAddress(end.address) === canonicalIpAddress(addr.hostname);
 }

@@ -1,13 +1,13 @@
 /** Says who is at the other end of a connection. */
 
+import { canonicalIpAddress } from "../base/ip_address.ts";
 import { bracketed } from "../base/endpoint.ts";
 import { peerCredentials } from "../os/socket_calls.ts";
-import { canonicalAddress } from "./connection_descriptor.ts";
 import type { Peer } from "./connection.ts";
 
 /** The peer of a TCP connection. */
 export function tcpPeer(hostname: string, port: number): Peer {
-  const address = canonicalAddress(hostname);
+  const address = canonicalIpAddress(hostname);
   return { transport: "tcp", address, text: `${bracketed(address)}:${port}` };
 }
 

@@ -4,7 +4,7 @@
  * Data land in the buffer from which the reply is sent. If the disk takes its time the reply keeps its place there.
  * Holes that the disk knows of, and small reads of nothing but zeroes, are told as holes.
  */
-import { isAllZero } from "../../base/zeroes.ts";
+import { isZero } from "../../base/zero_check.ts";
 import type { BlockDevice, Extent } from "../../device/device.ts";
 import { Command, CommandFlag } from "../../wire/nbd/constants.ts";
 import type { Request } from "../../wire/nbd/transmission.ts";
@@ -58,7 +58,7 @@ export class Reader {
     }
     if (reading !== undefined) return this.#readLater(request, reading);
     this.#times.answeredNow(Command.READ);
-    if (mayTellHoles && length >= HOLE_BYTES_MIN && isAllZero(into)) {
+    if (mayTellHoles && length >= HOLE_BYTES_MIN && isZero(into)) {
       return this.#replies.hole(request, offset, length, true);
     }
     this.#replies.data(outbox.view, outbox.at, request, offset, length, true);
