@@ -67,8 +67,6 @@ function modifiedMs(path: string): number {
 
 export interface StartOptions {
   readonly env?: Record<string, string>;
-  /** Run by another program, whose words these are: `["strace", "-f"]`. */
-  readonly under?: readonly string[];
 }
 
 /** A denbd in the background, killed at the end of its scope. */
@@ -195,11 +193,13 @@ export async function start(args: readonly string[], options?: StartOptions): Pr
   return new RunningProgram(await spawn(args, options));
 }
 
-async function spawn(
-  args: readonly string[],
-  { env, under = [] }: StartOptions = {},
-): Promise<Deno.ChildProcess> {
-  const [command, ...rest] = [...under, await program(), ...args];
-  return new Deno.Command(command, { args: rest, stdin: "null", stdout: "null", stderr: "piped", env })
-    .spawn();
+async function spawn(args: readonly string[], { env }: StartOptions = {}): Promise<Deno.ChildProcess> {
+  const command = new Deno.Command(await program(), {
+    args: [...args],
+    stdin: "null",
+    stdout: "null",
+    stderr: "piped",
+    env,
+  });
+  return command.spawn();
 }
