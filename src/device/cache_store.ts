@@ -1,0 +1,29 @@
+/**
+ * Where a cache keeps its blocks. Blocks are numbered from the start of the disk; the last one may be short.
+ */
+export interface BlockStore {
+  /** Bytes of a block: a power of two. */
+  readonly blockBytes: number;
+  /** The most that is kept; a read that takes more than a good part of it is not worth keeping. */
+  readonly capacityBytes: number;
+  /** Bytes that are kept now. */
+  readonly keptBytes: number;
+  has(block: number): boolean;
+  /**
+   * Copies a part of a block that it {@linkcode has}, from the byte `from` of the block.
+   *
+   * @throws {DeviceError} If it cannot, thrown or rejected; it no longer has the block then.
+   */
+  read(block: number, from: number, into: Uint8Array): void | Promise<void>;
+  /** Keeps the whole of a block, which it may throw out again at any time. Copies `bytes`. */
+  put(block: number, bytes: Uint8Array): void;
+  /**
+   * Throws out the blocks from `first` to before `end`. When it has returned or its promise is resolved, no restart
+   * brings them back.
+   *
+   * @throws {DeviceError} If that cannot be had, thrown or rejected.
+   */
+  forget(first: number, end: number): void | Promise<void>;
+  /** Idempotent. */
+  close(): Promise<void>;
+}
