@@ -2,6 +2,7 @@ import { acl } from "./acl.ts";
 import type { Command } from "./command.ts";
 import { completionsCommand } from "./completions.ts";
 import { copy } from "./copy.ts";
+import { crc } from "./crc.ts";
 import { helpCommand } from "./help_command.ts";
 import { info } from "./info.ts";
 import { logLevel } from "./log_level.ts";
@@ -18,6 +19,7 @@ export const commands: readonly Command[] = [
   write,
   copy,
   info,
+  crc,
   statusCommand(),
   acl,
   logLevel,

@@ -1,0 +1,119 @@
+import { openFileDisk } from "../device/open_file_disk.ts";
+import { checksumOf } from "../server/dnbd3/hash_block.ts";
+import {
+  ChecksumList,
+  checksumListBytes,
+  decodeChecksumList,
+  encodeChecksumList,
+} from "../wire/dnbd3/checksum_list.ts";
+import { hashBlockCount, virtualSize } from "../wire/dnbd3/message.ts";
+import { command } from "./command.ts";
+import { UsageError } from "./usage_error.ts";
+
+export const crc = command({
+  name: "crc",
+  summary: "Makes or verifies the list of checksums of an image",
+  usage: ["crc [--force] IMAGE", "crc --verify IMAGE"],
+  description: `Writes IMAGE.crc, a CRC-32 for every 16 MiB of the image, as dnbd3-server --crc does. ` +
+    `A list that is there already is kept, unless --force is given.\n\n` +
+    `With --verify it compares the image with its list, names every part that differs, and ends with 1 if ` +
+    `there is one.`,
+  positional: { name: "IMAGE", help: "The file of the image", min: 1, max: 1 },
+  options: {
+    verify: { type: "flag", help: "Compare the image with its list" },
+    force: { type: "flag", help: "Replace a list that is there" },
+  },
+  examples: [
+    { text: "Make the list of an image", command: "denbd crc win10.r3" },
+    { text: "See whether the image is still what it was", command: "denbd crc --verify win10.r3" },
+  ],
+  async run({ options, args, stdout }) {
+    const [path] = args;
+    if (options.verify && options.force) throw new UsageError("--verify and --force exclude each other");
+    const list = `${path}.crc`;
+    if (!options.verify && !options.force && await exists(list)) {
+      throw new Error(`cannot make ${list}: it is there already (--force replaces it)`);
+    }
+    const disk = await openFileDisk(path, { readOnly: true });
+    try {
+      if (disk.sizeBytes === 0) throw new Error(`cannot sum ${path}: it is empty`);
+      const imageBytes = virtualSize(disk.sizeBytes);
+      const read = (offset: number, into: Uint8Array) => {
+        const fileLength = Math.max(0, Math.min(into.length, disk.sizeBytes - offset));
+        into.fill(0, fileLength);
+        return disk.read(offset, into.subarray(0, fileLength));
+      };
+      const sum = (hashBlock: number) => checksumOf(read, imageBytes, hashBlock, () => Promise.resolve());
+      if (!options.verify) {
+        const checksums = new Uint32Array(hashBlockCount(imageBytes));
+        for (let index = 0; index < checksums.length; index++) checksums[index] = await sum(index);
+        await writeDurably(list, encodeChecksumList(new ChecksumList(checksums)));
+        await stdout.write(`${list}: ${checksums.length} checksums\n`);
+        return 0;
+      }
+      const { checksums } = await readList(list, imageBytes);
+      let differing = 0;
+      for (let index = 0; index < checksums.length; index++) {
+        const actual = await sum(index);
+        if (actual === checksums[index]) continue;
+        differing++;
+        await stdout.write(
+          `${path}: part ${index} (from ${index * 16} MiB) is ${hex(actual)}, not ${hex(checksums[index])}\n`,
+        );
+      }
+      await stdout.write(
+        `${path}: ${checksums.length - differing} of ${checksums.length} parts are in order\n`,
+      );
+      return differing === 0 ? 0 : 1;
+    } finally {
+      await disk.close();
+    }
+  },
+});
+
+async function readList(path: string, imageBytes: number): Promise<ChecksumList> {
+  try {
+    using file = await Deno.open(path);
+    const bytes = new Uint8Array(checksumListBytes(imageBytes));
+    let length = 0;
+    while (length < bytes.length) {
+      const count = await file.read(bytes.subarray(length));
+      if (count === null) break;
+      length += count;
+    }
+    return decodeChecksumList(bytes.subarray(0, length), imageBytes);
+  } catch (error) {
+    const reason = error instanceof Deno.errors.NotFound ? "there is no such file" : (error as Error).message;
+    throw new Error(`cannot use ${path}: ${reason}`, { cause: error });
+  }
+}
+
+/** Leaves the old file or the new one, never a part. */
+async function writeDurably(path: string, bytes: Uint8Array): Promise<void> {
+  const temporary = `${path}.${Deno.pid}.new`;
+  try {
+    {
+      using file = await Deno.open(temporary, { write: true, createNew: true, mode: 0o644 });
+      for (let written = 0; written < bytes.length;) written += await file.write(bytes.subarray(written));
+      await file.syncData();
+    }
+    await Deno.rename(temporary, path);
+  } catch (error) {
+    await Deno.remove(temporary).catch(() => {});
+    throw error;
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    await Deno.lstat(path);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+function hex(checksum: number): string {
+  return checksum.toString(16).padStart(8, "0");
+}
