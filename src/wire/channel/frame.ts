@@ -48,8 +48,11 @@ export type SealedType = Exclude<FrameType, "handshake" | "hint">;
 
 /** Length of the part of the header that all frames share. */
 export const FRAME_START_BYTES = 4;
-/** The longest body: the Noise document's longest message (section 3). */
-export const BODY_BYTES_MAX = 65535;
+/**
+ * The longest body. The Noise document ends messages at 65535 bytes (section 3), for the sake of a 16-bit length;
+ * ours has 24 bits, and a block of 64 KiB with the headers of its protocol shall not need two frames.
+ */
+export const BODY_BYTES_MAX = 68 * 1024;
 /** The longest payload of a protected frame, in either kind of channel. */
 export const PAYLOAD_BYTES_MAX = BODY_BYTES_MAX - TAG_BYTES;
 /** The longest text of a `hint` or `refused` frame, in bytes of UTF-8. */

@@ -154,8 +154,12 @@ Deno.test({
         `frame type ${type} is unknown`,
       );
     }
-    assertEquals(decodeStart(Uint8Array.of(5, 0, 255, 255)), { type: "data", bodyBytes: BODY_BYTES_MAX });
-    assertThrows(() => decodeStart(Uint8Array.of(5, 1, 0, 0)), WireError, "longer than 65535");
+    assertEquals(decodeStart(Uint8Array.of(5, 1, 0x10, 0)), { type: "data", bodyBytes: BODY_BYTES_MAX });
+    assertThrows(
+      () => decodeStart(Uint8Array.of(5, 1, 0x10, 1)),
+      WireError,
+      "69633 bytes is longer than 69632",
+    );
     assertThrows(() => decodeStart(Uint8Array.of(5, 255, 255, 255)), WireError, "16777215");
     assertEquals([...encodePlainFrame("hint", text("no"))], [2, 0, 0, 2, 110, 111]);
   },
