@@ -284,7 +284,10 @@ export interface MetaRequest {
   readonly queries: readonly string[];
 }
 
-/** Encodes the payload of LIST_META_CONTEXT or SET_META_CONTEXT: name length u32, name, count u32, then per query length u32 and text. */
+/**
+ * Encodes the payload of LIST_META_CONTEXT or SET_META_CONTEXT: name length u32, name, count u32, then per query
+ * length u32 and text.
+ */
 export function encodeMetaRequest({ exportName, queries }: MetaRequest): Uint8Array {
   const name = textEncoder.encode(exportName);
   const texts = queries.map((query) => textEncoder.encode(query));
