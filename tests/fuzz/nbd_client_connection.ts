@@ -25,7 +25,9 @@ const SIZES = [1, 512, 65536, 100_001, 1 << 20];
  * @returns The failures of operations, all of them {@linkcode DeviceError}s.
  */
 async function use(disk: BlockDevice, random: Random, believes: boolean): Promise<DeviceError[]> {
-  const { sizeBytes } = disk;
+  // A damaged size may be anything.
+  const sizeBytes = Math.min(disk.sizeBytes, 1 << 20);
+  if (sizeBytes === 0) return [];
   const model = new DiskModel(sizeBytes);
   const failures: DeviceError[] = [];
   const doings: Promise<void>[] = [];
