@@ -42,9 +42,9 @@ Deno.test("under the journal log lines carry their priority, elsewhere not", asy
   const log = await Deno.readTextFile(directory.file("log"));
   assertMatch(
     log,
-    /^<4>\d+:W:\d+ serve src\/commands\/serve\.ts:\d+: .*\n<3>denbd serve: .*missing\/socket.*\n$/,
+    /^<4>\d+:W:\d+ serve src\/commands\/running_server\.ts:\d+: .*\n<3>denbd serve: .*missing\/socket.*\n$/,
   );
   const { code, stderr } = await shell(`JOURNAL_STREAM=1:2 ${command}`, directory.path);
-  assertMatch(stderr, /^\d+:W:\d+ serve src\/commands\/serve\.ts:\d+: /);
+  assertMatch(stderr, /^\d+:W:\d+ serve src\/commands\/running_server\.ts:\d+: /);
   assertEquals(code, 1);
 });

@@ -1,0 +1,297 @@
+/**
+ * What the commands that serve have in common: sockets to listen on, who is let in, the control socket, signals, word
+ * to systemd, and an orderly end.
+ */
+import { AccessList } from "../access/acl.ts";
+import { narrower } from "../access/key_list.ts";
+import type { AdjustableLog } from "../base/log.ts";
+import { serverHandlers } from "../control/handlers.ts";
+import { ControlServer } from "../control/server.ts";
+import { describeServer } from "../control/server_status.ts";
+import type { BlockDevice } from "../device/device.ts";
+import { activatedDescriptors, listenDescriptor } from "../net/activation.ts";
+import type { Peer } from "../net/connection.ts";
+import { type Listener, listenTcp, listenUnix } from "../net/listener.ts";
+import { systemClock } from "../os/clock.ts";
+import { Notifier, notifySettings } from "../os/notify.ts";
+import { ExportTable } from "../server/export_table.ts";
+import { NbdServer, type Verdict } from "../server/nbd/server.ts";
+import { DEFAULT_PORT } from "../wire/nbd/constants.ts";
+import { channelOptions, type OpenedEntrance, openEntrance } from "./channel_options.ts";
+import type { Invocation } from "./command.ts";
+import type { OptionTable, OptionValues } from "./options.ts";
+import { StopSignals } from "./stop_signals.ts";
+import { UsageError } from "./usage_error.ts";
+import { VERSION } from "./version.ts";
+
+/** As flexnbd's: a request that takes longer costs its client the connection. */
+const KILLSWITCH_MS = 120_000;
+/** Old clients know sectors only. */
+const SECTOR_BYTES = 512;
+
+/** The options of every command that serves. */
+export const servingOptions = {
+  port: { type: "port", short: "p", help: `TCP port to listen on; 0 for any (${DEFAULT_PORT})` },
+  unix: { type: "string", short: "U", valueName: "SOCK", help: "Unix socket to listen on" },
+  ...channelOptions,
+  sock: { type: "string", short: "s", valueName: "SOCK", help: "Control socket to open" },
+  defaultDeny: { type: "flag", short: "d", help: "Let nobody in while the access list is empty" },
+  killswitch: {
+    type: "flag",
+    short: "k",
+    ignoresValue: true,
+    help: "Disconnect a client whose request takes longer than two minutes",
+  },
+  oldstyle: {
+    type: "flag",
+    help: "Greet as flexnbd does: one export, whole sectors, no negotiation",
+  },
+  maxConnections: {
+    type: "integer",
+    min: 1,
+    max: 100_000,
+    default: 4096,
+    help: "Connections at the same time",
+  },
+  handshakeTimeout: {
+    type: "duration",
+    default: 10_000,
+    help: "How long a client may take to say what it wants; 0 for ever",
+  },
+  drainTimeout: {
+    type: "duration",
+    default: 10_000,
+    help: "How long clients may take to finish when the server stops",
+  },
+} as const satisfies OptionTable;
+
+export interface ServerSettings extends OptionValues<typeof servingOptions> {
+  /** Address to listen on; TCP. */
+  readonly addr?: string;
+}
+
+/** What a command adds to that. */
+export interface ServerRole {
+  /**
+   * Adds what is served.
+   *
+   * @param stopped Fires when the program is to stop before that is done.
+   */
+  openExports(exports: ExportTable, stopped: AbortSignal): Promise<void>;
+}
+
+export class RunningServer {
+  readonly #options: ServerSettings;
+  readonly #role: ServerRole;
+  readonly #log: AdjustableLog;
+  readonly #env: (name: string) => string | undefined;
+  readonly #access: AccessList;
+  readonly #exports = new ExportTable();
+  readonly #nbd: NbdServer;
+  readonly #listeners: Listener[] = [];
+  readonly #serving: Promise<void>[] = [];
+  readonly #startedAtMs = systemClock.now();
+  #control: ControlServer | null = null;
+  #door: OpenedEntrance | null = null;
+  #channelListener: Listener | null = null;
+
+  /**
+   * @param entries The access list.
+   * @throws {UsageError} If an entry is none.
+   */
+  constructor(
+    options: ServerSettings,
+    entries: readonly string[],
+    role: ServerRole,
+    { log, env }: Pick<Invocation, "log" | "env">,
+  ) {
+    this.#options = options;
+    this.#role = role;
+    this.#log = log;
+    this.#env = env;
+    try {
+      this.#access = new AccessList(entries, { defaultDeny: options.defaultDeny });
+    } catch (error) {
+      throw new UsageError((error as Error).message);
+    }
+    this.#nbd = new NbdServer({
+      exports: this.#exports,
+      judge: (peer) => this.#judge(peer),
+      log,
+      clock: systemClock,
+      oldstyle: options.oldstyle,
+      limits: {
+        handshakeMs: options.handshakeTimeout,
+        connections: options.maxConnections,
+        requestMs: options.killswitch ? KILLSWITCH_MS : 0,
+      },
+    });
+  }
+
+  /** Serves until a signal asks it to stop. Returns the exit code. */
+  async run(): Promise<number> {
+    using signals = new StopSignals(() => void this.#reload());
+    const notifier = new Notifier(notifySettings(this.#env, Deno.pid));
+    const stopped = new AbortController();
+    void signals.stop.then((signal) => stopped.abort(new Stopped(signal)));
+    try {
+      this.#door = await openEntrance(this.#options, {
+        env: this.#env,
+        log: this.#log,
+        clock: systemClock,
+        handshakeMs: this.#options.handshakeTimeout,
+      });
+      await this.#role.openExports(this.#exports, stopped.signal);
+      await this.#listen();
+      if (this.#options.sock !== undefined) await this.#listenForControl(this.#options.sock);
+    } catch (error) {
+      await this.#close();
+      if (!(error instanceof Stopped)) throw error;
+      this.#log.info(`${error.message}: stopping before anything was served`);
+      return 0;
+    }
+    const listening = this.#listeners.map(({ text }) => text).join(", ");
+    this.#log.info(`serving ${this.#exports.list().length} exports on ${listening}`);
+    notifier.ready(`serving on ${listening}`);
+    const alive = notifier.aliveEveryMs === null ? undefined : setInterval(
+      () => notifier.alive(),
+      notifier.aliveEveryMs,
+    );
+    const signal = await signals.stop;
+    clearInterval(alive);
+    this.#log.info(`${signal}: stopping`);
+    notifier.stopping();
+    const atOnce = signals.stopAtOnce.then((signal) => {
+      this.#log.warn(`${signal}: stopping at once`);
+      this.#nbd.abort();
+      return 1;
+    });
+    return await Promise.race([this.#stop(), atOnce]);
+  }
+
+  /** Lets clients finish, makes everything durable, and ends. Returns the exit code. */
+  async #stop(): Promise<number> {
+    const { drainTimeout } = this.#options;
+    this.#closeDoor();
+    const inTime = await this.#nbd.drain(drainTimeout);
+    if (!inTime) this.#log.warn(`clients did not finish within ${drainTimeout / 1000} s and were cut off`);
+    return await this.#close() ? 0 : 1;
+  }
+
+  /** By the address, and for clients of the channel by their key as well. */
+  #judge({ address, key }: Peer): Verdict {
+    const byAddress = this.#access.rightsFor(address);
+    return key === undefined || this.#door === null
+      ? byAddress
+      : narrower(byAddress, this.#door.keys.rightsFor(key));
+  }
+
+  async #reload(): Promise<void> {
+    if (this.#door === null) return this.#log.info("SIGHUP: there is no configuration to read again");
+    try {
+      await this.#door.reload();
+      this.#nbd.reconsider();
+      this.#log.info("SIGHUP: the authorised peers were read again");
+    } catch (error) {
+      this.#log.error(`SIGHUP: the authorised peers stay as they are: ${(error as Error).message}`);
+    }
+  }
+
+  async #listen(): Promise<void> {
+    const { addr, port, unix } = this.#options;
+    for (const descriptor of activatedDescriptors(this.#env, Deno.pid)) {
+      this.#listeners.push(await listenDescriptor(descriptor));
+    }
+    if (unix !== undefined) this.#listeners.push(await listenUnix(unix));
+    const address = addr ?? "127.0.0.1";
+    const plain = this.#door === null && (addr !== undefined || this.#listeners.length === 0);
+    if (port !== undefined || plain) this.#listeners.push(listenTcp(address, port ?? DEFAULT_PORT));
+    if (
+      this.#access.isOpen && !isLoopback(address) &&
+      (port !== undefined || plain || this.#door?.takesUnencrypted)
+    ) {
+      this.#log.warn(`everybody who reaches ${address} may write: there is no access list`);
+    }
+    for (const listener of this.#listeners) this.#serving.push(this.#nbd.serve(listener));
+    if (this.#door === null) return;
+    this.#channelListener = listenTcp(address, this.#door.port);
+    this.#listeners.push(this.#channelListener);
+    this.#serving.push(
+      this.#door.entrance.serve(this.#channelListener, (connection) => this.#nbd.handle(connection)),
+    );
+  }
+
+  #closeDoor(): void {
+    this.#channelListener?.close();
+    this.#door?.entrance.abort();
+  }
+
+  async #listenForControl(path: string): Promise<void> {
+    const listener = await listenUnix(path);
+    const handlers = serverHandlers({
+      status: () =>
+        describeServer({
+          version: VERSION,
+          instance: INSTANCE,
+          exports: this.#exports,
+          nbd: this.#nbd,
+          access: this.#access,
+          listening: () => this.#listeners.map(({ text }) => text),
+          nowMs: () => systemClock.now(),
+          startedAtMs: this.#startedAtMs,
+        }),
+      replaceAccessList: (entries) => {
+        this.#access.replace(entries);
+        this.#nbd.reconsider();
+      },
+    }, this.#log);
+    this.#control = new ControlServer(listener, handlers, this.#log.child("control"));
+  }
+
+  /** Ends everything that was begun. Returns whether all that was written is durable. */
+  async #close(): Promise<boolean> {
+    this.#closeDoor();
+    for (const listener of this.#listeners) listener.close();
+    await Promise.all(this.#serving);
+    await this.#control?.close();
+    let durable = true;
+    for (const { device, source } of this.#exports.list()) {
+      durable = await this.#closeDisk(device, source) && durable;
+    }
+    return durable;
+  }
+
+  async #closeDisk(device: BlockDevice, source: string): Promise<boolean> {
+    try {
+      if (device.can.write && device.can.flush) await device.flush();
+      return true;
+    } catch (error) {
+      this.#log.error(`${source}: what was written last may be lost: ${(error as Error).message}`);
+      return false;
+    } finally {
+      await device.close();
+    }
+  }
+}
+
+/** Tells this run of the server from others. */
+const INSTANCE = crypto.randomUUID();
+
+/** A signal that came before there was anything to stop. */
+class Stopped extends Error {}
+
+/** What of a disk is served: of an oldstyle server whole sectors. */
+export function servedBytes(
+  device: BlockDevice,
+  source: string,
+  oldstyle: boolean,
+  log: AdjustableLog,
+): number {
+  const lost = oldstyle ? device.sizeBytes % SECTOR_BYTES : 0;
+  if (lost > 0) log.warn(`${source}: the last ${lost} bytes are no whole sector and are not served`);
+  return device.sizeBytes - lost;
+}
+
+function isLoopback(address: string): boolean {
+  return address === "::1" || address.startsWith("127.");
+}
