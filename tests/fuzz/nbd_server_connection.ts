@@ -9,6 +9,7 @@ import {
   ChunkType,
   Command,
   CommandFlag,
+  ReplyFlag,
   WireErrno,
 } from "../../src/wire/nbd/constants.ts";
 import type { ClientAgreement } from "../../src/wire/nbd/handshake_client.ts";
@@ -46,7 +47,7 @@ function someStage(random: Random): Stage {
   const readOnly = random.chance(0.1);
   const slow = pick(random, [0, 0, 0.3, 1]);
   const disk = new MoodyDisk(new MemoryDisk(sizeBytes), random, { slow, failing: failing ? 0.1 : 0 });
-  const served = serveDisk(disk, { readOnly });
+  const served = serveDisk(disk, { readOnly, oldstyle: random.chance(0.1) });
   return {
     served,
     sizeBytes,
@@ -76,7 +77,7 @@ function someRequest(random: Random, sizeBytes: number, agreed: ClientAgreement)
   if (random.chance(0.05)) length = sizeBytes - offset + random.below(3);
   if (random.chance(0.1)) offset = awkwardU53(random);
   if (random.chance(0.05) && type !== Command.WRITE) length = random.chance(0.5) ? 0 : random.below(2 ** 32);
-  let flags = random.chance(0.7) ? 0 : 1 << random.below(5);
+  let flags = random.chance(0.8) ? 0 : random.chance(0.5) ? CommandFlag.FUA : 1 << random.below(5);
   if (random.chance(0.02)) flags |= 1 << random.below(16);
   flags &= ~CommandFlag.PAYLOAD_LEN;
   if (type === Command.WRITE) {
@@ -292,5 +293,42 @@ export const nbdServerConnection: Fuzzer = {
     const answer = await settled(client.read(0, length), "a read");
     assert(answer.error === 0 || stage.failing && answer.error === WireErrno.EIO);
     for (const connection of [...lingering, client.connection]) connection.close();
+  },
+};
+
+/** A server that goes down while requests are on their way. */
+export const nbdServerDrain: Fuzzer = {
+  name: "nbd-server-drain",
+  summary: "a server that goes down answers what it has, refuses the rest or says nothing, and ends in time",
+  async round(random) {
+    await using stage = someStage(random);
+    const wishes = { exportName: "disk", structured: random.chance(0.7), extended: random.chance(0.5) };
+    const client = await settled(RawClient.open(stage.dial(), wishes), "the handshake");
+    const right = new Map<bigint, number>();
+    const send = async () => {
+      const { request, payload } = someRequest(random, stage.sizeBytes, client.agreement);
+      const cookie = BigInt(right.size + 1);
+      right.set(cookie, rightError(request, payload, stage, client.agreement));
+      await client.send({ ...request, cookie }, payload);
+    };
+    for (let count = random.below(30); count > 0; count--) await send();
+    await turns(random.below(100));
+    const draining = stage.served.server.drain(DRAIN_MS);
+    for (let count = random.below(5); count > 0; count--) await send();
+    const answered = new Set<bigint>();
+    for (let reply; (reply = await settled(client.receive(), "the end")) !== null;) {
+      const { header, payload } = reply;
+      const last = header.form === "simple" || (header.flags & ReplyFlag.DONE) !== 0;
+      const isError = header.type === ChunkType.ERROR || header.type === ChunkType.ERROR_OFFSET;
+      const error = isError ? viewOf(payload).getUint32(0) : header.error;
+      const expected = right.get(header.cookie);
+      if (error !== WireErrno.ESHUTDOWN && !(stage.failing && error === WireErrno.EIO)) {
+        assert(!last || error === expected, `answered ${error}, not ${expected}`);
+      }
+      assert(!answered.has(header.cookie), "answered twice");
+      if (last) answered.add(header.cookie);
+    }
+    assert(await settled(draining, "the server's drain"), "somebody had to be cut off");
+    client.connection.close();
   },
 };

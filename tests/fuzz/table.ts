@@ -5,7 +5,7 @@ import type { Fuzzer } from "./fuzzer.ts";
 import { nbdLyingServer, nbdTamperedServer } from "./nbd_client_connection.ts";
 import { nbdMessages, nbdReplies, nbdRequests, nbdStatusQueries } from "./nbd_decoders.ts";
 import { nbdClientHandshake, nbdHandshakes, nbdServerHandshake } from "./nbd_handshakes.ts";
-import { nbdServerConnection, nbdServerRequests } from "./nbd_server_connection.ts";
+import { nbdServerConnection, nbdServerDrain, nbdServerRequests } from "./nbd_server_connection.ts";
 
 /** Those that find nothing in a sound program. */
 export const fuzzers: readonly Fuzzer[] = [
@@ -18,6 +18,7 @@ export const fuzzers: readonly Fuzzer[] = [
   nbdHandshakes,
   nbdServerRequests,
   nbdServerConnection,
+  nbdServerDrain,
   nbdLyingServer,
   nbdTamperedServer,
   dnbd3Headers,
