@@ -41,7 +41,7 @@ peerTest(
     // What lies in the image's file as zeroes may come out as holes: compare with one that has none of them.
     const original = directory.file("original");
     await run("qemu-img", ["convert", "-f", "raw", "-O", "raw", "-S", "4k", image, original]);
-    await using server = await serve(["--file", original]);
+    await using server = await serve(["--file", original, "--read-only"]);
     const copies: [string, (copy: string) => Promise<unknown>][] = [
       [
         "qemu-img",

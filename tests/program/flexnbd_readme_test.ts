@@ -1,0 +1,73 @@
+/** The examples of flexnbd's manual, word for word but for the program's name, the port and the directory. */
+
+import { assertEquals, assertMatch } from "@std/assert";
+import { freePort, run, temporaryDirectory } from "../testing/process.ts";
+import { denbd, program, serve } from "./program.ts";
+
+Deno.test("flexnbd's manual: serving a file, and reading server status", async () => {
+  using directory = temporaryDirectory();
+  Deno.symlinkSync(await program(), directory.file("denbd"));
+  const port = freePort();
+  const script = `
+set -e
+cp /etc/passwd TMP
+denbd serve --file TMP/passwd --addr 0.0.0.0 --port PORT --sock TMP/flexnbd.sock &
+server=$!
+while [ ! -S TMP/flexnbd.sock ]; do kill -0 $server; sleep 0.05; done
+denbd read --addr 127.0.0.1 --port PORT --from 0 --size 7
+echo
+denbd status --sock TMP/flexnbd.sock
+echo "pid=$server"
+kill $server
+wait $server
+`.replaceAll("TMP", directory.path).replaceAll("PORT", String(port));
+  const { stdout } = await run("sh", ["-c", script], {
+    env: { PATH: `${directory.path}:${Deno.env.get("PATH")}` },
+  });
+  const [read, status, pid] = stdout.split("\n");
+  assertEquals(read, Deno.readTextFileSync("/etc/passwd").slice(0, 7));
+  assertMatch(
+    status,
+    /^pid=\d+ size=\d+ is_mirroring=false clients_allowed=true num_clients=0 has_control=true\b/,
+  );
+  assertEquals(status.split(" ")[0], pid);
+});
+
+Deno.test("flexnbd's manual: status counts clients, acl lets in those it names", async () => {
+  using directory = temporaryDirectory();
+  const sock = directory.file("control");
+  Deno.writeFileSync(directory.file("image"), new Uint8Array(4096));
+  await using server = await serve([
+    "-f",
+    directory.file("image"),
+    "-l",
+    "127.0.0.1",
+    "-p",
+    "0",
+    "-s",
+    sock,
+    "-d",
+  ]);
+  const where = ["--addr", "127.0.0.1", "--port", String(server.port), "--from", "0", "--size", "4"];
+
+  assertEquals((await denbd(["read", ...where], { code: "any" })).code, 1);
+  const updated = await denbd(["acl", "-s", sock, "127.0.0.1"]);
+  assertEquals([updated.stdout, updated.stderr], ["updated\n", ""]);
+  assertEquals((await denbd(["read", ...where])).bytes, new Uint8Array(4));
+  const wrong = await denbd(["acl", "-s", sock, "127.0.0.300"], { code: "any" });
+  assertEquals([wrong.code, wrong.stdout], [wrong.code || -1, ""]);
+  assertMatch(wrong.stderr, /bad spec: 127\.0\.0\.300/);
+  // A bad list changes nothing; an empty one lets nobody in, as the server was started with -d.
+  assertEquals((await denbd(["read", ...where])).bytes, new Uint8Array(4));
+  await denbd(["acl", "--sock", sock]);
+  assertEquals((await denbd(["read", ...where], { code: "any" })).code, 1);
+});
+
+Deno.test("status and acl without a server: one line, exit code 1", async () => {
+  using directory = temporaryDirectory();
+  for (const command of ["status", "acl"]) {
+    const { code, stderr } = await denbd([command, "--sock", directory.file("none")], { code: "any" });
+    assertEquals(code, 1);
+    assertMatch(stderr, /^denbd \w+: .*none.*\n$/);
+  }
+});
