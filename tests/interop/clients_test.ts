@@ -152,6 +152,7 @@ peerTest("fio verifies what it wrote at depth 32 over four connections", ["fio"]
     "--verify=crc32c",
     "--verify_fatal=1",
     "--do_verify=1",
+    "--verify_state_save=0",
     "--randrepeat=0",
     "--group_reporting",
     "--output-format=json",
