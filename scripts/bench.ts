@@ -20,8 +20,8 @@ const usage = `deno task bench [options]
 }
   --servers LIST      contenders to run, by name (default: all)
   --server-cmd N=CMD  one more contender of ours, named N: a shell command that stays in the foreground and serves
-                      {file} on 127.0.0.1:{port} or on the Unix socket {socket}. Repeatable; the same name twice
-                      gives one command per transport
+                      {file} on 127.0.0.1:{port} or on the Unix socket {socket}; {directory} is a place for files.
+                      Repeatable; the same name twice gives one command per transport
   --transport LIST    tcp, unix (default: both)
   --repeats N         measurements per cell and server (default 3)
   --seconds N         length of each, after one second to warm up (default 3)
@@ -115,8 +115,8 @@ function ourselves(): Contender[] {
     return [];
   }
   return [fromCommand("denbd", [
-    `${path} serve --addr 127.0.0.1 --port {port} --file {file}`,
-    `${path} serve --unix {socket} --file {file}`,
+    `${path} serve --state-dir {directory} --addr 127.0.0.1 --port {port} --file {file}`,
+    `${path} serve --state-dir {directory} --unix {socket} --file {file}`,
   ])];
 }
 

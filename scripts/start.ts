@@ -82,6 +82,8 @@ const child = new Deno.Command(Deno.execPath(), {
     main,
     "serve",
     "--verbose",
+    "--state-dir",
+    directory.path,
     "--port",
     port,
     ...exports.flatMap((text) => ["--export", text]),

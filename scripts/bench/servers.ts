@@ -62,8 +62,16 @@ export function fromCommand(name: string, commands: readonly string[]): Contende
       const directory = temporaryDirectory();
       const port = freePort();
       const socket = directory.file("socket");
-      const values: Record<string, string> = { file: image, port: String(port), socket };
-      const filled = commandFor(transport)!.replace(/\{(file|port|socket)\}/g, (_, key) => values[key]);
+      const values: Record<string, string> = {
+        file: image,
+        port: String(port),
+        socket,
+        directory: directory.path,
+      };
+      const filled = commandFor(transport)!.replace(
+        /\{(file|port|socket|directory)\}/g,
+        (_, key) => values[key],
+      );
       const child = new Deno.Command("sh", { args: ["-c", `exec ${filled}`], stdin: "null", stdout: "null" })
         .spawn();
       const uri = transport === "tcp" ? `nbd://127.0.0.1:${port}/` : `nbd+unix:///?socket=${socket}`;

@@ -17,7 +17,21 @@ export function program(): Promise<string> {
 
 /** Runs denbd to its end. */
 export async function denbd(args: readonly string[], options?: RunOptions): Promise<Finished> {
-  return await run(await program(), args, options);
+  return await run(await program(), withState(args), options);
+}
+
+let state: string | undefined;
+
+/** Where the servers of this test module keep the identities of their disks, rather than with those of the machine. */
+export function stateDirectory(): string {
+  if (state !== undefined) return state;
+  const path = state = Deno.makeTempDirSync({ prefix: "denbd-test-state-" });
+  globalThis.addEventListener("unload", () => Deno.removeSync(path, { recursive: true }));
+  return path;
+}
+
+function withState([command, ...args]: readonly string[]): string[] {
+  return command === "serve" ? [command, "--state-dir", stateDirectory(), ...args] : [command, ...args];
 }
 
 async function findOrBuild(): Promise<string> {
@@ -195,7 +209,7 @@ export async function start(args: readonly string[], options?: StartOptions): Pr
 
 async function spawn(args: readonly string[], { env }: StartOptions = {}): Promise<Deno.ChildProcess> {
   const command = new Deno.Command(await program(), {
-    args: [...args],
+    args: withState(args),
     stdin: "null",
     stdout: "null",
     stderr: "piped",

@@ -39,7 +39,17 @@ peerTest(
     const image = directory.file("image");
     Deno.writeFileSync(image, new Uint8Array(4096).fill(6));
     const child = new Deno.Command("python3", {
-      args: ["-c", systemd, directory.file("notify"), await program(), "serve", "--file", image],
+      args: [
+        "-c",
+        systemd,
+        directory.file("notify"),
+        await program(),
+        "serve",
+        "--state-dir",
+        directory.path,
+        "--file",
+        image,
+      ],
       stdin: "null",
       stdout: "piped",
       stderr: "inherit",
