@@ -120,6 +120,7 @@ export class RunningServer {
       log,
       clock: systemClock,
       oldstyle: options.oldstyle,
+      instance: INSTANCE,
       limits: {
         handshakeMs: options.handshakeTimeout,
         connections: options.maxConnections,

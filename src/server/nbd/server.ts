@@ -11,6 +11,7 @@ import type { Connection, Peer } from "../../net/connection.ts";
 import { converse } from "../../net/converse.ts";
 import type { Listener } from "../../net/listener.ts";
 import { BASE_ALLOCATION, PAYLOAD_BYTES_ADVERTISED, TransmissionFlag } from "../../wire/nbd/constants.ts";
+import { DENBD_NAMESPACE, encodeFacts } from "../../wire/nbd/denbd_context.ts";
 import {
   type Agreement,
   type ExportOffer,
@@ -52,6 +53,8 @@ export interface NbdServerOptions {
   readonly limits?: Partial<NbdLimits>;
   /** Greets as servers did before newstyle: the only or default export at once. */
   readonly oldstyle?: boolean;
+  /** A UUID of this run of the server, told to clients that ask; see `denbd_context.ts`. */
+  readonly instance?: string;
 }
 
 /** A client in transmission, for status. */
@@ -71,7 +74,7 @@ const ABANDON_MS = 5000;
 const SWEEP_MS = 1000;
 
 export class NbdServer {
-  readonly #exports: ExportTable;
+  readonly #options: NbdServerOptions;
   readonly #judge: Judge;
   readonly #log: Log;
   readonly #clock: Clock;
@@ -87,7 +90,7 @@ export class NbdServer {
   #draining = false;
 
   constructor(options: NbdServerOptions) {
-    this.#exports = options.exports;
+    this.#options = options;
     this.#judge = options.judge;
     this.#log = options.log;
     this.#clock = options.clock;
@@ -175,7 +178,7 @@ export class NbdServer {
     using _timer = handshakeMs === 0 ? null : this.#clock.timer(handshakeMs, () => {
       late.abort(new Error(`the handshake took longer than ${handshakeMs / 1000} s`));
     });
-    const hall = new Hall(peer, this.#exports, this.#judge, log, () => this.#draining);
+    const hall = new Hall(peer, this.#options, log, () => this.#draining);
     try {
       const conversation = this.#oldstyle ? hall.greetOldstyle() : negotiateNewstyle(hall);
       const { result, rest } = await converse(conversation, connection, { signal: late.signal });
@@ -269,13 +272,20 @@ class Hall implements ServerHall {
   readonly #exports: ExportTable;
   readonly #judge: Judge;
   readonly #log: Log;
+  readonly #instance: string | undefined;
   readonly #closed: () => boolean;
   readonly #offered = new Map<ExportOffer, Export>();
 
-  constructor(peer: Peer, exports: ExportTable, judge: Judge, log: Log, closed: () => boolean) {
+  constructor(
+    peer: Peer,
+    { exports, judge, instance }: NbdServerOptions,
+    log: Log,
+    closed: () => boolean,
+  ) {
     this.#peer = peer;
     this.#exports = exports;
     this.#judge = judge;
+    this.#instance = instance;
     this.#log = log;
     this.#closed = closed;
   }
@@ -309,6 +319,10 @@ class Hall implements ServerHall {
         maximumPayload: Math.max(PAYLOAD_BYTES_ADVERTISED, exported.device.blockSizes.preferred),
       },
       contexts: [BASE_ALLOCATION],
+      contextsFor: (query) =>
+        query === DENBD_NAMESPACE
+          ? encodeFacts({ instance: this.#instance, identity: exported.device.identity })
+          : [],
     };
     this.#offered.set(offer, exported);
     return offer;

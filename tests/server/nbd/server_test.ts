@@ -7,6 +7,7 @@ import { converse } from "../../../src/net/converse.ts";
 import { type Export, ExportTable, ExportTraffic } from "../../../src/server/export_table.ts";
 import { NbdServer, type NbdServerOptions } from "../../../src/server/nbd/server.ts";
 import { Command } from "../../../src/wire/nbd/constants.ts";
+import { decodeFacts, DENBD_NAMESPACE } from "../../../src/wire/nbd/denbd_context.ts";
 import { listExports } from "../../../src/wire/nbd/handshake_client.ts";
 import { RefusedError } from "../../../src/wire/nbd/refused_error.ts";
 import { connectionPair } from "../../testing/connection_pair.ts";
@@ -282,4 +283,19 @@ Deno.test("server: every session ends with one line that says what it did", asyn
   const line = lines.find((line) => line.includes(" left "))!;
   assertStringIncludes(line, "192.0.2.1:1234");
   assertStringIncludes(line, "disconnected; write, 1 requests, 0 errors, 0 bytes read, 512 written");
+});
+
+Deno.test("server: a client that asks hears the instance and the disk's identity; nobody else does", async () => {
+  const instance = "8a6e2940-694d-401a-b032-b59b4f516c8a";
+  const identity = { uuid: "e58719c6-5998-4eff-82ce-2fd304be9551", generation: 3, durable: true };
+  const device = Object.assign(new MemoryDisk(MIB), { identity });
+  await using fixture = serverOf([anExport("a", { device })], { instance });
+  const contexts = ["base:allocation", DENBD_NAMESPACE];
+  const { agreement } = await RawClient.open(fixture.connect(), { contexts });
+  const facts = decodeFacts(agreement.contexts.map(({ name }) => name));
+  assertEquals(facts, { instance, identity: { uuid: identity.uuid, generation: 3 } });
+  const { result } = await converse(listExports({ details: true }), fixture.connect());
+  assertEquals(result.exports[0].contexts, ["base:allocation"]);
+  const plain = await RawClient.open(fixture.connect(), { contexts: ["base:allocation"] });
+  assertEquals(plain.agreement.contexts.length, 1);
 });
