@@ -29,7 +29,7 @@ function completionsOf(options: Command["options"]): Completion[] {
 }
 
 function valueKind(key: string, option: Option): Completion["value"] {
-  if (option.type === "flag") return null;
+  if (option.type === "flag" || option.implied !== undefined) return null;
   if (option.type === "enum") return option.values;
   return namesPath(valueName(key, option) ?? "") ? "path" : "any";
 }

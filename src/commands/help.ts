@@ -70,7 +70,8 @@ export function optionRows(options: Command["options"]): [string, string][] {
 function optionNames(key: string, option: Option): string {
   const value = valueName(key, option);
   const short = option.short === undefined ? "    " : `-${option.short}, `;
-  return `${short}--${longName(key)}${value === null ? "" : ` ${value}`}`;
+  const implied = option.type !== "flag" && option.implied !== undefined;
+  return `${short}--${longName(key)}${value === null ? "" : implied ? `[=${value}]` : ` ${value}`}`;
 }
 
 /** The help phrase with what the declaration adds to it. */

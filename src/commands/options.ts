@@ -20,6 +20,8 @@ interface Valued<V> extends Named {
   readonly default?: V;
   /** `true`, or the line to say when it is missing; options with the same line say it once. */
   readonly required?: boolean | string;
+  /** The value of the option when it is given without one. Another one then needs the `=`: `--name=value`. */
+  readonly implied?: string;
   /** May be given several times; the value is an array, empty if it was not given. */
   readonly repeat?: boolean;
 }

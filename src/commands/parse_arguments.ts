@@ -4,7 +4,8 @@
  * `--name=value`, `--name value`, `-n value`, `-nvalue`, several flags in one word (`-dk`), unambiguous
  * abbreviations of long names, options and positional words mixed, `--` ends the options. The word after an
  * option that takes a value is its value whatever it starts with, so `--offset -1` is a bad offset and no
- * unknown option. Of an option given twice the last counts.
+ * unknown option. An option that implies a value takes another one only from its own word. Of an option given twice
+ * the last counts.
  */
 import type { Command } from "./command.ts";
 import { longName, type Option, type OptionTable, parseValue } from "./options.ts";
@@ -52,7 +53,7 @@ export function splitWords(words: readonly string[], table: OptionTable): Words 
       const option = table[key];
       const spelling = `--${longName(key)}`;
       if (option.type !== "flag") {
-        found.push({ key, option, spelling, text: given ?? takeValue(spelling) });
+        found.push({ key, option, spelling, text: given ?? option.implied ?? takeValue(spelling) });
       } else {
         if (given !== null && !option.ignoresValue) {
           throw new UsageError(`option '${spelling}' doesn't allow an argument`);
@@ -71,7 +72,8 @@ export function splitWords(words: readonly string[], table: OptionTable): Words 
           continue;
         }
         const rest = word.slice(index + 1);
-        found.push({ key, option, spelling, text: rest === "" ? takeValue(spelling) : rest });
+        const text = rest !== "" ? rest : option.implied ?? takeValue(spelling);
+        found.push({ key, option, spelling, text });
         break;
       }
     } else {

@@ -7,6 +7,7 @@ import { helpCommand } from "./help_command.ts";
 import { info } from "./info.ts";
 import { logLevel } from "./log_level.ts";
 import { keygen } from "./keygen.ts";
+import { proxy } from "./proxy.ts";
 import { read } from "./read.ts";
 import { serve } from "./serve.ts";
 import { statusCommand } from "./status.ts";
@@ -15,6 +16,7 @@ import { write } from "./write.ts";
 /** All commands, in the order of the help. */
 export const commands: readonly Command[] = [
   serve,
+  proxy,
   read,
   write,
   copy,

@@ -115,8 +115,9 @@ export class ExportTable {
 export function transmissionFlags(exported: Export, mayWrite: boolean): number {
   const { can } = exported.device;
   const writable = mayWrite && !exported.readOnly && can.write;
-  let flags = TransmissionFlag.HAS_FLAGS | TransmissionFlag.SEND_FLUSH | TransmissionFlag.SEND_FUA |
-    TransmissionFlag.SEND_DF | TransmissionFlag.BLOCK_STATUS_PAYLOAD;
+  let flags = TransmissionFlag.HAS_FLAGS | TransmissionFlag.SEND_DF | TransmissionFlag.BLOCK_STATUS_PAYLOAD;
+  // Where nothing is ever written there is nothing to make durable, and that is done at once.
+  if (can.flush || !can.write) flags |= TransmissionFlag.SEND_FLUSH | TransmissionFlag.SEND_FUA;
   if (can.cache) flags |= TransmissionFlag.SEND_CACHE;
   if (can.multiConn) flags |= TransmissionFlag.CAN_MULTI_CONN;
   if (can.rotational) flags |= TransmissionFlag.ROTATIONAL;

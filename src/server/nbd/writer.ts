@@ -191,8 +191,10 @@ export class Writer {
   }
 
   #flush(): void | Promise<void> {
-    const flushed = this.#exported.traffic.flushing();
-    const flushing = attempt(() => this.#exported.device.flush());
+    const { device, traffic } = this.#exported;
+    const flushed = traffic.flushing();
+    // It was offered although the disk has none: because nothing can be written, nothing is to be done.
+    const flushing = device.can.flush ? attempt(() => device.flush()) : undefined;
     return flushing === undefined ? flushed() : flushing.then(flushed);
   }
 

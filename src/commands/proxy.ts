@@ -1,0 +1,198 @@
+import { type DiskLocator, formatDiskLocator } from "../base/uri.ts";
+import { CacheDisk } from "../device/cache.ts";
+import { MemoryStore } from "../device/cache_memory.ts";
+import type { BlockDevice } from "../device/device.ts";
+import { openDisk, OpenError } from "../open_disk.ts";
+import { systemClock } from "../os/clock.ts";
+import { type ExportTable, ExportTraffic } from "../server/export_table.ts";
+import { parseAddressOption } from "../base/ip_address.ts";
+import { type CacheWish, parseCacheWish } from "./cache_option.ts";
+import { command, type Invocation } from "./command.ts";
+import { bindOption, diskNamed } from "./disk_options.ts";
+import { checkExportName } from "./export_option.ts";
+import type { OptionTable, OptionValues } from "./options.ts";
+import { RunningServer, servedBytes, type ServerRole, servingOptions } from "./running_server.ts";
+import { UsageError } from "./usage_error.ts";
+
+/** Between attempts to reach a server that is not there at the start; as flexnbd-proxy has it. */
+const RETRY_MS = 3000;
+/** Of one block of the cache in memory: the size of most requests. */
+const CACHE_BLOCK_BYTES = 4096;
+
+const OPTIONS = {
+  addr: {
+    type: "string",
+    short: "l",
+    valueName: "ADDR",
+    help: "Address to listen on, or the path of a Unix socket, which starts with / (127.0.0.1)",
+  },
+  connAddr: { type: "address", short: "C", help: "Address of the server, instead of DISK" },
+  connPort: { type: "port", short: "P", help: "Port of the server" },
+  bind: bindOption,
+  wait: { type: "flag", help: "Wait for a server that is not there at the start, rather than fail" },
+  name: { type: "string", short: "n", valueName: "NAME", help: "Name under which the disk is served (none)" },
+  readOnly: { type: "flag", short: "r", help: "Serve the disk read-only" },
+  cache: {
+    type: "string",
+    short: "c",
+    valueName: "SIZE",
+    implied: "64M",
+    help:
+      "Keep in memory what was read, and read ahead (64M). On disks that can be written only as --cache=shared-unsafe or --cache=SIZE,shared-unsafe",
+  },
+  ...servingOptions,
+} as const satisfies OptionTable;
+
+type ProxyOptions = OptionValues<typeof OPTIONS>;
+
+export const proxy = command({
+  name: "proxy",
+  summary: "Serves a remote disk to local clients",
+  usage: [
+    "proxy [--port PORT] [--unix SOCK] [--cache[=SIZE]] [--wait] [--sock SOCK] DISK [ACL_ENTRY]...",
+    "proxy --addr ADDR --port PORT --conn-addr ADDR --conn-port PORT [--bind ADDR] [--cache[=SIZE]] [ACL_ENTRY]...",
+  ],
+  description:
+    `DISK is a URI such as nbd://host/export, or any disk. Any number of clients may use it at once. What the server answers, errors included, reaches the client that asked; a flush is answered when the server has answered it.
+
+The cache forgets what is written through this proxy, and knows nothing of other writers. So it is used only where the server says that the disk is read-only, unless shared-unsafe says that nobody else writes, or that old data do no harm.
+
+Listening, access entries and signals are as for serve.`,
+  options: OPTIONS,
+  positional: { name: "DISK ACL_ENTRY", help: "The disk to serve; then who may use it, as for serve" },
+  examples: [
+    {
+      text: "A remote export on a Unix socket",
+      command: "denbd proxy nbd://10.0.0.7/disk --unix /run/disk.sock",
+    },
+    {
+      text: "As flexnbd-proxy had it",
+      command: "denbd proxy --addr 127.0.0.1 --port 4777 --conn-addr 10.0.0.7 --conn-port 4777",
+    },
+  ],
+  run({ options, args, log, env }) {
+    const { upstream, entries } = split(args, options);
+    const role = new Upstream(upstream, options, { log, env });
+    const { addr, unix } = options;
+    const socket = addr?.startsWith("/") ? addr : undefined;
+    if (socket !== undefined && unix !== undefined) {
+      throw new UsageError("--addr and --unix both name a socket");
+    }
+    const settings = {
+      ...options,
+      unix: socket ?? unix,
+      addr: addr === undefined || socket !== undefined ? undefined : checkedAddress(addr),
+    };
+    return new RunningServer(settings, entries, role, { log, env }).run();
+  },
+});
+
+/** Which words name what. */
+function split(
+  args: readonly string[],
+  { connAddr, connPort }: ProxyOptions,
+): { upstream: DiskLocator; entries: readonly string[] } {
+  if (connAddr === undefined && connPort === undefined) {
+    const [disk, ...entries] = args;
+    if (disk === undefined) {
+      throw new UsageError("DISK is missing, or both --conn-addr and --conn-port are required.");
+    }
+    return { upstream: diskNamed(disk), entries };
+  }
+  if (connAddr === undefined || connPort === undefined) {
+    throw new UsageError("both --conn-addr and --conn-port are required.");
+  }
+  if (connPort === 0) throw new UsageError("--conn-port: 0 is no port to connect to");
+  const server = { transport: "tcp", host: connAddr, port: connPort } as const;
+  return { upstream: { kind: "nbd", server, exportName: "" }, entries: args };
+}
+
+function checkedAddress(text: string): string {
+  const address = parseAddressOption(text);
+  if (address === null) {
+    throw new UsageError(`--addr: "${text}" is not an IP address, nor a path that starts with /`);
+  }
+  return address;
+}
+
+/** The disk behind the proxy. */
+class Upstream implements ServerRole {
+  readonly #locator: DiskLocator;
+  readonly #options: ProxyOptions;
+  readonly #source: string;
+  readonly #name: string;
+  readonly #cache: CacheWish | null;
+  readonly #log: Invocation["log"];
+  readonly #env: Invocation["env"];
+
+  constructor(locator: DiskLocator, options: ProxyOptions, { log, env }: Pick<Invocation, "log" | "env">) {
+    this.#locator = locator;
+    this.#options = options;
+    this.#source = formatDiskLocator(locator);
+    this.#name = checkExportName(options.name ?? "");
+    this.#cache = options.cache === undefined ? null : parseCacheWish(options.cache);
+    this.#log = log;
+    this.#env = env;
+  }
+
+  async openExports(exports: ExportTable, stopped: AbortSignal): Promise<void> {
+    const { readOnly, oldstyle } = this.#options;
+    const device = this.#cached(await this.#open(stopped));
+    exports.add({
+      name: this.#name,
+      description: "",
+      device,
+      sizeBytes: servedBytes(device, this.#source, oldstyle, this.#log),
+      readOnly,
+      traffic: new ExportTraffic(),
+      source: this.#source,
+    }, { isDefault: true });
+  }
+
+  async #open(stopped: AbortSignal): Promise<BlockDevice> {
+    const { readOnly, bind, wait } = this.#options;
+    while (true) {
+      try {
+        return await openDisk(this.#locator, {
+          readOnly,
+          bind,
+          signal: stopped,
+          deadlineMs: Infinity,
+          log: this.#log,
+          env: this.#env,
+        });
+      } catch (error) {
+        if (!wait || !(error instanceof OpenError)) throw error;
+        this.#log.warn(`${error.message}; trying again`);
+        await pause(RETRY_MS, stopped);
+      }
+    }
+  }
+
+  #cached(disk: BlockDevice): BlockDevice {
+    if (this.#cache === null) return disk;
+    const { sizeBytes, sharedUnsafe } = this.#cache;
+    if (disk.can.write && !sharedUnsafe) {
+      this.#log.warn(
+        `${this.#source}: the cache is off, because others may write to the disk (--cache=shared-unsafe if not)`,
+      );
+      return disk;
+    }
+    const blockBytes = Math.max(CACHE_BLOCK_BYTES, disk.blockSizes.minimum);
+    return new CacheDisk(disk, new MemoryStore(sizeBytes, blockBytes));
+  }
+}
+
+/** @throws The signal's reason. */
+async function pause(durationMs: number, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted();
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const abort = () => reject(signal.reason);
+  signal.addEventListener("abort", abort);
+  using _timer = systemClock.timer(durationMs, resolve);
+  try {
+    await promise;
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}
