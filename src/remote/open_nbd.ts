@@ -1,11 +1,13 @@
 /** From a server's address to a disk. */
 import { type Log, silentLog } from "../base/log.ts";
+import type { Clock } from "../os/clock.ts";
 import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
 import { BASE_ALLOCATION } from "../wire/nbd/constants.ts";
 import { WireError } from "../wire/wire_error.ts";
 import { ConnectionSet } from "./connection_set.ts";
 import { NbdDisk } from "./nbd.ts";
 import { exportFacts } from "./nbd_export.ts";
+import { type SurvivalOptions, SurvivingLink } from "./surviving_link.ts";
 import { type Dial, openConnection, type OpenedConnection } from "./open_connection.ts";
 
 export interface NbdOptions {
@@ -16,7 +18,10 @@ export interface NbdOptions {
   readonly connections?: number;
   /** Ends the attempt to open, not the disk. */
   readonly signal?: AbortSignal;
+  /** What happens when connections are lost. Default: what they carried fails. */
+  readonly survival?: Pick<SurvivalOptions, "deadlineMs" | "soleWriter">;
   readonly log?: Log;
+  readonly clock?: Clock;
 }
 
 /** A disk, and how it was agreed. */
@@ -26,7 +31,7 @@ export interface OpenedNbd {
 }
 
 /**
- * Opens a disk at the far end of NBD. A broken connection fails what it carried.
+ * Opens a disk at the far end of NBD.
  *
  * @throws {RefusedError} If the server does not give the export.
  * @throws {WireError} If it breaks the protocol, closes the connection, or tells different things about the same
@@ -50,7 +55,11 @@ export async function openNbd(options: NbdOptions): Promise<OpenedNbd> {
     signal?.throwIfAborted();
     throw new WireError(`${first.peerText} offers a different disk on each connection`);
   }
-  return { disk: new NbdDisk(new ConnectionSet(opened)), agreement: first.agreement };
+  const { survival, clock } = options;
+  const carrier = survival === undefined
+    ? new ConnectionSet(opened)
+    : new SurvivingLink(opened, { ...survival, dial, wishes, log, clock });
+  return { disk: new NbdDisk(carrier), agreement: first.agreement };
 }
 
 function sameExport(one: ClientAgreement, other: ClientAgreement): boolean {

@@ -1,0 +1,431 @@
+/**
+ * Connections to one export that come back: the carrier of a disk that sees at most a pause.
+ *
+ * Every request stays in a table until it is answered. When a connection is lost, all of them are given up, new
+ * ones are made with growing pauses, the export is compared with what it was, and what is unanswered is sent
+ * again. Overlapping requests are never with a server together, so sending again does no harm.
+ *
+ * Writes that were answered and not flushed may be gone with a server that crashed. A sole writer keeps them and
+ * writes them again before anything else happens; otherwise the next flush fails, because nobody can tell. A
+ * server of others cannot be asked to forget what it has received on the old connection, nor whether it is still
+ * the same process; so every lost connection counts as a crash.
+ */
+import { type Log, silentLog } from "../base/log.ts";
+import { type Clock, systemClock } from "../os/clock.ts";
+import { Command } from "../wire/nbd/constants.ts";
+import type { ClientWishes } from "../wire/nbd/handshake_client.ts";
+import { Backoff } from "./backoff.ts";
+import type { Carrier } from "./nbd.ts";
+import type { ConnectionOwner, NbdConnection } from "./nbd_connection.ts";
+import { type ExportFacts, exportFacts } from "./nbd_export.ts";
+import { type Failure, Transaction } from "./nbd_transaction.ts";
+import { type Dial, openConnection, type OpenedConnection } from "./open_connection.ts";
+import { type Remembered, ReplayMap } from "./replay_map.ts";
+
+/** From dialling to the end of the handshake. */
+const OPEN_MS_MAX = 15_000;
+/** What a sole writer keeps for writing again; half of it asks for a flush, all of it holds up further changes. */
+const REPLAY_BYTES_MAX = 64 * 1024 * 1024;
+
+export interface SurvivalOptions {
+  readonly dial: Dial;
+  readonly wishes: ClientWishes;
+  /** A request that takes longer fails with ETIMEDOUT. Default: none does. */
+  readonly deadlineMs?: number;
+  /** Nobody else writes to the export, so what may be lost is written again. Default `false`. */
+  readonly soleWriter?: boolean;
+  /** Default 64 MiB. */
+  readonly replayBytesMax?: number;
+  readonly log?: Log;
+  readonly clock?: Clock;
+  /** From 0 up to 1; for jitter. Default `Math.random`. */
+  readonly random?: () => number;
+}
+
+/** What is known of an unanswered request. */
+interface Row {
+  /** By the clock. */
+  readonly deadlineMs: number;
+  /** A flush covers what was answered before this epoch. */
+  epoch: number;
+}
+
+export class SurvivingLink implements Carrier, ConnectionOwner {
+  readonly facts: ExportFacts;
+  readonly extended: boolean;
+  readonly #options: SurvivalOptions;
+  readonly #connectionCount: number;
+  readonly #peerText: string;
+  readonly #log: Log;
+  readonly #clock: Clock;
+  readonly #backoff: Backoff;
+  readonly #deadlineMs: number;
+  readonly #replayBytesMax: number;
+
+  /** All that is unanswered, in the order in which it came, which is that of the deadlines. */
+  readonly #table = new Map<Transaction, Row>();
+  readonly #connections = new Set<NbdConnection>();
+  /** Requests go out as they come. */
+  #up = true;
+  #reconnecting = false;
+  /** Changes that wait for a flush of ours because too much is remembered. */
+  #held: Transaction[] = [];
+  /** Too late: they fail as soon as their connection is closed. */
+  readonly #expired = new Set<Transaction>();
+  #timer: Disposable | null = null;
+
+  /** Grows with every flush. */
+  #epoch = 0;
+  /** The epoch of the last change that was answered and no flush has covered, or -1. */
+  #unflushedEpoch = -1;
+  readonly #replay = new ReplayMap();
+  #ownFlush = false;
+  /** What the next flush has to fail with. */
+  #doubt: string | null = null;
+
+  #end: Failure | null = null;
+  readonly #closing = new AbortController();
+  #reconnects = 0;
+  #resent = 0;
+
+  /** @param opened At least one connection, all of the same export. */
+  constructor(opened: readonly OpenedConnection[], options: SurvivalOptions) {
+    const [first] = opened;
+    this.#options = options;
+    this.facts = exportFacts(first.agreement);
+    this.extended = first.agreement.extended;
+    this.#connectionCount = opened.length;
+    this.#peerText = first.peerText;
+    this.#log = options.log ?? silentLog;
+    this.#clock = options.clock ?? systemClock;
+    this.#backoff = new Backoff(options.random ?? Math.random);
+    this.#deadlineMs = options.deadlineMs ?? Infinity;
+    this.#replayBytesMax = options.replayBytesMax ?? REPLAY_BYTES_MAX;
+    for (const each of opened) this.#connections.add(each.start(this));
+  }
+
+  /** How often connections were made anew. */
+  get reconnects(): number {
+    return this.#reconnects;
+  }
+
+  /** How many requests were sent again. */
+  get resent(): number {
+    return this.#resent;
+  }
+
+  /** Bytes kept to be written again, roughly. */
+  get replayBytes(): number {
+    return this.#replay.bytes;
+  }
+
+  submit(transaction: Transaction): void {
+    if (this.#end !== null) return transaction.fail(this.#end);
+    this.#table.set(transaction, { deadlineMs: this.#clock.now() + this.#deadlineMs, epoch: 0 });
+    this.#armTimer();
+    if (!this.#up) return;
+    if (transaction.changesDisk && this.#replay.bytes >= this.#replayBytesMax) {
+      this.#held.push(transaction);
+      this.#flushEarly();
+    } else {
+      this.#send(transaction);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#finish({ errno: "ESHUTDOWN", detail: "the disk was closed" });
+    await Promise.all([...this.#connections].map((connection) => connection.disconnect()));
+  }
+
+  answered(_connection: NbdConnection, transaction: Transaction, failure: Failure | null): void {
+    const row = this.#table.get(transaction);
+    // A transaction of our own that is not in the table belongs to the replay.
+    if (row !== undefined) {
+      if (failure?.errno === "ESHUTDOWN") {
+        for (const connection of this.#connections) void connection.disconnect();
+        return;
+      }
+      this.#backoff.reset();
+      this.#table.delete(transaction);
+      this.#expired.delete(transaction);
+      if (failure === null) this.#noteSuccess(transaction, row);
+    }
+    if (failure === null) transaction.succeed();
+    else transaction.fail(failure);
+  }
+
+  ended(connection: NbdConnection, unanswered: Transaction[], reason: Error): void {
+    this.#connections.delete(connection);
+    this.#up = false;
+    this.#held = [];
+    for (const transaction of unanswered) {
+      if (!this.#table.has(transaction)) transaction.fail({ errno: "EIO", cause: LOST });
+    }
+    // What went out on the others is not worth telling apart: all of it starts afresh.
+    for (const other of this.#connections) other.close(reason);
+    if (this.#connections.size > 0) return;
+    for (const transaction of this.#expired) this.#expire(transaction);
+    this.#expired.clear();
+    if (this.#end !== null) this.#failAll(this.#end);
+    else if (!this.#reconnecting) void this.#reconnect(reason);
+  }
+
+  #send(transaction: Transaction): void {
+    if (transaction.type === Command.FLUSH) {
+      if (this.#doubt !== null) return this.#reportDoubt([transaction]);
+      this.#table.get(transaction)!.epoch = ++this.#epoch;
+    }
+    this.#leastBusy()!.submit(transaction);
+  }
+
+  /** Fails flushes that would have covered what may be lost; after that, all is said. */
+  #reportDoubt(flushes: readonly Transaction[]): void {
+    if (this.#doubt === null || flushes.length === 0) return;
+    const detail = this.#doubt;
+    this.#doubt = null;
+    for (const flush of flushes) {
+      this.#table.delete(flush);
+      flush.fail({ errno: "EIO", detail });
+    }
+  }
+
+  #leastBusy(): NbdConnection | null {
+    let best: NbdConnection | null = null;
+    for (const connection of this.#connections) {
+      if (best === null || connection.unansweredCount < best.unansweredCount) best = connection;
+    }
+    return best;
+  }
+
+  // --- What may be lost ---
+
+  #noteSuccess(transaction: Transaction, row: Row): void {
+    const { type, offset, length, buffer } = transaction;
+    if (type === Command.FLUSH) {
+      this.#replay.forgetBefore(row.epoch);
+      if (this.#unflushedEpoch < row.epoch) this.#unflushedEpoch = -1;
+      return;
+    }
+    if (!transaction.changesDisk) return;
+    if (transaction.isDurable) return this.#replay.forget(offset, length);
+    this.#unflushedEpoch = this.#epoch;
+    if (this.#options.soleWriter !== true || !this.facts.can.flush) return;
+    // What was trimmed may read as anything.
+    if (type === Command.TRIM) this.#replay.forget(offset, length);
+    else this.#replay.remember(offset, length, type === Command.WRITE ? buffer : null, this.#epoch);
+    if (this.#replay.bytes > this.#replayBytesMax / 2) this.#flushEarly();
+  }
+
+  /** Makes room in what is remembered. */
+  #flushEarly(): void {
+    if (this.#ownFlush) return;
+    this.#ownFlush = true;
+    const flush = new Transaction(Command.FLUSH, 0, 0, 0, null);
+    flush.settled = (error) => {
+      this.#ownFlush = false;
+      // A server may tell of a failure once only; who asks next has to hear of it.
+      if (error !== null) this.#doubt ??= error.message;
+      const held = this.#held;
+      this.#held = [];
+      if (this.#up) { for (const transaction of held) this.#send(transaction); }
+    };
+    this.submit(flush);
+  }
+
+  // --- Coming back ---
+
+  async #reconnect(reason: Error): Promise<void> {
+    this.#reconnecting = true;
+    this.#log.warn(`lost the connection to ${this.#peerText}: ${reason.message}`);
+    let told = "";
+    while (this.#end === null) {
+      await this.#pause(this.#backoff.next());
+      if (this.#end !== null) break;
+      try {
+        if (await this.#comeBack()) break;
+      } catch (error) {
+        const { message } = error as Error;
+        if (message !== told && this.#end === null) this.#log.warn(`cannot reconnect: ${message}`);
+        told = message;
+      }
+    }
+    this.#reconnecting = false;
+  }
+
+  async #pause(ms: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#closing.signal.addEventListener("abort", () => resolve(), { once: true });
+    using _timer = this.#clock.timer(ms, resolve);
+    await promise;
+  }
+
+  /** One attempt. @returns Whether there is nothing more to do. @throws If there is no connection. */
+  async #comeBack(): Promise<boolean> {
+    const opened = await this.#open();
+    const changed = opened.map((each) => whatChanged(this, each)).find((what) => what !== null) ?? null;
+    if (this.#end !== null || changed !== null) {
+      for (const each of opened) each.close();
+      if (changed !== null) this.#giveUp(changed);
+      return true;
+    }
+    const connections = opened.map((each) => each.start(this));
+    for (const connection of connections) this.#connections.add(connection);
+    await this.#restore();
+    if (this.#end !== null) return true;
+    if (this.#connections.size < connections.length) {
+      // Lost again: nothing goes out before the last of these has ended.
+      await Promise.all([...this.#connections].map((connection) => connection.disconnect()));
+      throw new Error("the connection was lost again at once");
+    }
+    this.#reconnects++;
+    this.#resent += this.#table.size;
+    this.#log.info(`reconnected to ${this.#peerText}; ${this.#table.size} requests are sent again`);
+    this.#up = true;
+    const unanswered = [...this.#table.keys()];
+    this.#reportDoubt(unanswered.filter(({ type }) => type === Command.FLUSH));
+    for (const transaction of unanswered) if (this.#table.has(transaction)) this.#send(transaction);
+    return true;
+  }
+
+  async #open(): Promise<OpenedConnection[]> {
+    const late = new AbortController();
+    using _timer = this.#clock.timer(OPEN_MS_MAX, () => {
+      late.abort(new Error(`no answer for ${OPEN_MS_MAX / 1000} s`));
+    });
+    const signal = AbortSignal.any([late.signal, this.#closing.signal]);
+    const { dial, wishes } = this.#options;
+    const attempts = Array.from(
+      { length: this.#connectionCount },
+      () => openConnection(dial, wishes, signal),
+    );
+    const results = await Promise.allSettled(attempts);
+    const opened = results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
+    if (opened.length > 0) return opened;
+    throw (results[0] as PromiseRejectedResult).reason;
+  }
+
+  /** Makes good what the server may have lost, or notes that it cannot be known. */
+  async #restore(): Promise<void> {
+    if (this.#unflushedEpoch < 0) return;
+    if (this.#options.soleWriter !== true) {
+      this.#doubt = `the connection to ${this.#peerText} was lost; writes since the flush before may be, too`;
+      this.#unflushedEpoch = -1;
+      return;
+    }
+    const entries = [...this.#replay.entries()];
+    try {
+      await Promise.all(entries.map((entry) => this.#writeAgain(entry)));
+      if (entries.length > 0) await this.#perform(new Transaction(Command.FLUSH, 0, 0, 0, null));
+    } catch (error) {
+      if ((error as Error).cause === LOST || this.#end !== null) return;
+      // The server is there and refuses. Nothing else can be done for these writes.
+      this.#doubt = `writes that ${this.#peerText} may have lost could not be repeated: ${
+        (error as Error).message
+      }`;
+      this.#log.error(this.#doubt);
+    }
+    if (this.#connections.size === 0) return;
+    this.#replay.forgetBefore(Infinity);
+    this.#unflushedEpoch = -1;
+  }
+
+  async #writeAgain({ offset, length, data }: Remembered): Promise<void> {
+    const { zero } = this.facts.can;
+    const bytes = data ?? (zero ? null : new Uint8Array(length));
+    const type = bytes === null ? Command.WRITE_ZEROES : Command.WRITE;
+    await this.#perform(new Transaction(type, 0, offset, length, bytes));
+  }
+
+  /** Performs a transaction of our own, before all others. */
+  #perform(transaction: Transaction): Promise<void> {
+    return new Promise((resolve, reject) => {
+      transaction.settled = (error) => error === null ? resolve() : reject(error);
+      const connection = this.#leastBusy();
+      if (connection === null) transaction.fail({ errno: "EIO", cause: LOST });
+      else connection.submit(transaction);
+    });
+  }
+
+  // --- Endings ---
+
+  #armTimer(): void {
+    if (this.#timer !== null || this.#deadlineMs === Infinity) return;
+    for (const [transaction, { deadlineMs }] of this.#table) {
+      if (this.#expired.has(transaction)) continue;
+      const leftMs = Math.max(0, deadlineMs - this.#clock.now());
+      this.#timer = this.#clock.timer(leftMs, () => {
+        this.#timer = null;
+        this.#expireDue();
+        this.#armTimer();
+      });
+      return;
+    }
+  }
+
+  #expireDue(): void {
+    const nowMs = this.#clock.now();
+    const sent = this.#up;
+    for (const [transaction, { deadlineMs }] of this.#table) {
+      if (deadlineMs > nowMs) break;
+      if (sent && !this.#held.includes(transaction)) this.#expired.add(transaction);
+      else this.#expire(transaction);
+    }
+    if (this.#expired.size === 0) return;
+    // Must not be executed later: the connection that carries them goes first.
+    const reason = new Error(`no answer for ${this.#deadlineMs / 1000} s`);
+    for (const connection of this.#connections) connection.close(reason);
+  }
+
+  #expire(transaction: Transaction): void {
+    if (!this.#table.delete(transaction)) return;
+    this.#held = this.#held.filter((other) => other !== transaction);
+    transaction.fail({ errno: "ETIMEDOUT", detail: `no answer from ${this.#peerText}` });
+  }
+
+  /** The server came back as something else. */
+  #giveUp(what: string): void {
+    const detail = `${this.#peerText} came back, but ${what}`;
+    this.#log.error(detail);
+    this.#finish({ errno: "EIO", detail });
+  }
+
+  /** Ends all use. What is unanswered fails when no connection can deliver it any more. */
+  #finish(failure: Failure): void {
+    if (this.#end !== null) return;
+    this.#end = failure;
+    this.#closing.abort(new Error(failure.detail));
+    this.#timer?.[Symbol.dispose]();
+    if (this.#connections.size === 0) this.#failAll(failure);
+  }
+
+  #failAll(failure: Failure): void {
+    const left = [...this.#table.keys()];
+    this.#table.clear();
+    for (const transaction of left) transaction.fail(failure);
+  }
+}
+
+/** Marks a transaction of our own that the connection took with it. */
+const LOST = new Error("the connection was lost");
+
+/** What keeps an export from being the one it was, or `null`. */
+function whatChanged(link: SurvivingLink, { agreement }: OpenedConnection): string | null {
+  const [before, after] = [link.facts, exportFacts(agreement)];
+  if (after.sizeBytes < before.sizeBytes) {
+    return `its size is ${after.sizeBytes} bytes instead of ${before.sizeBytes}`;
+  }
+  if (before.can.write && !after.can.write) return "it is read-only now";
+  for (const [ability, had] of Object.entries(before.can)) {
+    if (had && ability !== "rotational" && !after.can[ability as keyof typeof after.can]) {
+      return `it no longer offers ${ability}`;
+    }
+  }
+  if (after.blockSizes.minimum > before.blockSizes.minimum) {
+    return `its blocks have ${after.blockSizes.minimum} bytes instead of ${before.blockSizes.minimum}`;
+  }
+  if (after.blockSizes.maximumPayload < before.blockSizes.maximumPayload) {
+    return `it takes only ${after.blockSizes.maximumPayload} bytes at a time`;
+  }
+  if (link.extended && !agreement.extended) return "it no longer knows long requests";
+  return null;
+}

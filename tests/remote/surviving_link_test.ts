@@ -1,0 +1,322 @@
+import { setImmediate } from "node:timers";
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import type { BlockDevice } from "../../src/device/device.ts";
+import { DeviceError } from "../../src/device/device_error.ts";
+import { type Fault, FaultDisk } from "../../src/device/fault.ts";
+import { MemoryDisk } from "../../src/device/memory.ts";
+import { NbdDisk } from "../../src/remote/nbd.ts";
+import { openConnection } from "../../src/remote/open_connection.ts";
+import { type SurvivalOptions, SurvivingLink } from "../../src/remote/surviving_link.ts";
+import { ManualClock } from "../testing/manual_clock.ts";
+import { RestartableServer } from "../testing/restartable_server.ts";
+
+const MIB = 1024 * 1024;
+
+function test(name: string, fn: () => Promise<void>): void {
+  Deno.test({ name, permissions: "none", fn });
+}
+
+/** Lets everything happen that needs no time. */
+async function settle(): Promise<void> {
+  for (let turn = 0; turn < 8; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+async function setUp(
+  options: Partial<SurvivalOptions> & { connections?: number; wrap?: (disk: BlockDevice) => BlockDevice } =
+    {},
+) {
+  const { connections = 1, wrap, ...survival } = options;
+  const server = new RestartableServer(MIB);
+  if (wrap !== undefined) server.wrap = wrap;
+  server.start();
+  const clock = new ManualClock();
+  const wishes = { exportName: "disk", contexts: ["base:allocation"] };
+  const opened = await Promise.all(
+    Array.from({ length: connections }, () => openConnection(server.dial, wishes)),
+  );
+  const link = new SurvivingLink(opened, { dial: server.dial, wishes, clock, random: () => 0, ...survival });
+  const disk = new NbdDisk(link);
+  /** Lets so much time pass, in small steps. */
+  const pass = async (ms: number) => {
+    for (let left = ms; left > 0; left -= 50) {
+      await settle();
+      clock.advance(Math.min(50, left));
+    }
+    await settle();
+  };
+  return { server, clock, link, disk, pass };
+}
+
+/** A disk whose operations wait; `held` counts them. */
+function holding(
+  operation: "read" | "write" | "flush",
+): { wrap: (disk: BlockDevice) => BlockDevice; faults: Fault[] } {
+  const faults: Fault[] = [];
+  return {
+    faults,
+    wrap: (disk) => {
+      const faulty = new FaultDisk(disk);
+      // Only the first life of the server hangs.
+      if (faults.length === 0) faults.push(faulty.add({ operation, hold: true }));
+      return faulty;
+    },
+  };
+}
+
+const filled = (value: number, length = 4096) => new Uint8Array(length).fill(value);
+
+for (const connections of [1, 4]) {
+  test(`requests that a crash left unanswered are sent again, over ${connections} connections`, async () => {
+    const { wrap } = holding("write");
+    const { server, disk, link, pass } = await setUp({ wrap, connections });
+    const writes = Array.from(
+      { length: 64 },
+      (_, index) => disk.write(index * 4096, filled(index + 1)) as Promise<void>,
+    );
+    await settle();
+    server.crash();
+    await pass(30_000);
+    server.start();
+    await pass(6000);
+    await Promise.all(writes);
+    await disk.flush();
+    for (let index = 0; index < 64; index++) {
+      assertEquals(server.stored(index * 4096, 4096), filled(index + 1));
+    }
+    assertEquals([link.reconnects, link.resent], [1, 64]);
+    await disk.close();
+  });
+}
+
+test("requests made while the server is away wait for it, reads among them", async () => {
+  const { server, disk, pass } = await setUp();
+  await disk.write(0, filled(7));
+  await disk.flush();
+  server.crash();
+  await settle();
+  const into = new Uint8Array(4096);
+  const reading = disk.read(0, into) as Promise<void>;
+  const asking = disk.extents(0, MIB) as Promise<unknown>;
+  await pass(1000);
+  server.start();
+  await pass(6000);
+  await reading;
+  await asking;
+  assertEquals(into, filled(7));
+  await disk.close();
+});
+
+test("the first attempt is made at once, later ones with growing pauses up to five seconds", async () => {
+  const { server, disk, pass } = await setUp();
+  server.crash();
+  await settle();
+  await pass(50);
+  assertEquals(server.dialled, 2);
+  await pass(60_000);
+  assert(server.dialled > 12 && server.dialled < 35, `${server.dialled} attempts`);
+  await disk.close();
+});
+
+test("without a sole writer the next flush after a lost connection fails, and says why, once", async () => {
+  const { server, disk, pass } = await setUp();
+  await disk.write(0, filled(1));
+  server.crash();
+  server.start();
+  await pass(1000);
+  const error = await assertRejects(() => disk.flush(), DeviceError);
+  assertEquals(error.errno, "EIO");
+  assertStringIncludes(error.message, "was lost; writes since the flush before may be, too");
+  await disk.flush();
+  // What was flushed before is in no danger.
+  await disk.write(0, filled(2));
+  await disk.flush();
+  server.crash();
+  server.start();
+  await pass(1000);
+  await disk.flush();
+  assertEquals(server.stored(0, 4096), filled(2));
+  await disk.close();
+});
+
+test("a flush that the connection took with it covers nothing", async () => {
+  const { wrap } = holding("flush");
+  const { server, disk, pass } = await setUp({ wrap });
+  await disk.write(0, filled(1));
+  const flushes = [disk.flush(), disk.flush()];
+  for (const flushing of flushes) flushing.catch(() => {});
+  await settle();
+  server.crash();
+  server.start();
+  await pass(1000);
+  for (const flushing of flushes) await assertRejects(() => flushing, DeviceError, "EIO");
+  await disk.flush();
+  await disk.close();
+});
+
+test("a durable write is in no danger", async () => {
+  const { server, disk, pass } = await setUp();
+  await disk.write(0, filled(1), { fua: true });
+  server.crash();
+  server.start();
+  await pass(1000);
+  await disk.flush();
+  assertEquals(server.stored(0, 4096), filled(1));
+  await disk.close();
+});
+
+test("a sole writer writes again what the server lost: the latest content, zeroes too, before all else", async () => {
+  const { server, disk, pass } = await setUp({ soleWriter: true });
+  await disk.write(0, filled(9, 16384));
+  await disk.flush();
+  await disk.write(0, filled(1, 8192));
+  await disk.write(4096, filled(2));
+  await disk.zero(12288, 4096);
+  // Durable at once: an older write must not cover it afterwards.
+  await disk.write(1024, filled(3, 1024), { fua: true });
+  server.crash();
+  await settle();
+  const into = new Uint8Array(16384);
+  const reading = disk.read(0, into) as Promise<void>;
+  server.start();
+  await pass(1000);
+  await reading;
+  const expected = new Uint8Array(16384);
+  expected.fill(1, 0, 4096).fill(2, 4096, 8192).fill(9, 8192, 12288).fill(3, 1024, 2048);
+  assertEquals(into, expected);
+  await disk.flush();
+  assertEquals(server.stored(0, 16384), expected);
+  await disk.close();
+});
+
+test("a sole writer's memory is bounded by flushes of its own", async () => {
+  let flushes = 0;
+  const wrap = (disk: BlockDevice): BlockDevice =>
+    new Proxy(disk, {
+      get(target, key) {
+        const value = Reflect.get(target, key);
+        if (key === "flush") return () => (flushes++, target.flush());
+        return typeof value === "function" ? value.bind(target) : value;
+      },
+    });
+  const { disk, link } = await setUp({ soleWriter: true, replayBytesMax: 64 * 1024, wrap });
+  let most = 0;
+  for (let turn = 0; turn < 100; turn++) {
+    const offsets = Array.from({ length: 8 }, (_, index) => ((turn * 8 + index) % 256) * 4096);
+    await Promise.all(offsets.map((offset) => disk.write(offset, filled(turn))));
+    most = Math.max(most, link.replayBytes);
+  }
+  assert(flushes > 20, `${flushes} flushes`);
+  assert(most < 64 * 1024 + 8 * 4300, `${most} bytes`);
+  await disk.close();
+});
+
+test("a request that takes too long fails, others do not, and its connection is closed first", async () => {
+  const { wrap, faults } = holding("read");
+  const { server, disk, pass, link } = await setUp({ wrap, deadlineMs: 60_000 });
+  const reading = disk.read(0, new Uint8Array(4096)) as Promise<void>;
+  reading.catch(() => {});
+  await pass(59_000);
+  const writing = disk.write(8192, filled(1)) as Promise<void>;
+  await writing;
+  await pass(2000);
+  const error = await assertRejects(() => reading, DeviceError);
+  assertEquals(error.errno, "ETIMEDOUT");
+  faults[0].remove();
+  await pass(1000);
+  assertEquals(link.reconnects, 1);
+  await disk.read(0, new Uint8Array(4096));
+  assertEquals(server.dialled, 2);
+  await disk.close();
+});
+
+test("one and 10,000 requests to a dead server fail at the same time", async () => {
+  for (const count of [1, 10_000]) {
+    const { server, disk, clock, pass } = await setUp({ deadlineMs: 60_000 });
+    server.crash();
+    await settle();
+    const failures: number[] = [];
+    const ended = Array.from(
+      { length: count },
+      (_, index) =>
+        (disk.read((index % 256) * 4096, new Uint8Array(16)) as Promise<void>).catch((error) => {
+          assertEquals(error.errno, "ETIMEDOUT");
+          failures.push(clock.now());
+        }),
+    );
+    await pass(59_900);
+    assertEquals(failures.length, 0);
+    await pass(200);
+    await Promise.all(ended);
+    assertEquals(failures.length, count);
+    assert(failures.every((at) => at >= 60_000 && at <= 60_100));
+    await disk.close();
+  }
+});
+
+const changes: [string, (server: RestartableServer) => void, string | null][] = [
+  ["larger", (server) => server.medium = new MemoryDisk(2 * MIB), null],
+  [
+    "smaller",
+    (server) => server.medium = new MemoryDisk(MIB - 1),
+    "its size is 1048575 bytes instead of 1048576",
+  ],
+  ["read-only", (server) => server.readOnly = true, "it is read-only now"],
+  [
+    "without trim",
+    (server) =>
+      server.wrap = (disk) =>
+        new Proxy(disk, {
+          get: (target, key) => key === "can" ? { ...target.can, trim: false } : Reflect.get(target, key),
+        }),
+    "it no longer offers trim",
+  ],
+];
+
+for (const [what, change, message] of changes) {
+  test(`an export that comes back ${what} is ${message === null ? "accepted" : "refused, with the reason"}`, async () => {
+    const { server, disk, pass } = await setUp();
+    server.crash();
+    change(server);
+    await settle();
+    const reading = disk.read(0, new Uint8Array(4096)) as Promise<void>;
+    reading.catch(() => {});
+    server.start();
+    await pass(1000);
+    if (message === null) {
+      await reading;
+    } else {
+      await assertRejects(() => reading, DeviceError, message);
+      await assertRejects(async () => await disk.read(0, new Uint8Array(1)), DeviceError, message);
+    }
+    await disk.close();
+  });
+}
+
+test("closing fails what is unanswered, at once, whether the server is there or not", async () => {
+  for (const away of [false, true]) {
+    const { wrap } = holding("read");
+    const { server, disk, clock } = await setUp({ wrap });
+    const reading = disk.read(0, new Uint8Array(4096)) as Promise<void>;
+    reading.catch(() => {});
+    await settle();
+    if (away) server.crash();
+    await settle();
+    await disk.close();
+    assertEquals((await assertRejects(() => reading, DeviceError)).errno, "ESHUTDOWN");
+    await assertRejects(() => disk.flush(), DeviceError, "the disk was closed");
+    assertEquals(clock.timers, 0);
+  }
+});
+
+test("the caller may use its buffer again after a write was answered, although it may be written again", async () => {
+  const { server, disk, pass } = await setUp({ soleWriter: true });
+  const data = filled(5);
+  await disk.write(0, data);
+  data.fill(6);
+  server.crash();
+  server.start();
+  await pass(1000);
+  await disk.flush();
+  assertEquals(server.stored(0, 4096), filled(5));
+  await disk.close();
+});

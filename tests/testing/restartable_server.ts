@@ -1,0 +1,79 @@
+/** A server that crashes and comes back, over connections in memory. */
+import { silentLog } from "../../src/base/log.ts";
+import type { BlockDevice } from "../../src/device/device.ts";
+import { MemoryDisk } from "../../src/device/memory.ts";
+import { VolatileDisk } from "../../src/device/volatile.ts";
+import type { Connection } from "../../src/net/connection.ts";
+import { systemClock } from "../../src/os/clock.ts";
+import type { Dial } from "../../src/remote/open_connection.ts";
+import { ExportTable, ExportTraffic } from "../../src/server/export_table.ts";
+import { NbdServer } from "../../src/server/nbd/server.ts";
+import { connectionPair } from "./connection_pair.ts";
+
+export class RestartableServer {
+  /** What is on the medium: what a crash leaves. */
+  medium: MemoryDisk;
+  /** Connections that were asked for, refused ones included. */
+  dialled = 0;
+  readOnly = false;
+  /** Wraps the disk each time the server starts. */
+  wrap: (disk: BlockDevice) => BlockDevice = (disk) => disk;
+  #disk: VolatileDisk | null = null;
+  #server: NbdServer | null = null;
+  #connections: Connection[] = [];
+
+  constructor(sizeBytes: number) {
+    this.medium = new MemoryDisk(sizeBytes);
+  }
+
+  readonly dial: Dial = () => {
+    this.dialled++;
+    if (this.#server === null) return Promise.reject(new Error("connection refused"));
+    const [here, there] = connectionPair();
+    this.#connections.push(there);
+    this.#server.handle(there);
+    return Promise.resolve(here);
+  };
+
+  start(): void {
+    this.#disk = new VolatileDisk(this.medium);
+    const device = this.wrap(this.#disk);
+    const { sizeBytes } = device;
+    const exports = new ExportTable();
+    exports.add({
+      name: "disk",
+      description: "",
+      device,
+      sizeBytes,
+      readOnly: this.readOnly,
+      traffic: new ExportTraffic(),
+      source: "test",
+    });
+    this.#server = new NbdServer({
+      exports,
+      judge: () => ({ rights: "write", reason: "a test" }),
+      log: silentLog,
+      clock: systemClock,
+    });
+  }
+
+  /** Cuts all connections; the server goes on. */
+  cut(): void {
+    for (const connection of this.#connections.splice(0)) connection.close();
+  }
+
+  /** Power is lost: what was not flushed is gone, but for what `keeps` picks. */
+  crash(keeps?: (change: number) => boolean): void {
+    this.medium = this.#disk!.crash(keeps);
+    this.#server!.abort();
+    this.#server = null;
+    this.cut();
+  }
+
+  /** What is on the medium at a place. */
+  stored(offset: number, length: number): Uint8Array {
+    const content = new Uint8Array(length);
+    this.medium.read(offset, content);
+    return content;
+  }
+}
