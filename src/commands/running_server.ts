@@ -78,6 +78,14 @@ export interface ServerRole {
    * @param stopped Fires when the program is to stop before that is done.
    */
   openExports(exports: ExportTable, stopped: AbortSignal): Promise<void>;
+  /** What is served is for NBD only where the access list lets somebody in. */
+  readonly isClosed?: boolean;
+  /** Where it listens besides, for other protocols. */
+  listening?(): readonly string[];
+  /** Reads its configuration again. Never throws. Returns whether it has one. */
+  reload?(): Promise<boolean>;
+  /** Ends what it serves besides. */
+  close?(): Promise<void>;
 }
 
 export class RunningServer {
@@ -151,7 +159,7 @@ export class RunningServer {
       this.#log.info(`${error.message}: stopping before anything was served`);
       return 0;
     }
-    const listening = this.#listeners.map(({ text }) => text).join(", ");
+    const listening = this.#listening().join(", ");
     this.#log.info(`serving ${this.#exports.list().length} exports on ${listening}`);
     notifier.ready(`serving on ${listening}`);
     const alive = notifier.aliveEveryMs === null ? undefined : setInterval(
@@ -187,8 +195,17 @@ export class RunningServer {
       : narrower(byAddress, this.#door.keys.rightsFor(key));
   }
 
+  /** Where clients find the server. */
+  #listening(): string[] {
+    return [...this.#listeners.map(({ text }) => text), ...this.#role.listening?.() ?? []];
+  }
+
   async #reload(): Promise<void> {
-    if (this.#door === null) return this.#log.info("SIGHUP: there is no configuration to read again");
+    const hasConfiguration = await this.#role.reload?.() ?? false;
+    if (this.#door === null) {
+      if (!hasConfiguration) this.#log.info("SIGHUP: there is no configuration to read again");
+      return;
+    }
     try {
       await this.#door.reload();
       this.#nbd.reconsider();
@@ -205,7 +222,8 @@ export class RunningServer {
     }
     if (unix !== undefined) this.#listeners.push(await listenUnix(unix));
     const address = addr ?? "127.0.0.1";
-    const plain = this.#door === null && (addr !== undefined || this.#listeners.length === 0);
+    const wanted = this.#door === null && (addr !== undefined || this.#listeners.length === 0);
+    const plain = wanted && !(this.#role.isClosed === true && this.#access.entries.length === 0);
     if (port !== undefined || plain) this.#listeners.push(listenTcp(address, port ?? DEFAULT_PORT));
     if (
       this.#access.isOpen && !isLoopback(address) &&
@@ -237,7 +255,7 @@ export class RunningServer {
           exports: this.#exports,
           nbd: this.#nbd,
           access: this.#access,
-          listening: () => this.#listeners.map(({ text }) => text),
+          listening: () => this.#listening(),
           nowMs: () => systemClock.now(),
           startedAtMs: this.#startedAtMs,
         }),
@@ -254,6 +272,7 @@ export class RunningServer {
     this.#closeDoor();
     for (const listener of this.#listeners) listener.close();
     await Promise.all(this.#serving);
+    await this.#role.close?.();
     await this.#control?.close();
     let durable = true;
     for (const { device, source } of this.#exports.list()) {

@@ -1,7 +1,9 @@
 import { openFileDisk } from "../device/open_file_disk.ts";
 import { DEFAULT_STATE_DIRECTORY } from "../device/state_directory.ts";
+import { systemClock } from "../os/clock.ts";
 import { type Export, type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import { command, type Invocation } from "./command.ts";
+import { ImageServing } from "./image_serving.ts";
 import { checkDescription, checkExportName, type ExportOption, parseExportOption } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { RunningServer, servedBytes, type ServerRole, servingOptions } from "./running_server.ts";
@@ -23,6 +25,11 @@ const OPTIONS = {
     valueName: "NAME=DISK",
     repeat: true,
     help: "Another export: NAME=DISK[,readonly][,default][,description=TEXT]",
+  },
+  config: {
+    type: "string",
+    valueName: "DIR",
+    help: "Serve the dnbd3 images of DIR/server.conf, over NBD to those in the access list",
   },
   ...servingOptions,
   discard: {
@@ -47,12 +54,15 @@ export const serve = command({
     "serve --file FILE [--addr ADDR] [--port PORT] [--sock SOCK] [--default-deny] [-k] [ACL_ENTRY]...",
     "serve --export NAME=DISK... [--unix SOCK] [ACL_ENTRY]...",
     "serve --file FILE --channel-port PORT --authorized-peers FILE [--key FILE] [ACL_ENTRY]...",
+    "serve --config DIR [--addr ADDR] [ACL_ENTRY]...",
   ],
   description: `Serves image files and block devices to any NBD client until it is told to stop.
 
 Without an address it listens on this machine only. Access entries are addresses or prefixes, each with =read, =write (the default) or =none behind it; the first that matches a client decides. Without any entry everybody who can connect may write, unless --default-deny is given.
 
 With --channel-port it takes encrypted connections of other denbd programs, and no plain ones unless --port, --unix or socket activation asks for them. Who may come in this way is said by the public keys in the file of --authorized-peers, each with read, write (the default) or none in front; where there is an access list as well, both must agree. SIGHUP reads the file again.
+
+With --config it serves images over dnbd3 as the files server.conf and alt-servers of that directory say, to everybody and on all addresses unless --addr names one. With access entries every image is also a read-only export NAME:REVISION of NBD, for those whom an entry allows. SIGHUP reads the directory again and looks at all images.
 
 SIGTERM, SIGINT and SIGQUIT let clients finish what they have asked for, then end the server; a second one ends it at once.`,
   options: OPTIONS,
@@ -66,16 +76,19 @@ SIGTERM, SIGINT and SIGQUIT let clients finish what they have asked for, then en
   ],
   run({ options, args, log, env }) {
     const role = new FileExports(options, { log, env });
-    return new RunningServer(options, args, role, { log, env }).run();
+    // Exports of a configuration directory refuse everybody until a rule allows them.
+    const defaultDeny = options.defaultDeny || options.config !== undefined;
+    return new RunningServer({ ...options, defaultDeny }, args, role, { log, env }).run();
   },
 });
 
-/** Image files and block devices. */
+/** Image files and block devices, and the images of a configuration directory. */
 class FileExports implements ServerRole {
   readonly #options: ServeOptions;
   readonly #wanted: readonly ExportOption[];
   readonly #log: Invocation["log"];
   readonly #env: Invocation["env"];
+  #images: ImageServing | null = null;
 
   constructor(options: ServeOptions, { log, env }: Pick<Invocation, "log" | "env">) {
     this.#options = options;
@@ -86,6 +99,33 @@ class FileExports implements ServerRole {
 
   async openExports(exports: ExportTable): Promise<void> {
     for (const wanted of this.#wanted) exports.add(await this.#open(wanted), wanted);
+    const { config, addr } = this.#options;
+    if (config === undefined) return;
+    const log = this.#log;
+    this.#images = await ImageServing.open({
+      directory: config,
+      address: addr,
+      exports,
+      clock: systemClock,
+      log,
+    });
+  }
+
+  get isClosed(): boolean {
+    return this.#wanted.length === 0;
+  }
+
+  listening(): string[] {
+    return this.#images === null ? [] : [this.#images.listening];
+  }
+
+  async reload(): Promise<boolean> {
+    await this.#images?.reload();
+    return this.#images !== null;
+  }
+
+  async close(): Promise<void> {
+    await this.#images?.close();
   }
 
   async #open(wanted: ExportOption): Promise<Export> {
@@ -122,7 +162,10 @@ function wantedExports(options: ServeOptions): ExportOption[] {
   } else if (options.name !== undefined || options.description !== undefined || readOnly) {
     throw new UsageError("--name, --description and --read-only belong to --file");
   }
-  if (wanted.length === 0) throw new UsageError("--file is required");
+  if (wanted.length === 0 && options.config === undefined) throw new UsageError("--file is required");
+  if (oldstyle && options.config !== undefined) {
+    throw new UsageError("--oldstyle and --config exclude each other");
+  }
   if (oldstyle && wanted.length > 1) throw new UsageError("--oldstyle serves one export only");
   return wanted;
 }

@@ -92,6 +92,12 @@ export class ExportTable {
     this.#exports.set(exported.name, exported);
   }
 
+  /** Offers an export no longer; clients that have it keep it. */
+  remove(name: string): void {
+    this.#exports.delete(name);
+    if (this.#defaultName === name) this.#defaultName = null;
+  }
+
   /** All exports in the order in which they were added. */
   list(): Export[] {
     return [...this.#exports.values()];

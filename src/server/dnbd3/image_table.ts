@@ -112,6 +112,17 @@ export class ImageTable {
     return null;
   }
 
+  /** Looks at what is here of incomplete images: another server may be completing them on the same storage. */
+  async readMapsAgain(): Promise<void> {
+    for (const image of this.list()) {
+      if (image.map === null) continue;
+      image.map = await this.#readMap(image.path, image.sizeBytes);
+      if (image.map !== null) continue;
+      image.becomeComplete();
+      this.#log.info(`image ${printable(`${image}`)} is complete`);
+    }
+  }
+
   /** Forgets all images. */
   async close(): Promise<void> {
     const images = this.list();

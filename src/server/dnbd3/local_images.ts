@@ -7,13 +7,22 @@ import type { BlockSource } from "./session.ts";
 
 export class LocalImages implements ImageFinder, BlockSource {
   readonly #table: ImageTable;
+  readonly #onFirstUse: (image: Image) => void;
+  readonly #used = new WeakSet<Image>();
 
-  constructor(table: ImageTable) {
+  /** @param onFirstUse Told of each image when the first client gets it. */
+  constructor(table: ImageTable, onFirstUse: (image: Image) => void = () => {}) {
     this.#table = table;
+    this.#onFirstUse = onFirstUse;
   }
 
-  findFor({ name, revision }: Selection): Promise<Image | null> {
-    return this.#table.find(name, revision);
+  async findFor({ name, revision }: Selection): Promise<Image | null> {
+    const image = await this.#table.find(name, revision);
+    if (image !== null && !this.#used.has(image)) {
+      this.#used.add(image);
+      this.#onFirstUse(image);
+    }
+    return image;
   }
 
   readBlock(image: Image, offset: number, into: Uint8Array): void | Promise<void> {
