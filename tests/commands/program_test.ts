@@ -29,6 +29,7 @@ async function runLine(
         wait: { type: "duration", help: "How long" },
         mode: { type: "enum", values: ["one", "two"], help: "Which way" },
         member: { type: "string", repeat: true, help: "A part" },
+        cache: { type: "string", short: "c", implied: "64M", help: "Keep" },
         defaultDeny: { type: "flag", short: "d", help: "Deny" },
         killswitch: { type: "flag", short: "k", ignoresValue: true, help: "Kill" },
       },
@@ -78,6 +79,10 @@ Deno.test("a command gets its options with their types, defaults and kinds", pur
 
 const SPELLINGS: [string, Record<string, unknown>, string[]][] = [
   ["--size=4k", { size: 4096 }, []],
+  ["--cache=4k word", { cache: "4k" }, ["word"]],
+  ["--cache word", { cache: "64M" }, ["word"]],
+  ["-c word", { cache: "64M" }, ["word"]],
+  ["-c8M word", { cache: "8M" }, ["word"]],
   ["--size 1G", { size: 2 ** 30 }, []],
   ["-S 64MiB", { size: 2 ** 26 }, []],
   ["-S64", { size: 64 }, []],

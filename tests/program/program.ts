@@ -188,9 +188,24 @@ export class RunningServer extends RunningProgram {
  *
  * On a port that the kernel gives, unless the arguments say where. Its log is verbose.
  */
-export async function serve(args: readonly string[], options?: StartOptions): Promise<RunningServer> {
-  const placed = args.some((word) => ["--port", "-p", "--unix", "-U"].includes(word));
-  const words = ["serve", ...(placed ? [] : ["--port", "0"]), "--verbose", ...args];
+export function serve(args: readonly string[], options?: StartOptions): Promise<RunningServer> {
+  return startServing("serve", args, options);
+}
+
+/** The same with `denbd proxy`: `await using front = await proxy([server.uri()])`. */
+export function proxy(args: readonly string[], options?: StartOptions): Promise<RunningServer> {
+  return startServing("proxy", args, options);
+}
+
+async function startServing(
+  command: string,
+  args: readonly string[],
+  options: StartOptions | undefined,
+): Promise<RunningServer> {
+  const placed = args.some((word, index) =>
+    ["--port", "-p", "--unix", "-U"].includes(word) || (word === "--addr" && args[index + 1].startsWith("/"))
+  );
+  const words = [command, ...(placed ? [] : ["--port", "0"]), "--verbose", ...args];
   const server = new RunningServer(await spawn(words, options));
   try {
     const [, addresses] = await server.logged(/: serving \d+ exports? on (.*)$/);

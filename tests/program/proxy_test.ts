@@ -1,0 +1,273 @@
+/** flexnbd-proxy's job: what its acceptance tests ask for, plain and with a cache, on `denbd proxy`. */
+
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import type { Connection } from "../../src/net/connection.ts";
+import { converse } from "../../src/net/converse.ts";
+import { dial } from "../../src/net/dial.ts";
+import { need } from "../../src/wire/conversation.ts";
+import { Command, CommandFlag } from "../../src/wire/nbd/constants.ts";
+import { freePort, temporaryDirectory } from "../testing/process.ts";
+import { randomFrom } from "../testing/random.ts";
+import { RawClient } from "../testing/raw_client.ts";
+import { peerTest, startNbdkit, startQemuNbd } from "../interop/peers.ts";
+import { denbd, proxy, type RunningServer, serve, start } from "./program.ts";
+
+const MIB = 1024 * 1024;
+const BLOCK = 4096;
+
+/** Who asks for a cache, and who does without. */
+const STYLES = [
+  { name: "", flags: [] },
+  { name: " with a cache", flags: ["--cache=shared-unsafe"] },
+];
+
+function connect(server: RunningServer): Promise<Connection> {
+  const [text] = server.listening;
+  return dial(
+    text.startsWith("unix:")
+      ? { transport: "unix", path: text.slice(5) }
+      : { transport: "tcp", host: "127.0.0.1", port: server.port },
+  );
+}
+
+async function clientOf(server: RunningServer) {
+  const client = await RawClient.open(await connect(server));
+  return { client, [Symbol.dispose]: () => client.connection.close() };
+}
+
+interface Pair {
+  readonly content: Uint8Array;
+  readonly image: string;
+  readonly server: RunningServer;
+  readonly front: RunningServer;
+}
+
+/** An image of 1 MiB, served by us, and a proxy in front of it. */
+async function withProxy(
+  flags: readonly string[],
+  test: (pair: Pair) => Promise<void>,
+  serverFlags: readonly string[] = [],
+): Promise<void> {
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  const content = randomFrom(7).bytes(MIB);
+  Deno.writeFileSync(image, content);
+  await using server = await serve(["--file", image, ...serverFlags]);
+  await using front = await proxy([...flags, server.uri()]);
+  await test({ content, image, server, front });
+  assertEquals(await front.stop(), 0);
+}
+
+for (const { name, flags } of STYLES) {
+  const test = (fact: string, run: () => Promise<void>) => Deno.test(`flexnbd proxy${name}: ${fact}`, run);
+
+  test("without a server at the start it ends with 1 instead of listening", async () => {
+    const port = freePort();
+    const words = ["proxy", "--port", "0", "--conn-addr", "127.0.0.1", "--conn-port", String(port)];
+    const { stderr } = await denbd([...words, ...flags], { code: 1 });
+    assertMatch(stderr, /cannot connect to 127\.0\.0\.1:\d+: connection refused/);
+  });
+
+  test("reads give the file's data", () =>
+    withProxy(flags, async ({ content, front }) => {
+      using opened = await clientOf(front);
+      for (let round = 0; round < 2; round++) {
+        for (let block = 0; block < 4; block++) {
+          const { error, data } = await opened.client.read(block * BLOCK, BLOCK);
+          assertEquals(error, 0);
+          assertEquals(data, content.slice(block * BLOCK, (block + 1) * BLOCK));
+        }
+      }
+    }));
+
+  test("writes reach the file, and reads find them", () =>
+    withProxy(flags, async ({ image, front }) => {
+      using opened = await clientOf(front);
+      for (let block = 0; block < 4; block++) {
+        await opened.client.read(block * BLOCK, BLOCK);
+        const data = new Uint8Array(BLOCK).fill(block + 1);
+        assertEquals((await opened.client.write(block * BLOCK, data)).error, 0);
+        assertEquals(Deno.readFileSync(image).slice(block * BLOCK, (block + 1) * BLOCK), data);
+        assertEquals((await opened.client.read(block * BLOCK, BLOCK)).data, data);
+      }
+    }));
+
+  test("a write past the end is error 28", () =>
+    withProxy(flags, async ({ front }) => {
+      using opened = await clientOf(front);
+      assertEquals((await opened.client.write(MIB, new Uint8Array(BLOCK))).error, 28);
+      assertEquals((await opened.client.read(0, BLOCK)).error, 0);
+    }));
+
+  test("any number of clients at once, each sees what the others write", () =>
+    withProxy(flags, async ({ front }) => {
+      const clients = await Promise.all(Array.from({ length: 20 }, () => clientOf(front)));
+      for (const [number, { client }] of clients.entries()) {
+        assertEquals((await client.write(0, new Uint8Array(BLOCK).fill(number + 1))).error, 0);
+        const reads = await Promise.all(clients.map((other) => other.client.read(0, BLOCK)));
+        for (const { data } of reads) assertEquals(data[BLOCK - 1], number + 1);
+      }
+      for (const opened of clients) opened[Symbol.dispose]();
+    }));
+
+  test("one write of 32 MiB, and its read", async () => {
+    using directory = temporaryDirectory();
+    const image = directory.file("image");
+    Deno.writeFileSync(image, new Uint8Array(32 * MIB));
+    await using server = await serve(["--file", image]);
+    await using front = await proxy([...flags, server.uri()]);
+    using opened = await clientOf(front);
+    const data = randomFrom(9).bytes(32 * MIB);
+    assertEquals((await opened.client.write(0, data)).error, 0);
+    assertEquals((await opened.client.ask({ type: Command.FLUSH })).error, 0);
+    assert(Deno.readFileSync(image).every((byte, at) => byte === data[at]));
+    const answer = await opened.client.read(0, 32 * MIB);
+    assertEquals(answer.error, 0);
+    assert(answer.data.every((byte, at) => byte === data[at]));
+  });
+
+  test("flush, FUA, TRIM and zeroes come through", () =>
+    withProxy(flags, async ({ image, front }) => {
+      using opened = await clientOf(front);
+      const { client } = opened;
+      const data = new Uint8Array(100).fill(5);
+      assertEquals((await client.write(3 * BLOCK + 7, data, CommandFlag.FUA)).error, 0);
+      assertEquals((await client.ask({ type: Command.FLUSH })).error, 0);
+      await client.read(0, MIB);
+      assertEquals((await client.ask({ type: Command.TRIM, offset: 0, length: BLOCK })).error, 0);
+      assertEquals((await client.ask({ type: Command.WRITE_ZEROES, offset: BLOCK, length: BLOCK })).error, 0);
+      assertEquals((await client.read(BLOCK, BLOCK)).data, new Uint8Array(BLOCK));
+      assertEquals(Deno.readFileSync(image).slice(BLOCK, 2 * BLOCK), new Uint8Array(BLOCK));
+      assertEquals(Deno.readFileSync(image).slice(3 * BLOCK + 7, 3 * BLOCK + 107), data);
+    }));
+}
+
+Deno.test("flexnbd proxy: --addr with a path is a Unix socket, removed at the end", async () => {
+  using directory = temporaryDirectory();
+  const socket = directory.file("socket");
+  await withProxy(["--addr", socket], async ({ content, front }) => {
+    assertEquals(front.listening, [`unix:${socket}`]);
+    assertEquals((await denbd(["read", front.uri()])).bytes, content);
+  });
+  assertEquals([...Deno.readDirSync(directory.path)], []);
+});
+
+Deno.test("flexnbd proxy: oldstyle on both sides, an odd size in whole sectors", async () => {
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  Deno.writeFileSync(image, new Uint8Array(1535).fill(3));
+  await using server = await serve(["--file", image]);
+  await using front = await proxy(["--oldstyle", server.uri()]);
+  const connection = await connect(front);
+  const { result: hello } = await converse(need(152), connection);
+  connection.close();
+  const view = new DataView(hello.buffer, hello.byteOffset);
+  assertEquals(new TextDecoder().decode(hello.subarray(0, 8)), "NBDMAGIC");
+  assertEquals(view.getBigUint64(16), 1024n);
+  await using second = await proxy(["--conn-addr", "127.0.0.1", "--conn-port", String(front.port)]);
+  assertEquals((await denbd(["read", second.uri()])).bytes, new Uint8Array(1024).fill(3));
+});
+
+Deno.test("proxy --wait listens as soon as the server is there, and a signal ends the waiting", async () => {
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  Deno.writeFileSync(image, new Uint8Array(MIB).fill(4));
+  const port = freePort();
+  const words = ["proxy", "--wait", "--verbose", "--port", "0", `nbd://127.0.0.1:${port}/`];
+  await using front = await start(words);
+  await using impatient = await start(words);
+  await Promise.all([front.logged(/trying again/), impatient.logged(/trying again/)]);
+  assertEquals(await impatient.stop(), 0);
+  await using _server = await serve(["--file", image, "--port", String(port)]);
+  const [, address] = await front.logged(/serving 1 exports on (.*)$/);
+  assertEquals((await denbd(["read", `nbd://${address}/`])).bytes, new Uint8Array(MIB).fill(4));
+});
+
+Deno.test("proxy leaves the cache off where others may write, and says how to have it", () =>
+  withProxy(["--cache"], async ({ front, server }) => {
+    assertMatch(front.log, /the cache is off.*--cache=shared-unsafe/);
+    // Written past the proxy, and seen through it.
+    using near = await clientOf(front);
+    using far = await clientOf(server);
+    await near.client.read(0, BLOCK);
+    await far.client.write(0, new Uint8Array(BLOCK).fill(0x5a));
+    assertEquals((await near.client.read(0, BLOCK)).data, new Uint8Array(BLOCK).fill(0x5a));
+  }));
+
+Deno.test("proxy caches a read-only disk: what was read is answered without the server", () =>
+  withProxy(["--cache"], async ({ content, front, server }) => {
+    using opened = await clientOf(front);
+    await opened.client.read(0, 256 * 1024);
+    server.signal("SIGSTOP");
+    const { data } = await opened.client.read(BLOCK, 64 * 1024);
+    server.signal("SIGCONT");
+    assertEquals(data, content.slice(BLOCK, BLOCK + 64 * 1024));
+    assertEquals((await opened.client.write(0, new Uint8Array(512))).error, 1);
+  }, ["--read-only"]));
+
+Deno.test("proxy --read-only refuses writes, and its access list whom it does not name", async () => {
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  Deno.writeFileSync(image, new Uint8Array(MIB));
+  await using server = await serve(["--file", image]);
+  await using front = await proxy(["--read-only", server.uri(), "127.0.0.1"]);
+  using opened = await clientOf(front);
+  assertEquals((await opened.client.write(0, new Uint8Array(512))).error, 1);
+  await using closed = await proxy([server.uri(), "10.1.2.3"]);
+  const { stderr } = await denbd(["read", closed.uri()], { code: 1 });
+  assertMatch(stderr, /no entry matches/);
+});
+
+Deno.test("proxy shows its status on the control socket", async () => {
+  using directory = temporaryDirectory();
+  await withProxy(["--sock", directory.file("control")], async ({ front, server }) => {
+    using opened = await clientOf(front);
+    await opened.client.read(0, BLOCK);
+    const { stdout } = await denbd(["status", "--sock", directory.file("control"), "--json"]);
+    const [exported] = JSON.parse(stdout).exports;
+    assertEquals([exported.source, exported.sizeBytes, exported.clients.length], [server.uri(), MIB, 1]);
+  });
+});
+
+peerTest("proxy in front of nbdkit hands its errors to the client that asked", ["nbdkit"], async () => {
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  Deno.writeFileSync(image, new Uint8Array(MIB).fill(6));
+  for (const flags of [[], ["--cache=shared-unsafe"]]) {
+    const trigger = directory.file("trigger");
+    await using server = await startNbdkit([
+      "--filter=error",
+      "file",
+      image,
+      "error=EIO",
+      "error-rate=100%",
+      `error-file=${trigger}`,
+    ]);
+    await using front = await proxy([...flags, server.uri]);
+    using opened = await clientOf(front);
+    assertEquals((await opened.client.read(0, BLOCK)).error, 0);
+    Deno.writeFileSync(trigger, new Uint8Array());
+    // What the cache may have fetched ahead is not what is asked for.
+    assertEquals((await opened.client.read(512 * 1024, BLOCK)).error, 5);
+    assertEquals((await opened.client.write(0, new Uint8Array(BLOCK))).error, 5);
+    Deno.removeSync(trigger);
+    assertEquals((await opened.client.read(512 * 1024, BLOCK)).data, new Uint8Array(BLOCK).fill(6));
+    assertEquals((await opened.client.ask({ type: Command.FLUSH })).error, 0);
+  }
+});
+
+peerTest("proxy in front of qemu-nbd is what the disk is", ["qemu-nbd"], async () => {
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  const content = randomFrom(3).bytes(MIB);
+  Deno.writeFileSync(image, content);
+  for (const flags of [[], ["--cache=shared-unsafe"]]) {
+    await using server = await startQemuNbd(image);
+    await using front = await proxy([...flags, server.uri]);
+    assertEquals((await denbd(["read", front.uri()])).bytes, Deno.readFileSync(image));
+    const data = randomFrom(4).bytes(70_001);
+    await denbd(["write", "--from", "4999", front.uri()], { stdin: data });
+    assertEquals(Deno.readFileSync(image).slice(4999, 4999 + data.length), data);
+    assertEquals((await denbd(["read", "--from", "4999", "--size", "70001", front.uri()])).bytes, data);
+  }
+});
