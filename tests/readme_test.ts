@@ -10,11 +10,14 @@ import { commands } from "../src/commands/table.ts";
 const root = new URL("..", import.meta.url);
 const readme = Deno.readTextFileSync(new URL("README.md", root));
 
-/** Command lines in fenced blocks, after their prompt if they have one. */
+/** Command lines in fenced blocks: all of a `sh` block, and those behind a prompt of a `console` block. */
 function commandLines(): string[] {
-  const blocks = [...readme.matchAll(/^```\w*\n(.*?)^```$/gms)].map(([, text]) => text);
-  return blocks.flatMap((text) => text.split("\n"))
-    .map((line) => line.replace(/^\w*\$ /, "").replace(/\s+#.*$/, "").replace(/ &$/, ""));
+  const blocks = [...readme.matchAll(/^```(\w+)\n(.*?)^```$/gms)];
+  return blocks.flatMap(([, kind, text]) => {
+    const lines = text.split("\n").map((line) => line.replace(/\s+#.*$/, "").replace(/ &$/, ""));
+    if (kind === "sh") return lines;
+    return lines.filter((line) => /^\w*\$ /.test(line)).map((line) => line.replace(/^\w*\$ /, ""));
+  });
 }
 
 Deno.test("README: the table of commands is that of the program", () => {
