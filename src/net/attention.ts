@@ -3,29 +3,40 @@
  *
  * Going to sleep and being woken costs a connection some 20 microseconds of processor time and as much delay. A
  * client that answers within that time is better waited for awake. The same trade is made by hypervisors for
- * halted processors, and the same way: by what happened before. A connection starts asleep; when its last waits
- * were all short it looks again, and it stops as soon as looking was in vain a few times in a row. Nobody looks
- * while another connection is active, nor on a machine with one processor, where the client could not answer.
+ * halted processors, and the same way: by what happened before. Waits that were short and looks that found
+ * something speak for looking, the others against it. Nobody looks while another connection is active, nor on a
+ * machine with one processor, where the client could not answer.
  */
 
 /** How long one looks at most, in milliseconds. */
 export const LOOK_MS = 0.05;
+/** How long one gathers at most, in milliseconds. */
+export const GATHER_MS = 0.015;
 
 /** A wait up to this long, in milliseconds, would have been better spent looking. */
-const SHORT_WAIT_MS = 0.1;
-const SHORT_WAITS_BEFORE_LOOKING = 16;
-const VAIN_LOOKS_MAX = 4;
+const SHORT_WAIT_MS = 0.15;
 /** Others must have been silent this long, in milliseconds. */
 const ALONE_MS = 2;
+
+/** One looks from this confidence on; each success adds 1 and each failure takes away more. */
+const CONFIDENCE_TO_LOOK = 16;
+const CONFIDENCE_MAX = 32;
+const FAILURE = 4;
+
+/** Of the largest recent batch of bytes, this share is worth gathering for. */
+const GATHERED_SHARE = 0.5;
+/** How fast a large batch is forgotten, per batch. */
+const FORGOTTEN_SHARE = 0.02;
 
 const severalProcessors = navigator.hardwareConcurrency > 1;
 
 let lastActive: Attention | null = null;
 let activeSinceMs = 0;
 
+/** What one connection has learned about its client. */
 export class Attention {
-  #shortWaits = 0;
-  #vainLooks = 0;
+  #confidence = 0;
+  #batchBytes = 0;
 
   /** A wait for bytes ended after `waitedMs`. */
   waited(waitedMs: number, nowMs: number): void {
@@ -33,19 +44,33 @@ export class Attention {
       lastActive = this;
       activeSinceMs = nowMs;
     }
-    if (waitedMs > SHORT_WAIT_MS) this.#shortWaits = 0;
-    else if (++this.#shortWaits === SHORT_WAITS_BEFORE_LOOKING) this.#vainLooks = 0;
-  }
-
-  /** Whether to look rather than to sleep. */
-  mayLook(nowMs: number): boolean {
-    return severalProcessors && this.#shortWaits >= SHORT_WAITS_BEFORE_LOOKING && lastActive === this &&
-      nowMs - activeSinceMs > ALONE_MS;
+    this.#learn(waitedMs <= SHORT_WAIT_MS);
   }
 
   /** Looked for up to {@linkcode LOOK_MS}, and found something or not. */
   looked(found: boolean): void {
-    if (found) this.#vainLooks = 0;
-    else if (++this.#vainLooks >= VAIN_LOOKS_MAX) this.#shortWaits = 0;
+    this.#learn(found);
+  }
+
+  /** So many bytes were there at once. */
+  received(byteCount: number): void {
+    this.#batchBytes = Math.max(byteCount, this.#batchBytes * (1 - FORGOTTEN_SHARE));
+  }
+
+  /** What a batch should have, judging by those before. */
+  get gatheredBytes(): number {
+    return this.#batchBytes * GATHERED_SHARE;
+  }
+
+  /** Whether to look rather than to sleep. */
+  mayLook(nowMs: number): boolean {
+    return severalProcessors && this.#confidence >= CONFIDENCE_TO_LOOK && lastActive === this &&
+      nowMs - activeSinceMs > ALONE_MS;
+  }
+
+  #learn(success: boolean): void {
+    this.#confidence = success
+      ? Math.min(CONFIDENCE_MAX, this.#confidence + 1)
+      : Math.max(0, this.#confidence - FAILURE);
   }
 }

@@ -13,7 +13,7 @@
  * connection (see `attention.ts`), and nobody looks again while other work is waiting.
  */
 import { BROKEN, receiveNow, sendNow, setKeepAlive, WOULD_BLOCK } from "../os/socket_calls.ts";
-import { Attention, LOOK_MS } from "./attention.ts";
+import { Attention, GATHER_MS, LOOK_MS } from "./attention.ts";
 import { claimDescriptor, releaseDescriptor } from "./connection_descriptor.ts";
 import type { Connection, Peer } from "./connection.ts";
 import { tcpPeer, unixPeer } from "./peer.ts";
@@ -72,16 +72,39 @@ export class NativeConnection implements Connection {
     let count = receiveNow(this.#fd, into as Uint8Array<ArrayBuffer>);
     if (count === WOULD_BLOCK) {
       if (!patient) return undefined;
-      const since = performance.now();
-      if (!this.#attention.mayLook(since)) return undefined;
-      do count = receiveNow(this.#fd, into as Uint8Array<ArrayBuffer>); while (
-        count === WOULD_BLOCK && performance.now() - since < LOOK_MS
-      );
-      this.#attention.looked(count !== WOULD_BLOCK);
+      count = this.#look(this.#fd, into);
       if (count === WOULD_BLOCK) return undefined;
+    } else if (count > 0 && patient && count < into.length) {
+      count = this.#gather(this.#fd, into, count);
     }
     if (count <= 0) return null;
+    this.#attention.received(count);
     this.#readsWithoutWaiting++;
+    return count;
+  }
+
+  /** Nothing is there: looks again for a while, if that has paid before. */
+  #look(fd: number, into: Uint8Array): number {
+    const sinceMs = performance.now();
+    if (!this.#attention.mayLook(sinceMs)) return WOULD_BLOCK;
+    let count: number;
+    do count = receiveNow(fd, into as Uint8Array<ArrayBuffer>); while (
+      count === WOULD_BLOCK && performance.now() - sinceMs < LOOK_MS
+    );
+    this.#attention.looked(count !== WOULD_BLOCK);
+    return count;
+  }
+
+  /** Something was there before the client can have seen our last reply, so more is on its way. */
+  #gather(fd: number, into: Uint8Array, count: number): number {
+    const sinceMs = performance.now();
+    if (!this.#attention.mayLook(sinceMs)) return count;
+    const wanted = Math.min(into.length, this.#attention.gatheredBytes);
+    while (count < wanted && performance.now() - sinceMs < GATHER_MS) {
+      const more = receiveNow(fd, into.subarray(count) as Uint8Array<ArrayBuffer>);
+      if (more > 0) count += more;
+      else if (more !== WOULD_BLOCK) break; // The next read will see it, too.
+    }
     return count;
   }
 
