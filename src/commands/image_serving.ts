@@ -2,17 +2,20 @@
  * The dnbd3 server of a configuration directory: `server.conf`, `alt-servers` and `rpc.acl` as dnbd3-server reads
  * them. Every image is also an export of NBD, under its name and revision: `lab/win10:3`.
  */
+import { statfs } from "node:fs/promises";
 import type { Log } from "../base/log.ts";
 import { printable } from "../base/printable.ts";
 import { readAltServers } from "../config/alt_servers.ts";
 import { ConfigError } from "../config/config_error.ts";
 import { parse } from "../config/ini.ts";
 import { readRpcAcl, type RpcAcl } from "../config/rpc_acl.ts";
-import { readServerConf, type ServerConf, wantsDnbd3 } from "../config/server_conf.ts";
+import { formatServerConf, readServerConf, type ServerConf, wantsDnbd3 } from "../config/server_conf.ts";
 import { type Listener, listenTcp } from "../net/listener.ts";
 import type { Clock } from "../os/clock.ts";
 import type { AltServer } from "../server/dnbd3/alt_server.ts";
 import { DirectoryStore } from "../server/dnbd3/directory_store.ts";
+import { HttpRpc } from "../server/dnbd3/http_rpc.ts";
+import { serverFacts } from "../server/dnbd3/server_facts.ts";
 import { ExportedImage } from "../server/dnbd3/exported_image.ts";
 import type { Image } from "../server/dnbd3/image.ts";
 import { ImageTable } from "../server/dnbd3/image_table.ts";
@@ -21,6 +24,7 @@ import { LocalImages } from "../server/dnbd3/local_images.ts";
 import { ImageServer } from "../server/dnbd3/server.ts";
 import { type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import { DEFAULT_PORT } from "../wire/dnbd3/constants.ts";
+import { VERSION } from "./version.ts";
 
 /** How often the maps of incomplete images are read again: another server may be completing them. */
 const MAPS_MS = 20_000;
@@ -92,7 +96,27 @@ export class ImageServing {
       altServers,
       clock,
       log: this.#log,
+      http: (connection, head) => http.serve(connection, head, this.#configuration.conf.clientTimeout),
     });
+    const sources = {
+      server: this.server,
+      table,
+      version: VERSION,
+      clock,
+      startedAtMs: clock.now(),
+      configText: () => formatServerConf(this.#configuration.conf),
+      space: () => spaceOf(conf.basePath),
+      wallMs: () => Date.now(),
+    };
+    const http = new HttpRpc({
+      permissionsOf: (address) => this.#configuration.acl.permissionsOf(address),
+      facts: (group) => serverFacts(sources, group),
+      runId: crypto.getRandomValues(new BigInt64Array(1))[0],
+      mapOf: (id) => {
+        const image = table.list().find((image) => image.id === id);
+        return image === undefined ? null : image.map?.encode() ?? "complete";
+      },
+    }, clock);
     this.#listener = listen(options.address, conf.listenPort);
     for (const image of table.list()) this.#export(image);
     table.onAdded = (image) => this.#export(image);
@@ -190,6 +214,11 @@ async function readText(path: string): Promise<string | null> {
     if (error instanceof Deno.errors.NotFound) return null;
     throw new ConfigError(path, 0, (error as Error).message);
   }
+}
+
+async function spaceOf(path: string): Promise<{ totalBytes: number; freeBytes: number }> {
+  const { bsize, blocks, bavail } = await statfs(path);
+  return { totalBytes: bsize * blocks, freeBytes: bsize * bavail };
 }
 
 /** On all addresses of both families where there are both. */

@@ -51,6 +51,15 @@ Deno.test("S7: images of a configuration directory are read over dnbd3, newest r
   assertEquals((await denbd(["read", "--size", "1", `${uri}/multi`])).bytes, Uint8Array.of(7));
   assertEquals((await denbd(["read", "--size", "1", `${uri}/multi?rid=2`])).bytes, Uint8Array.of(2));
 
+  const answer = await fetch(`http://127.0.0.1:${port}/query?q=images&q=space`);
+  const facts = await answer.json();
+  assertEquals(facts.images.map((image: Record<string, unknown>) => `${image.name}:${image.rid}`), [
+    "multi:2",
+    "multi:7",
+    "sub/odd:3",
+  ]);
+  assertEquals(facts.spaceTotal > facts.spaceFree, true);
+
   Deno.writeFileSync(`${images}/multi.r8`, new Uint8Array(8192).fill(8));
   Deno.writeTextFileSync(`${config}/alt-servers`, "[127.0.0.1]\nfor=nobody\n");
   server.signal("SIGHUP");
@@ -58,6 +67,16 @@ Deno.test("S7: images of a configuration directory are read over dnbd3, newest r
   await server.logged(/was read again: 4 images/);
   assertEquals((await denbd(["read", "--size", "1", `${uri}/multi`])).bytes, Uint8Array.of(8));
   assertEquals(await server.stop(), 0);
+});
+
+Deno.test("S10: rpc.acl says who may ask over HTTP", async () => {
+  using directory = temporaryDirectory();
+  const { config, port } = configure(directory);
+  Deno.writeTextFileSync(`${config}/rpc.acl`, "10.0.0.0/8 ALL\n");
+  const { server } = await serve(config);
+  await using _server = server;
+  const answer = await fetch(`http://127.0.0.1:${port}/query?q=stats`);
+  assertEquals([answer.status, await answer.text()], [403, "Access denied"]);
 });
 
 Deno.test("every image is a read-only export NAME:REVISION of NBD, for those who are allowed", async () => {

@@ -45,6 +45,8 @@ export class Image implements ImageName {
   readonly users = new Set<ImageUser>();
   /** Bytes of blocks sent to clients. */
   sentBytes = 0;
+  /** When somebody last used it, as Unix time in ms; before that, when its file was written. */
+  accessedAtMs: number;
   readonly #store: ImageStore;
   #identity: FileIdentity;
   readonly #badHashBlocks = new Set<number>();
@@ -63,6 +65,7 @@ export class Image implements ImageName {
     this.#identity = parts.identity;
     this.#store = store;
     this.fileBytes = parts.identity.sizeBytes;
+    this.accessedAtMs = Number(parts.identity.modifiedNs / 1_000_000n);
     this.sizeBytes = virtualSize(this.fileBytes);
   }
 

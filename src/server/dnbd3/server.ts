@@ -54,6 +54,8 @@ export interface ImageServerOptions {
   readonly http?: (connection: Connection, head: Uint8Array) => Promise<void>;
 }
 
+/** Who read more than this has used the image, whoever it was. */
+const ACCESS_BYTES = 40960;
 /** Connections that have no image yet. */
 const STRANGERS_MAX = 500;
 
@@ -163,6 +165,7 @@ export class ImageServer {
     });
     this.#sessions.set(id, session);
     image.enter(session);
+    if (!isServer) image.accessedAtMs = Date.now();
     const startedMs = this.#clock.now();
     let reason = "the image changed";
     try {
@@ -180,6 +183,7 @@ export class ImageServer {
     } finally {
       this.#sessions.delete(id);
       image.leave(session);
+      if (session.sentBytes > ACCESS_BYTES) image.accessedAtMs = Date.now();
       this.#sentBefore += session.sentBytes;
       const seconds = ((this.#clock.now() - startedMs) / 1000).toFixed(1);
       log.info(
