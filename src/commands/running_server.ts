@@ -21,6 +21,7 @@ import { channelOptions, type OpenedEntrance, openEntrance } from "./channel_opt
 import type { Invocation } from "./command.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { StopSignals } from "./stop_signals.ts";
+import { type OpenedTls, openTls, tlsOptions } from "./tls_options.ts";
 import { UsageError } from "./usage_error.ts";
 import { VERSION } from "./version.ts";
 
@@ -33,6 +34,7 @@ const SECTOR_BYTES = 512;
 export const servingOptions = {
   port: { type: "port", short: "p", help: `TCP port to listen on; 0 for any (${DEFAULT_PORT})` },
   unix: { type: "string", short: "U", valueName: "SOCK", help: "Unix socket to listen on" },
+  ...tlsOptions,
   ...channelOptions,
   sock: { type: "string", short: "s", valueName: "SOCK", help: "Control socket to open" },
   defaultDeny: { type: "flag", short: "d", help: "Let nobody in while the access list is empty" },
@@ -99,13 +101,15 @@ export class RunningServer {
   readonly #listeners: Listener[] = [];
   readonly #serving: Promise<void>[] = [];
   readonly #startedAtMs = systemClock.now();
+  readonly #tls: OpenedTls | null;
   #control: ControlServer | null = null;
   #door: OpenedEntrance | null = null;
   #channelListener: Listener | null = null;
 
   /**
    * @param entries The access list.
-   * @throws {UsageError} If an entry is none.
+   * @throws {UsageError} If an entry is none, or options do not fit together.
+   * @throws {Error} If the certificate for TLS cannot be used.
    */
   constructor(
     options: ServerSettings,
@@ -122,6 +126,8 @@ export class RunningServer {
     } catch (error) {
       throw new UsageError((error as Error).message);
     }
+    this.#tls = openTls(options);
+    if (options.oldstyle && this.#tls?.server.required) throw new UsageError("--oldstyle has no TLS");
     this.#nbd = new NbdServer({
       exports: this.#exports,
       judge: (peer) => this.#judge(peer),
@@ -129,6 +135,7 @@ export class RunningServer {
       clock: systemClock,
       oldstyle: options.oldstyle,
       instance: INSTANCE,
+      tls: this.#tls?.server,
       limits: {
         handshakeMs: options.handshakeTimeout,
         connections: options.maxConnections,
@@ -200,19 +207,25 @@ export class RunningServer {
     return [...this.#listeners.map(({ text }) => text), ...this.#role.listening?.() ?? []];
   }
 
+  /** Reads again what can be read again; what is wrong stays as it was. */
   async #reload(): Promise<void> {
     const hasConfiguration = await this.#role.reload?.() ?? false;
-    if (this.#door === null) {
-      if (!hasConfiguration) this.#log.info("SIGHUP: there is no configuration to read again");
-      return;
+    const parts = [
+      { part: this.#door, what: "the authorised peers" },
+      { part: this.#tls, what: "the certificate" },
+    ].filter(({ part }) => part !== null);
+    if (parts.length === 0 && !hasConfiguration) {
+      this.#log.info("SIGHUP: there is no configuration to read again");
     }
-    try {
-      await this.#door.reload();
-      this.#nbd.reconsider();
-      this.#log.info("SIGHUP: the authorised peers were read again");
-    } catch (error) {
-      this.#log.error(`SIGHUP: the authorised peers stay as they are: ${(error as Error).message}`);
+    for (const { part, what } of parts) {
+      try {
+        await part!.reload();
+        this.#log.info(`SIGHUP: read ${what} again`);
+      } catch (error) {
+        this.#log.error(`SIGHUP: kept ${what}: ${(error as Error).message}`);
+      }
     }
+    this.#nbd.reconsider();
   }
 
   async #listen(): Promise<void> {

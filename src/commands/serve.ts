@@ -62,6 +62,8 @@ Without an address it listens on this machine only. Access entries are addresses
 
 With --channel-port it takes encrypted connections of other denbd programs, and no plain ones unless --port, --unix or socket activation asks for them. Who may come in this way is said by the public keys in the file of --authorized-peers, each with read, write (the default) or none in front; where there is an access list as well, both must agree. SIGHUP reads the file again.
 
+With --tls=prefer clients may ask for TLS, with --tls=require they must, unless they come through an encrypted channel. SIGHUP reads the certificate again.
+
 With --config it serves images over dnbd3 as the files server.conf and alt-servers of that directory say, to everybody and on all addresses unless --addr names one. With access entries every image is also a read-only export NAME:REVISION of NBD, for those whom an entry allows. SIGHUP reads the directory again and looks at all images.
 
 SIGTERM, SIGINT and SIGQUIT let clients finish what they have asked for, then end the server; a second one ends it at once.`,

@@ -8,18 +8,21 @@ import { printable } from "../../base/printable.ts";
 import type { Clock } from "../../os/clock.ts";
 import { BufferPool } from "../../net/buffer_pool.ts";
 import type { Connection, Peer } from "../../net/connection.ts";
-import { converse } from "../../net/converse.ts";
+import { converse, type Conversed } from "../../net/converse.ts";
 import type { Listener } from "../../net/listener.ts";
 import { BASE_ALLOCATION, PAYLOAD_BYTES_ADVERTISED, TransmissionFlag } from "../../wire/nbd/constants.ts";
 import { DENBD_NAMESPACE, encodeFacts } from "../../wire/nbd/denbd_context.ts";
 import {
   type Agreement,
   type ExportOffer,
+  greetNewstyle,
   greetOldstyle,
-  negotiateNewstyle,
   type Refusal,
+  resumeNewstyle,
   type ServerHall,
+  type StartTls,
 } from "../../wire/nbd/handshake_server.ts";
+import { WireError } from "../../wire/wire_error.ts";
 import { type Export, type ExportTable, transmissionFlags } from "../export_table.ts";
 import { Session } from "./session.ts";
 
@@ -45,6 +48,14 @@ export interface NbdLimits {
 
 export const DEFAULT_LIMITS: NbdLimits = { handshakeMs: 10_000, connections: 4096, requestMs: 0 };
 
+/** TLS for clients that ask for it by STARTTLS. */
+export interface ServerTls {
+  /** Clients without it are refused, unless they come through an encrypted channel. */
+  readonly required: boolean;
+  /** Runs the handshake of TLS; the given connection is the result's from then on, or closed. */
+  accept(connection: Connection, signal: AbortSignal): Promise<Connection>;
+}
+
 export interface NbdServerOptions {
   readonly exports: ExportTable;
   readonly judge: Judge;
@@ -55,6 +66,8 @@ export interface NbdServerOptions {
   readonly oldstyle?: boolean;
   /** A UUID of this run of the server, told to clients that ask; see `denbd_context.ts`. */
   readonly instance?: string;
+  /** Default: STARTTLS is refused. */
+  readonly tls?: ServerTls;
 }
 
 /** A client in transmission, for status. */
@@ -137,10 +150,10 @@ export class NbdServer {
     const { peer } = connection;
     const negotiated = await this.#negotiate(connection, log);
     if (negotiated === null) return connection.close();
-    const { agreement, exported, rest } = negotiated;
+    const { agreement, exported, rest, carrier } = negotiated;
     const session = new Session(
       { ...agreement, exported },
-      { connection, pool: this.#pool, log, now: () => this.#clock.now() },
+      { connection: carrier, pool: this.#pool, log, now: () => this.#clock.now() },
     );
     const mayWrite = (agreement.transmissionFlags & TransmissionFlag.READ_ONLY) === 0;
     const connectedAtMs = this.#clock.now();
@@ -154,7 +167,7 @@ export class NbdServer {
     };
     this.#clients.set(id, client);
     this.#startSweep();
-    log.info(`${peer.text} opened "${printable(exported.name)}" to ${client.rights}`);
+    log.info(`${carrier.peer.text} opened "${printable(exported.name)}" to ${client.rights}`);
     if (this.#draining) session.drain("the server is shutting down");
     // The access list may have changed during the handshake.
     this.#reconsiderClient(client);
@@ -171,22 +184,40 @@ export class NbdServer {
   async #negotiate(
     connection: Connection,
     log: Log,
-  ): Promise<{ agreement: Agreement; exported: Export; rest: Uint8Array } | null> {
+  ): Promise<Negotiated | null> {
     const { peer } = connection;
     const late = new AbortController();
+    const { signal } = late;
     const { handshakeMs } = this.#limits;
     using _timer = handshakeMs === 0 ? null : this.#clock.timer(handshakeMs, () => {
       late.abort(new Error(`the handshake took longer than ${handshakeMs / 1000} s`));
     });
-    const hall = new Hall(peer, this.#options, log, () => this.#draining);
+    // Whoever has proven a key comes through an encrypted channel.
+    const { tls } = this.#options;
+    const tlsMode = tls === undefined || peer.key !== undefined
+      ? "off"
+      : tls.required
+      ? "required"
+      : "offered";
+    const hall = new Hall(peer, this.#options, log, () => this.#draining, tlsMode);
+    let carrier = connection;
     try {
-      const conversation = this.#oldstyle ? hall.greetOldstyle() : negotiateNewstyle(hall);
-      const { result, rest } = await converse(conversation, connection, { signal: late.signal });
-      if (result === null) return null;
-      const exported = hall.exportOf(result.offer);
-      return { agreement: result, exported, rest };
+      const conversation = this.#oldstyle ? hall.greetOldstyle() : greetNewstyle(hall);
+      let { result, rest }: Conversed<Agreement | StartTls | null> = await converse(conversation, carrier, {
+        signal,
+      });
+      if (result !== null && "startTls" in result) {
+        // Whoever sent these bytes in clear wants them to be taken for the client's.
+        if (rest.length > 0) throw new WireError(`${rest.length} bytes in clear behind STARTTLS`);
+        carrier = await tls!.accept(connection, signal);
+        ({ result, rest } = await converse(resumeNewstyle(hall, result), carrier, { signal }));
+      }
+      if (result !== null) return { agreement: result, exported: hall.exportOf(result.offer), rest, carrier };
+      carrier.close();
+      return null;
     } catch (error) {
-      log.warn(`${peer.text} refused: ${error instanceof Error ? error.message : error}`);
+      log.warn(`${carrier.peer.text} refused: ${error instanceof Error ? error.message : error}`);
+      carrier.close();
       return null;
     }
   }
@@ -265,9 +296,18 @@ export class NbdServer {
   }
 }
 
+/** How a handshake ended. */
+interface Negotiated {
+  readonly agreement: Agreement;
+  readonly exported: Export;
+  readonly rest: Uint8Array;
+  /** The connection, or what has become of it by TLS. */
+  readonly carrier: Connection;
+}
+
 /** What one client sees of the exports during its handshake. */
 class Hall implements ServerHall {
-  readonly tls = "off";
+  readonly tls: ServerHall["tls"];
   readonly #peer: Peer;
   readonly #exports: ExportTable;
   readonly #judge: Judge;
@@ -281,7 +321,9 @@ class Hall implements ServerHall {
     { exports, judge, instance }: NbdServerOptions,
     log: Log,
     closed: () => boolean,
+    tls: ServerHall["tls"],
   ) {
+    this.tls = tls;
     this.#peer = peer;
     this.#exports = exports;
     this.#judge = judge;

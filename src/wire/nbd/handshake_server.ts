@@ -83,8 +83,11 @@ export interface ServerHall {
   shuttingDown?(): string | null;
   /** Hears of every refusal, for the log. The name is the peer's: escape it. "" where the option has none. */
   refused?(optionName: string, exportName: string, reason: string): void;
-  /** STARTTLS is answered with ERR_POLICY. */
-  readonly tls: "off";
+  /**
+   * What STARTTLS does. `off`: it is answered with ERR_POLICY. `required`: until it has been granted, every other
+   * option but ABORT is answered with ERR_TLS_REQD.
+   */
+  readonly tls: "off" | "offered" | "required";
   /** Whether clients may do without 124 zeroes behind EXPORT_NAME. Default `true`. */
   readonly noZeroes?: boolean;
 }
@@ -103,6 +106,13 @@ export interface Agreement {
   readonly contexts: readonly MetaContext[];
 }
 
+/** The client was granted STARTTLS: nothing that it said before counts, and what it says next is inside TLS. */
+export interface StartTls {
+  readonly startTls: true;
+  /** To go on with. */
+  readonly clientFlags: number;
+}
+
 /** Greets in oldstyle, which leaves a client nothing to choose. */
 export function* greetOldstyle(offer: ExportOffer): Conversation<Agreement> {
   const transmissionFlags = flagsFor(offer, { structured: false, extended: false, contexts: [] });
@@ -113,19 +123,47 @@ export function* greetOldstyle(offer: ExportOffer): Conversation<Agreement> {
 /**
  * Greets in fixed newstyle and answers options until transmission begins.
  *
+ * @param hall One where TLS is off; for the others there is {@linkcode greetNewstyle}.
  * @returns How transmission begins, or `null` if the client left by ABORT.
  * @throws {WireError} If the client broke the protocol, or was refused in a way that has no answer: close.
  */
 export function* negotiateNewstyle(hall: ServerHall): Conversation<Agreement | null> {
+  const outcome = yield* greetNewstyle(hall);
+  if (outcome !== null && "startTls" in outcome) throw new RangeError("nobody is here to start TLS");
+  return outcome;
+}
+
+/**
+ * As {@linkcode negotiateNewstyle}, until transmission or TLS begins.
+ *
+ * Where it ends with {@linkcode StartTls}, bytes that have already arrived behind it were sent by somebody who
+ * wants them to be taken for protected ones: the carrier closes. Otherwise it goes on inside TLS with
+ * {@linkcode resumeNewstyle}.
+ */
+export function* greetNewstyle(hall: ServerHall): Conversation<Agreement | StartTls | null> {
   const noZeroes = hall.noZeroes ?? true;
   const offered = HandshakeFlag.FIXED_NEWSTYLE | (noZeroes ? HandshakeFlag.NO_ZEROES : 0);
   yield* send(encodeGreeting(offered));
   const flags = decodeClientFlags(yield* need(CLIENT_FLAGS_BYTES), offered);
+  return yield* answerOptions(hall, flags, hall.tls);
+}
+
+/** Goes on inside TLS, as if nothing had been said but the flags. Otherwise as {@linkcode negotiateNewstyle}. */
+export function* resumeNewstyle(hall: ServerHall, { clientFlags }: StartTls): Conversation<Agreement | null> {
+  return (yield* answerOptions(hall, clientFlags, "on")) as Agreement | null;
+}
+
+function* answerOptions(
+  hall: ServerHall,
+  flags: number,
+  tls: ServerHall["tls"] | "on",
+): Conversation<Agreement | StartTls | null> {
   const fixed = (flags & ClientFlag.FIXED_NEWSTYLE) !== 0;
   const haggled: Haggled = { structured: false, extended: false, selection: null };
   while (true) {
     const { option, payloadBytes } = decodeOptionHeader(yield* need(OPTION_HEADER_BYTES));
     if (option === Option.EXPORT_NAME) {
+      if (tls === "required") throw new WireError("EXPORT_NAME from a client without TLS, which is required");
       const padded = (flags & ClientFlag.NO_ZEROES) === 0;
       return yield* answerExportName(hall, haggled, payloadBytes, padded, fixed);
     }
@@ -138,6 +176,11 @@ export function* negotiateNewstyle(hall: ServerHall): Conversation<Agreement | n
       return null;
     }
     try {
+      if (option === Option.STARTTLS) {
+        yield* answerStartTls(hall, tls, payload);
+        return { startTls: true, clientFlags: flags };
+      }
+      if (tls === "required") throw new OptionRefused(OptionReply.ERR_TLS_REQD, "TLS is required");
       const agreement = yield* answerOption(hall, haggled, option, payload);
       if (agreement !== null) return agreement;
     } catch (error) {
@@ -191,6 +234,19 @@ function* reply(option: number, type: number, payload?: Uint8Array): Conversatio
   yield* send(encodeOptionReply(option, type, payload));
 }
 
+function* answerStartTls(
+  hall: ServerHall,
+  tls: ServerHall["tls"] | "on",
+  payload: Uint8Array | null,
+): Conversation<void> {
+  const closing = hall.shuttingDown?.() ?? null;
+  if (closing !== null) throw new OptionRefused(OptionReply.ERR_SHUTDOWN, closing);
+  expectNoData(payload);
+  if (tls === "on") throw new OptionRefused(OptionReply.ERR_INVALID, "TLS is on already");
+  if (tls === "off") throw new OptionRefused(OptionReply.ERR_POLICY, "TLS is off");
+  yield* reply(Option.STARTTLS, OptionReply.ACK);
+}
+
 /** Answers one option of fixed newstyle; the result is an agreement where it starts transmission. */
 function* answerOption(
   hall: ServerHall,
@@ -205,9 +261,6 @@ function* answerOption(
       expectNoData(payload);
       yield* answerList(hall);
       return null;
-    case Option.STARTTLS:
-      expectNoData(payload);
-      throw new OptionRefused(OptionReply.ERR_POLICY, "TLS is off");
     case Option.INFO:
     case Option.GO:
       return yield* answerInfo(hall, haggled, option, payload);

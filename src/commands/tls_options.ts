@@ -1,0 +1,67 @@
+/** How `serve` is told about TLS. */
+import { acceptTls, tlsContext } from "../net/tls_server.ts";
+import type { ServerTls } from "../server/nbd/server.ts";
+import type { OptionTable, OptionValues } from "./options.ts";
+import { UsageError } from "./usage_error.ts";
+
+export const tlsOptions = {
+  tls: { type: "enum", values: ["off", "prefer", "require"], help: "Refuse, offer or demand TLS (off)" },
+  tlsCertificates: {
+    type: "string",
+    valueName: "DIR",
+    help: "Directory of server-cert.pem and server-key.pem, as QEMU and nbdkit have it",
+  },
+} as const satisfies OptionTable;
+
+/** TLS of the server, and how to read its certificate again. */
+export interface OpenedTls {
+  readonly server: ServerTls;
+  /** @throws {Error} If the files are wrong; the old certificate stays. */
+  reload(): void;
+}
+
+/**
+ * Prepares the TLS that the options ask for.
+ *
+ * @returns `null` if they ask for none.
+ * @throws {UsageError} If they do not fit together.
+ * @throws {Error} If the certificate cannot be used; the message says why.
+ */
+export function openTls(
+  { tls = "off", tlsCertificates: directory }: OptionValues<typeof tlsOptions>,
+): OpenedTls | null {
+  if (tls === "off") {
+    if (directory !== undefined) {
+      throw new UsageError("--tls-certificates belongs to --tls=prefer or --tls=require");
+    }
+    return null;
+  }
+  if (directory === undefined) throw new UsageError(`--tls=${tls} needs --tls-certificates`);
+  let context = readContext(directory);
+  return {
+    server: {
+      required: tls === "require",
+      accept: (connection, signal) => acceptTls(connection, context, signal),
+    },
+    reload: () => void (context = readContext(directory)),
+  };
+}
+
+function readContext(directory: string): ReturnType<typeof tlsContext> {
+  const certificate = readText(`${directory}/server-cert.pem`);
+  const privateKey = readText(`${directory}/server-key.pem`);
+  try {
+    return tlsContext({ certificate, privateKey });
+  } catch (error) {
+    throw new Error(`cannot use the certificate in ${directory}: ${(error as Error).message}`);
+  }
+}
+
+function readText(path: string): string {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) throw new Error(`cannot read ${path}: it does not exist`);
+    throw new Error(`cannot read ${path}: ${(error as Error).message}`);
+  }
+}

@@ -1,0 +1,147 @@
+/** TLS with the clients of others. */
+
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { dial } from "../../src/net/dial.ts";
+import { serve } from "../program/program.ts";
+import { run, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
+import { peerTest } from "./peers.ts";
+
+const sizeBytes = 4 << 20;
+const content = Uint8Array.from({ length: sizeBytes }, (_, index) => index * 13 + (index >> 9));
+
+/** A directory with the certificate of an authority, and one by it for a server that is called `localhost`. */
+async function certificates(directory: TemporaryDirectory, name: string, days = 2): Promise<string> {
+  const path = directory.file(name);
+  Deno.mkdirSync(path);
+  const openssl = (...words: string[]) => run("openssl", words, { cwd: path });
+  const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+  const keys = (who: string) => [...key, "-keyout", `${who}-key.pem`];
+  await openssl("req", "-x509", ...keys("ca"), "-out", "ca-cert.pem", "-days", "2", "-subj", `/CN=${name}`);
+  await openssl("req", ...keys("server"), "-out", "server.csr", "-subj", "/CN=localhost");
+  Deno.writeTextFileSync(`${path}/extensions`, "subjectAltName=DNS:localhost\n");
+  const by = ["-CA", "ca-cert.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-extfile", "extensions"];
+  await openssl("x509", "-req", "-in", "server.csr", ...by, "-days", `${days}`, "-out", "server-cert.pem");
+  // What a client is given.
+  Deno.mkdirSync(`${path}/client`);
+  Deno.copyFileSync(`${path}/ca-cert.pem`, `${path}/client/ca-cert.pem`);
+  return path;
+}
+
+function makeImage(directory: TemporaryDirectory): string {
+  const path = directory.file("image");
+  Deno.writeFileSync(path, content);
+  return path;
+}
+
+peerTest("nbdinfo, nbdcopy and qemu-img read and write over TLS", [
+  "openssl",
+  "nbdinfo",
+  "nbdcopy",
+  "qemu-img",
+], async () => {
+  using directory = temporaryDirectory();
+  const path = await certificates(directory, "authority");
+  const image = makeImage(directory);
+  await using server = await serve(["--file", image, "--tls", "require", "--tls-certificates", path]);
+  const uri = `nbds://localhost:${server.port}/?tls-certificates=${path}/client`;
+  const { stdout } = await run("nbdinfo", ["--json", uri]);
+  const info = JSON.parse(stdout);
+  assertEquals([info.TLS, info.exports[0]["export-size"]], [true, sizeBytes]);
+  await server.logged(/\(TLSv1\.3\) opened/);
+
+  await run("nbdcopy", [uri, directory.file("copy")]);
+  assertEquals(Deno.readFileSync(directory.file("copy")), content);
+  Deno.writeFileSync(directory.file("reversed"), content.toReversed());
+  await run("nbdcopy", ["--flush", directory.file("reversed"), uri]);
+  assertEquals(Deno.readFileSync(image), content.toReversed());
+
+  const credentials = `tls-creds-x509,id=t0,endpoint=client,dir=${path}/client`;
+  const source = `driver=nbd,host=localhost,port=${server.port},tls-creds=t0`;
+  await run("qemu-img", [
+    ...["convert", "--object", credentials, "--image-opts", source, "-O", "raw"],
+    directory.file("converted"),
+  ]);
+  assertEquals(Deno.readFileSync(directory.file("converted")), content.toReversed());
+});
+
+peerTest("a wrong authority, a wrong host name and a client without TLS are refused with a reason", [
+  "openssl",
+  "nbdinfo",
+], async () => {
+  using directory = temporaryDirectory();
+  const path = await certificates(directory, "authority");
+  const other = await certificates(directory, "other");
+  const image = makeImage(directory);
+  await using server = await serve(["--file", image, "--tls", "require", "--tls-certificates", path]);
+  const at = (host: string) => `${host}:${server.port}/`;
+  const wrong = await run("nbdinfo", [`nbds://${at("localhost")}?tls-certificates=${other}/client`], {
+    code: 1,
+  });
+  assertStringIncludes(wrong.stderr, "certificate");
+  await server.logged(/W.* refused: the TLS handshake failed: /);
+  const elsewhere = `nbds://${at("127.0.0.1")}?tls-certificates=${path}/client`;
+  assertStringIncludes((await run("nbdinfo", [elsewhere], { code: 1 })).stderr, "certificate");
+  await run("nbdinfo", [`nbd://${at("localhost")}`], { code: 1 });
+  await server.logged(/W.* refused: .*: TLS is required/);
+});
+
+peerTest("TLS may be left alone where it is preferred, and is refused where it is off", [
+  "openssl",
+  "nbdinfo",
+], async () => {
+  using directory = temporaryDirectory();
+  const path = await certificates(directory, "authority");
+  const image = makeImage(directory);
+  const client = `?tls-certificates=${path}/client`;
+  {
+    await using server = await serve(["--file", image, "--tls", "prefer", "--tls-certificates", path]);
+    for (const uri of [`nbd://localhost:${server.port}/`, `nbds://localhost:${server.port}/${client}`]) {
+      assertEquals(Number((await run("nbdinfo", ["--size", uri])).stdout), sizeBytes);
+    }
+  }
+  await using server = await serve(["--file", image]);
+  await run("nbdinfo", [`nbds://localhost:${server.port}/${client}`], { code: 1 });
+  await server.logged(/W.* refused: STARTTLS "": TLS is off/);
+});
+
+peerTest(
+  "SIGHUP reads the certificate again, and keeps it when it is wrong",
+  ["openssl", "nbdinfo"],
+  async () => {
+    using directory = temporaryDirectory();
+    const path = await certificates(directory, "authority");
+    const other = await certificates(directory, "other");
+    const image = makeImage(directory);
+    await using server = await serve(["--file", image, "--tls", "require", "--tls-certificates", path]);
+    const size = (authority: string, code: number) =>
+      run("nbdinfo", ["--size", `nbds://localhost:${server.port}/?tls-certificates=${authority}/client`], {
+        code,
+      });
+    await size(path, 0);
+    Deno.copyFileSync(`${other}/server-cert.pem`, `${path}/server-cert.pem`);
+    server.signal("SIGHUP");
+    await server.logged(/E.*SIGHUP: kept the certificate: cannot use the certificate/);
+    await size(path, 0);
+    Deno.copyFileSync(`${other}/server-key.pem`, `${path}/server-key.pem`);
+    server.signal("SIGHUP");
+    await server.logged(/SIGHUP: read the certificate again/);
+    await size(path, 1);
+    await size(other, 0);
+  },
+);
+
+peerTest("what is sent in clear behind STARTTLS ends the connection", ["openssl"], async () => {
+  using directory = temporaryDirectory();
+  const path = await certificates(directory, "authority");
+  const image = makeImage(directory);
+  await using server = await serve(["--file", image, "--tls", "prefer", "--tls-certificates", path]);
+  const connection = await dial({ transport: "tcp", host: "127.0.0.1", port: server.port });
+  const startTls = "49484156454f5054" + "00000005" + "00000000";
+  const list = "49484156454f5054" + "00000003" + "00000000";
+  await connection.write(Uint8Array.fromHex("00000003" + startTls + list));
+  let received = 0;
+  for (let count; (count = await connection.read(new Uint8Array(1000))) !== null;) received += count;
+  assert(received <= 18 + 20, `${received} bytes: more than the greeting and the answer to STARTTLS`);
+  await server.logged(/W.* refused: 16 bytes in clear behind STARTTLS/);
+  connection.close();
+});
