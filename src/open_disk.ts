@@ -23,12 +23,14 @@ export interface OpenDiskOptions {
   readonly readOnly?: boolean;
   /** Connections to a server that promises that several are as good as one. Default 1. */
   readonly connections?: number;
+  /** Nobody else writes to the disk: what an NBD server that crashed has lost is written again. Default `false`. */
+  readonly soleWriter?: boolean;
   /** Local IP address to connect from. Default: the system's choice. */
   readonly bind?: string;
   /** Ends the attempt to open, with the signal's reason. */
   readonly signal?: AbortSignal;
   /**
-   * A request to an image of dnbd3 that no server answers within this time fails. Default: a minute.
+   * A request that no server answers within this time fails, reconnecting included. Default: a minute.
    * Infinite for who can wait.
    */
   readonly deadlineMs?: number;
@@ -87,12 +89,14 @@ export async function openImageLocator(
  * @throws {OpenError} If that fails.
  */
 export async function openNbdLocator(locator: NbdLocator, options: OpenDiskOptions = {}): Promise<OpenedNbd> {
-  const { connections, log = silentLog } = options;
+  const { connections, log = silentLog, clock, deadlineMs = REQUEST_MS_MAX, soleWriter } = options;
   const { exportName } = locator;
+  const survival = { deadlineMs, soleWriter };
   return await inTime(
     locator,
     options,
-    (signal) => openNbd({ dial: dialOf(locator, options), exportName, connections, signal, log }),
+    (signal) =>
+      openNbd({ dial: dialOf(locator, options), exportName, connections, survival, signal, log, clock }),
   );
 }
 

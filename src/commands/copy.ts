@@ -4,7 +4,7 @@ import type { BlockDevice } from "../device/device.ts";
 import { DeviceError } from "../device/device_error.ts";
 import { openDisk } from "../open_disk.ts";
 import { command, type Invocation } from "./command.ts";
-import { diskNamed } from "./disk_options.ts";
+import { deadlineOption, diskNamed, forEver, soleWriterOption } from "./disk_options.ts";
 import { FileOutput } from "./file_output.ts";
 import { Interruption } from "./interruption.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
@@ -30,6 +30,8 @@ const OPTIONS = {
     type: "flag",
     help: "DESTINATION reads as zeroes everywhere: leave out what is zero",
   },
+  deadline: deadlineOption,
+  soleWriter: soleWriterOption,
   progress: { type: "flag", help: "Show progress although stderr is no terminal" },
 } as const satisfies OptionTable;
 
@@ -154,8 +156,15 @@ class Copying {
 
   async #open(locator: DiskLocator, readOnly: boolean): Promise<BlockDevice> {
     const { log } = this.#invocation;
-    const { connections } = this.#options;
-    const disk = await openDisk(locator, { readOnly, connections, log, signal: this.#signal });
+    const { connections, deadline, soleWriter } = this.#options;
+    const disk = await openDisk(locator, {
+      readOnly,
+      connections,
+      deadlineMs: forEver(deadline),
+      soleWriter,
+      log,
+      signal: this.#signal,
+    });
     this.#disks.push(disk);
     return disk;
   }

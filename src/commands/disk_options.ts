@@ -16,6 +16,24 @@ export const bindOption = {
   help: "Local address to connect from",
 } as const satisfies Option;
 
+/** How long a server may be away. */
+export const deadlineOption = {
+  type: "duration",
+  default: 60_000,
+  help: "How long a request to a server may take, reconnecting included; 0 for ever",
+} as const satisfies Option;
+
+/** What {@linkcode deadlineOption} means in milliseconds. */
+export function forEver(deadline: number): number {
+  return deadline === 0 ? Infinity : deadline;
+}
+
+/** The user's word that what a server lost may be written again. */
+export const soleWriterOption = {
+  type: "flag",
+  help: "Nobody else writes to the disk: repeat what a server that crashed may have lost",
+} as const satisfies Option;
+
 /**
  * The disk that is meant by a positional word, or by `--addr` and `--port`.
  *

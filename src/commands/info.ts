@@ -7,7 +7,7 @@ import { listNbdContexts, listNbdExports, openDisk, openImageLocator, openNbdLoc
 import { TransmissionFlag } from "../wire/nbd/constants.ts";
 import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
 import { command } from "./command.ts";
-import { bindOption, namedDisk, serverOptions } from "./disk_options.ts";
+import { bindOption, deadlineOption, forEver, namedDisk, serverOptions } from "./disk_options.ts";
 import { UsageError } from "./usage_error.ts";
 
 /** What JSON is made of. */
@@ -32,6 +32,7 @@ With --json the facts have the names that nbdinfo gives them.`,
     totals: { type: "flag", help: "With --map: only how much of each" },
     ...serverOptions,
     bind: bindOption,
+    deadline: deadlineOption,
   },
   examples: [
     { text: "All exports of a server", command: "denbd info --list nbd://127.0.0.1" },
@@ -43,7 +44,7 @@ With --json the facts have the names that nbdinfo gives them.`,
     if (totals && !map) throw new UsageError("--totals goes with --map");
     if (list && map) throw new UsageError("--list and --map exclude each other");
     if (list && locator.kind !== "nbd") throw new UsageError("--list needs a server");
-    const connect = { bind, log };
+    const connect = { bind, deadlineMs: forEver(options.deadline), log };
     if (map) {
       const disk = await openDisk(locator, { ...connect, readOnly: true });
       try {

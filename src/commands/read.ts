@@ -1,7 +1,7 @@
 import { formatDiskLocator } from "../base/uri.ts";
 import { openDisk } from "../open_disk.ts";
 import { command } from "./command.ts";
-import { bindOption, namedDisk, serverOptions } from "./disk_options.ts";
+import { bindOption, deadlineOption, forEver, namedDisk, serverOptions } from "./disk_options.ts";
 import { sendRange } from "./transfer.ts";
 import { UsageError } from "./usage_error.ts";
 
@@ -27,6 +27,7 @@ export const read = command({
     size: { type: "size", short: "S", aliases: ["length"], help: "Bytes to read" },
     ...serverOptions,
     bind: bindOption,
+    deadline: deadlineOption,
   },
   examples: [
     { text: "The first sector of an export", command: "denbd read --size 512 nbd://127.0.0.1/disk | xxd" },
@@ -40,7 +41,12 @@ export const read = command({
     if (args.length === 0 && (options.from === undefined || options.size === undefined)) {
       throw new UsageError("both --from and --size are required.");
     }
-    const disk = await openDisk(locator, { readOnly: true, bind: options.bind, log });
+    const disk = await openDisk(locator, {
+      readOnly: true,
+      bind: options.bind,
+      deadlineMs: forEver(options.deadline),
+      log,
+    });
     try {
       const { from = 0, size = Math.max(0, disk.sizeBytes - from) } = options;
       if (from > disk.sizeBytes || size > disk.sizeBytes - from) {

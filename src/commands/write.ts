@@ -2,7 +2,14 @@ import { formatDiskLocator } from "../base/uri.ts";
 import { openDisk } from "../open_disk.ts";
 import { parseSize } from "../base/size_text.ts";
 import { command } from "./command.ts";
-import { bindOption, namedDisk, serverOptions } from "./disk_options.ts";
+import {
+  bindOption,
+  deadlineOption,
+  forEver,
+  namedDisk,
+  serverOptions,
+  soleWriterOption,
+} from "./disk_options.ts";
 import { flushIfPossible, receiveRange } from "./transfer.ts";
 import { UsageError } from "./usage_error.ts";
 
@@ -30,6 +37,8 @@ export const write = command({
     size: { type: "string", short: "S", aliases: ["length"], valueName: "SIZE", help: "Bytes to write" },
     ...serverOptions,
     bind: bindOption,
+    deadline: deadlineOption,
+    soleWriter: soleWriterOption,
   },
   examples: [
     { text: "A file to the start of an export", command: "denbd write nbd://127.0.0.1/disk < boot.img" },
@@ -46,7 +55,12 @@ export const write = command({
       throw new UsageError("both --from and --size are required.");
     }
     const name = formatDiskLocator(locator);
-    const disk = await openDisk(locator, { bind: options.bind, log });
+    const disk = await openDisk(locator, {
+      bind: options.bind,
+      deadlineMs: forEver(options.deadline),
+      soleWriter: options.soleWriter,
+      log,
+    });
     try {
       const room = disk.sizeBytes - from;
       if (room < 0 || (size ?? 0) > room) {

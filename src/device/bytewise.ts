@@ -1,5 +1,13 @@
 import { RangeOrder } from "../base/range_order.ts";
-import type { Abilities, BlockDevice, BlockSizes, Extent, WriteOptions, ZeroOptions } from "./device.ts";
+import type {
+  Abilities,
+  BlockDevice,
+  BlockSizes,
+  DiskIdentity,
+  Extent,
+  WriteOptions,
+  ZeroOptions,
+} from "./device.ts";
 
 /**
  * A disk of larger blocks that takes ranges of any bytes: blocks that are changed in part are read, changed and
@@ -20,6 +28,10 @@ export class BytewiseDisk implements BlockDevice {
     this.sizeBytes = disk.sizeBytes;
     this.blockSizes = { ...disk.blockSizes, minimum: 1 };
     this.can = disk.can;
+  }
+
+  get identity(): DiskIdentity | undefined {
+    return this.#disk.identity;
   }
 
   get syncFailure(): string | null {

@@ -1,6 +1,7 @@
 /** What an agreement with a server says about the disk behind it. */
 import type { Abilities, BlockSizes } from "../device/device.ts";
 import { BASE_ALLOCATION, PAYLOAD_BYTES_ADVERTISED, TransmissionFlag } from "../wire/nbd/constants.ts";
+import { decodeFacts, type DenbdFacts } from "../wire/nbd/denbd_context.ts";
 import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
 
 /** Servers that say nothing about sizes take any range; this size suits the page caches behind them. */
@@ -44,4 +45,13 @@ export function exportFacts(agreement: ClientAgreement): ExportFacts {
       rotational: flags && has(TransmissionFlag.ROTATIONAL),
     },
   };
+}
+
+/**
+ * What a denbd server says of itself and the disk; nothing, if it is another server.
+ *
+ * @throws {WireError} If it is malformed.
+ */
+export function denbdFacts({ contexts }: ClientAgreement): DenbdFacts {
+  return decodeFacts(contexts.map(({ name }) => name));
 }

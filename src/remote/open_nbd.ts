@@ -3,10 +3,11 @@ import { type Log, silentLog } from "../base/log.ts";
 import type { Clock } from "../os/clock.ts";
 import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
 import { BASE_ALLOCATION } from "../wire/nbd/constants.ts";
+import { DENBD_NAMESPACE } from "../wire/nbd/denbd_context.ts";
 import { WireError } from "../wire/wire_error.ts";
 import { ConnectionSet } from "./connection_set.ts";
 import { NbdDisk } from "./nbd.ts";
-import { exportFacts } from "./nbd_export.ts";
+import { denbdFacts, exportFacts } from "./nbd_export.ts";
 import { type SurvivalOptions, SurvivingLink } from "./surviving_link.ts";
 import { type Dial, openConnection, type OpenedConnection } from "./open_connection.ts";
 
@@ -40,7 +41,7 @@ export interface OpenedNbd {
  */
 export async function openNbd(options: NbdOptions): Promise<OpenedNbd> {
   const { dial, exportName, connections = 1, signal, log = silentLog } = options;
-  const wishes = { exportName, contexts: [BASE_ALLOCATION] };
+  const wishes = { exportName, contexts: [BASE_ALLOCATION, DENBD_NAMESPACE] };
   const first = await openConnection(dial, wishes, signal);
   const more = exportFacts(first.agreement).can.multiConn ? connections - 1 : 0;
   const opened: OpenedConnection[] = [first];
@@ -63,6 +64,7 @@ export async function openNbd(options: NbdOptions): Promise<OpenedNbd> {
 }
 
 function sameExport(one: ClientAgreement, other: ClientAgreement): boolean {
-  return JSON.stringify([one.extended, exportFacts(one)]) ===
-    JSON.stringify([other.extended, exportFacts(other)]);
+  const essence = (agreement: ClientAgreement) =>
+    JSON.stringify([agreement.extended, exportFacts(agreement), denbdFacts(agreement)]);
+  return essence(one) === essence(other);
 }

@@ -6,18 +6,19 @@
  * again. Overlapping requests are never with a server together, so sending again does no harm.
  *
  * Writes that were answered and not flushed may be gone with a server that crashed. A sole writer keeps them and
- * writes them again before anything else happens; otherwise the next flush fails, because nobody can tell. A
- * server of others cannot be asked to forget what it has received on the old connection, nor whether it is still
- * the same process; so every lost connection counts as a crash.
+ * writes them again before anything else happens; otherwise the next flush fails, because nobody can tell. A denbd
+ * server says whether it is still the same process, which has lost nothing; with a server of others every lost
+ * connection counts as a crash. No server can be made to forget what it has received on the old connection.
  */
 import { type Log, silentLog } from "../base/log.ts";
 import { type Clock, systemClock } from "../os/clock.ts";
 import { Command } from "../wire/nbd/constants.ts";
+import type { DenbdFacts } from "../wire/nbd/denbd_context.ts";
 import type { ClientWishes } from "../wire/nbd/handshake_client.ts";
 import { Backoff } from "./backoff.ts";
 import type { Carrier } from "./nbd.ts";
 import type { ConnectionOwner, NbdConnection } from "./nbd_connection.ts";
-import { type ExportFacts, exportFacts } from "./nbd_export.ts";
+import { denbdFacts, type ExportFacts, exportFacts } from "./nbd_export.ts";
 import { type Failure, Transaction } from "./nbd_transaction.ts";
 import { type Dial, openConnection, type OpenedConnection } from "./open_connection.ts";
 import { type Remembered, ReplayMap } from "./replay_map.ts";
@@ -83,6 +84,9 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
   /** What the next flush has to fail with. */
   #doubt: string | null = null;
 
+  /** What a denbd server said last. */
+  #denbd: DenbdFacts;
+
   #end: Failure | null = null;
   readonly #closing = new AbortController();
   #reconnects = 0;
@@ -94,6 +98,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     this.#options = options;
     this.facts = exportFacts(first.agreement);
     this.extended = first.agreement.extended;
+    this.#denbd = denbdFacts(first.agreement);
     this.#connectionCount = opened.length;
     this.#peerText = first.peerText;
     this.#log = options.log ?? silentLog;
@@ -262,21 +267,28 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
   /** One attempt. @returns Whether there is nothing more to do. @throws If there is no connection. */
   async #comeBack(): Promise<boolean> {
     const opened = await this.#open();
-    const changed = opened.map((each) => whatChanged(this, each)).find((what) => what !== null) ?? null;
+    const changed = opened.map((each) => this.#whatChanged(each)).find((what) => what !== null) ?? null;
     if (this.#end !== null || changed !== null) {
       for (const each of opened) each.close();
       if (changed !== null) this.#giveUp(changed);
       return true;
     }
+    const facts = opened.map(({ agreement }) => denbdFacts(agreement));
+    if (facts.some(({ instance }) => instance !== facts[0].instance)) {
+      for (const each of opened) each.close();
+      throw new Error("the server restarted meanwhile");
+    }
+    const isSameInstance = facts[0].instance !== undefined && facts[0].instance === this.#denbd.instance;
     const connections = opened.map((each) => each.start(this));
     for (const connection of connections) this.#connections.add(connection);
-    await this.#restore();
+    if (!isSameInstance) await this.#restore();
     if (this.#end !== null) return true;
     if (this.#connections.size < connections.length) {
       // Lost again: nothing goes out before the last of these has ended.
       await Promise.all([...this.#connections].map((connection) => connection.disconnect()));
       throw new Error("the connection was lost again at once");
     }
+    this.#denbd = facts[0];
     this.#reconnects++;
     this.#resent += this.#table.size;
     this.#log.info(`reconnected to ${this.#peerText}; ${this.#table.size} requests are sent again`);
@@ -285,6 +297,36 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     this.#reportDoubt(unanswered.filter(({ type }) => type === Command.FLUSH));
     for (const transaction of unanswered) if (this.#table.has(transaction)) this.#send(transaction);
     return true;
+  }
+
+  /** What keeps an export from being the one it was, or `null`. */
+  #whatChanged({ agreement }: OpenedConnection): string | null {
+    const identity = denbdFacts(agreement).identity;
+    const known = this.#denbd.identity;
+    if (known !== undefined && identity?.uuid !== known.uuid) {
+      return `it is another disk: ${identity?.uuid ?? "it has no identity"} instead of ${known.uuid}`;
+    }
+    if (known !== undefined && identity!.generation < known.generation) {
+      return `it is an older state of the disk: generation ${identity!.generation} after ${known.generation}`;
+    }
+    const [before, after] = [this.facts, exportFacts(agreement)];
+    if (after.sizeBytes < before.sizeBytes) {
+      return `its size is ${after.sizeBytes} bytes instead of ${before.sizeBytes}`;
+    }
+    if (before.can.write && !after.can.write) return "it is read-only now";
+    for (const [ability, had] of Object.entries(before.can)) {
+      if (had && ability !== "rotational" && !after.can[ability as keyof typeof after.can]) {
+        return `it no longer offers ${ability}`;
+      }
+    }
+    if (after.blockSizes.minimum > before.blockSizes.minimum) {
+      return `its blocks have ${after.blockSizes.minimum} bytes instead of ${before.blockSizes.minimum}`;
+    }
+    if (after.blockSizes.maximumPayload < before.blockSizes.maximumPayload) {
+      return `it takes only ${after.blockSizes.maximumPayload} bytes at a time`;
+    }
+    if (this.extended && !agreement.extended) return "it no longer knows long requests";
+    return null;
   }
 
   async #open(): Promise<OpenedConnection[]> {
@@ -407,25 +449,3 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
 
 /** Marks a transaction of our own that the connection took with it. */
 const LOST = new Error("the connection was lost");
-
-/** What keeps an export from being the one it was, or `null`. */
-function whatChanged(link: SurvivingLink, { agreement }: OpenedConnection): string | null {
-  const [before, after] = [link.facts, exportFacts(agreement)];
-  if (after.sizeBytes < before.sizeBytes) {
-    return `its size is ${after.sizeBytes} bytes instead of ${before.sizeBytes}`;
-  }
-  if (before.can.write && !after.can.write) return "it is read-only now";
-  for (const [ability, had] of Object.entries(before.can)) {
-    if (had && ability !== "rotational" && !after.can[ability as keyof typeof after.can]) {
-      return `it no longer offers ${ability}`;
-    }
-  }
-  if (after.blockSizes.minimum > before.blockSizes.minimum) {
-    return `its blocks have ${after.blockSizes.minimum} bytes instead of ${before.blockSizes.minimum}`;
-  }
-  if (after.blockSizes.maximumPayload < before.blockSizes.maximumPayload) {
-    return `it takes only ${after.blockSizes.maximumPayload} bytes at a time`;
-  }
-  if (link.extended && !agreement.extended) return "it no longer knows long requests";
-  return null;
-}

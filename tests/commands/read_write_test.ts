@@ -1,5 +1,6 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import type { Extent } from "../../src/device/device.ts";
+import { FaultDisk } from "../../src/device/fault.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
 import { commands } from "../../src/commands/table.ts";
@@ -192,4 +193,14 @@ Deno.test("read and write say what they could not open", async () => {
     stderr:
       `denbd write: cannot open nbd://127.0.0.1:${port}/x: cannot connect to 127.0.0.1:${port}: connection refused\n`,
   });
+});
+
+Deno.test("read gives up when the server does not answer within --deadline", async () => {
+  const faulty = new FaultDisk(new MemoryDisk(SIZE));
+  const fault = faulty.add({ operation: "extents", hold: true });
+  await using served = listenDisk(faulty);
+  const { code, stderr } = await denbd(["read", "--deadline", "50ms", served.uri]);
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "ETIMEDOUT (no answer from 127.0.0.1:");
+  fault.remove();
 });

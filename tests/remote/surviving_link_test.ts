@@ -1,6 +1,6 @@
 import { setImmediate } from "node:timers";
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import type { BlockDevice } from "../../src/device/device.ts";
+import type { BlockDevice, DiskIdentity } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
 import { type Fault, FaultDisk } from "../../src/device/fault.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
@@ -21,16 +21,20 @@ async function settle(): Promise<void> {
   for (let turn = 0; turn < 8; turn++) await new Promise((resolve) => setImmediate(resolve));
 }
 
-async function setUp(
-  options: Partial<SurvivalOptions> & { connections?: number; wrap?: (disk: BlockDevice) => BlockDevice } =
-    {},
-) {
-  const { connections = 1, wrap, ...survival } = options;
+interface SetUp extends Partial<SurvivalOptions> {
+  readonly connections?: number;
+  readonly wrap?: (disk: BlockDevice) => BlockDevice;
+  readonly identity?: DiskIdentity;
+}
+
+async function setUp(options: SetUp = {}) {
+  const { connections = 1, wrap, identity, ...survival } = options;
   const server = new RestartableServer(MIB);
   if (wrap !== undefined) server.wrap = wrap;
+  server.identity = identity;
   server.start();
   const clock = new ManualClock();
-  const wishes = { exportName: "disk", contexts: ["base:allocation"] };
+  const wishes = { exportName: "disk", contexts: ["base:allocation", "x-denbd:"] };
   const opened = await Promise.all(
     Array.from({ length: connections }, () => openConnection(server.dial, wishes)),
   );
@@ -253,6 +257,39 @@ test("one and 10,000 requests to a dead server fail at the same time", async () 
   }
 });
 
+const identity: DiskIdentity = {
+  uuid: "01234567-89ab-4def-8123-456789abcdef",
+  generation: 7,
+  durable: true,
+};
+
+test("a lost connection to the same instance of a denbd server loses nothing, and frightens nobody", async () => {
+  for (const soleWriter of [false, true]) {
+    const { server, disk, link, pass } = await setUp({ identity, soleWriter, connections: 2 });
+    await disk.write(0, filled(1));
+    server.cut();
+    await pass(1000);
+    await disk.write(4096, filled(2));
+    await disk.flush();
+    assertEquals(link.reconnects, 1);
+    assertEquals([server.stored(0, 4096), server.stored(4096, 4096)], [filled(1), filled(2)]);
+    await disk.close();
+  }
+});
+
+test("another instance of a denbd server is a crash, also when connections were cut before", async () => {
+  const { server, disk, pass } = await setUp({ identity });
+  await disk.write(0, filled(1));
+  server.cut();
+  await pass(1000);
+  server.crash();
+  server.identity = { ...identity, generation: 8 };
+  server.start();
+  await pass(1000);
+  await assertRejects(() => disk.flush(), DeviceError, "may be, too");
+  await disk.close();
+});
+
 const changes: [string, (server: RestartableServer) => void, string | null][] = [
   ["larger", (server) => server.medium = new MemoryDisk(2 * MIB), null],
   [
@@ -260,6 +297,18 @@ const changes: [string, (server: RestartableServer) => void, string | null][] = 
     (server) => server.medium = new MemoryDisk(MIB - 1),
     "its size is 1048575 bytes instead of 1048576",
   ],
+  [
+    "with another identity",
+    (server) => server.identity = { ...identity, uuid: "11234567-89ab-4def-8123-456789abcdef" },
+    "it is another disk: 11234567-89ab-4def-8123-456789abcdef instead of 01234567-89ab-4def-8123-456789abcdef",
+  ],
+  ["without identity", (server) => server.identity = undefined, "it is another disk: it has no identity"],
+  [
+    "as a copy of yesterday",
+    (server) => server.identity = { ...identity, generation: 6 },
+    "it is an older state of the disk: generation 6 after 7",
+  ],
+  ["with a higher generation", (server) => server.identity = { ...identity, generation: 8 }, null],
   ["read-only", (server) => server.readOnly = true, "it is read-only now"],
   [
     "without trim",
@@ -274,7 +323,7 @@ const changes: [string, (server: RestartableServer) => void, string | null][] = 
 
 for (const [what, change, message] of changes) {
   test(`an export that comes back ${what} is ${message === null ? "accepted" : "refused, with the reason"}`, async () => {
-    const { server, disk, pass } = await setUp();
+    const { server, disk, pass } = await setUp({ identity });
     server.crash();
     change(server);
     await settle();

@@ -1,6 +1,6 @@
 /** A server that crashes and comes back, over connections in memory. */
 import { silentLog } from "../../src/base/log.ts";
-import type { BlockDevice } from "../../src/device/device.ts";
+import type { BlockDevice, DiskIdentity } from "../../src/device/device.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
 import { VolatileDisk } from "../../src/device/volatile.ts";
 import type { Connection } from "../../src/net/connection.ts";
@@ -16,6 +16,8 @@ export class RestartableServer {
   /** Connections that were asked for, refused ones included. */
   dialled = 0;
   readOnly = false;
+  /** Whether it tells its instance and the identity of the disk, as denbd servers do. */
+  identity: DiskIdentity | undefined;
   /** Wraps the disk each time the server starts. */
   wrap: (disk: BlockDevice) => BlockDevice = (disk) => disk;
   #disk: VolatileDisk | null = null;
@@ -37,7 +39,8 @@ export class RestartableServer {
 
   start(): void {
     this.#disk = new VolatileDisk(this.medium);
-    const device = this.wrap(this.#disk);
+    const disk = this.wrap(this.#disk);
+    const device = this.identity === undefined ? disk : identified(disk, this.identity);
     const { sizeBytes } = device;
     const exports = new ExportTable();
     exports.add({
@@ -54,6 +57,7 @@ export class RestartableServer {
       judge: () => ({ rights: "write", reason: "a test" }),
       log: silentLog,
       clock: systemClock,
+      instance: this.identity === undefined ? undefined : crypto.randomUUID(),
     });
   }
 
@@ -76,4 +80,15 @@ export class RestartableServer {
     this.medium.read(offset, content);
     return content;
   }
+}
+
+/** The same disk with an identity. */
+function identified(disk: BlockDevice, identity: DiskIdentity): BlockDevice {
+  return new Proxy(disk, {
+    get(target, key) {
+      if (key === "identity") return identity;
+      const value = Reflect.get(target, key);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
 }

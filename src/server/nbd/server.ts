@@ -5,6 +5,7 @@
  */
 import type { Log } from "../../base/log.ts";
 import { printable } from "../../base/printable.ts";
+import type { DiskIdentity } from "../../device/device.ts";
 import type { Clock } from "../../os/clock.ts";
 import { BufferPool } from "../../net/buffer_pool.ts";
 import type { Connection, Peer } from "../../net/connection.ts";
@@ -363,7 +364,7 @@ class Hall implements ServerHall {
       contexts: [BASE_ALLOCATION],
       contextsFor: (query) =>
         query === DENBD_NAMESPACE
-          ? encodeFacts({ instance: this.#instance, identity: exported.device.identity })
+          ? encodeFacts({ instance: this.#instance, identity: durable(exported.device.identity) })
           : [],
     };
     this.#offered.set(offer, exported);
@@ -385,4 +386,9 @@ class Hall implements ServerHall {
   refused(optionName: string, exportName: string, reason: string): void {
     this.#log.warn(`${this.#peer.text} refused: ${optionName} "${printable(exportName)}": ${reason}`);
   }
+}
+
+/** An identity that was made up for this run says nothing about the disk to who comes back after the next. */
+function durable(identity: DiskIdentity | undefined): DiskIdentity | undefined {
+  return identity?.durable === true ? identity : undefined;
 }
