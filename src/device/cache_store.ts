@@ -15,7 +15,7 @@ export interface BlockStore {
    * @throws {DeviceError} If it cannot, thrown or rejected; it no longer has the block then.
    */
   read(block: number, from: number, into: Uint8Array): void | Promise<void>;
-  /** Keeps the whole of a block, which it may throw out again at any time. Copies `bytes`. */
+  /** Keeps the whole of a block, which it may throw out again at any time. `bytes` do not change afterwards. */
   put(block: number, bytes: Uint8Array): void;
   /**
    * Throws out the blocks from `first` to before `end`. When it has returned or its promise is resolved, no restart
