@@ -3,9 +3,13 @@
  * writes that need no waiting.
  *
  * The runtime tells it for some kinds only. Otherwise the descriptor is the open socket whose two ends are the
- * connection's. Unix sockets have no address at the client's end, so there it is the socket that is bound to
- * the listener's path and that no other connection has claimed: it is unique as long as connections are
- * accepted, and claimed, one after the other.
+ * connection's, which TCP has once. Unix sockets have no address at the client's end. Those that were accepted from
+ * one path are told apart because they are accepted, and claimed, one after the other: it is the one that nobody has
+ * claimed before. Those that we have made ourselves are not looked for.
+ *
+ * The runtime may keep a descriptor open for a moment after its connection was closed. Such a socket must not be
+ * taken for that of a new connection, so every socket that was ever claimed is remembered by its cookie for as long
+ * as it is open.
  */
 import { canonicalIpAddress } from "../base/ip_address.ts";
 import {
@@ -14,40 +18,52 @@ import {
   peerAddress,
   type SocketAddress,
   socketCallsWork,
+  socketCookie,
 } from "../os/socket_calls.ts";
 
-const claimed = new Set<number>();
+/** Cookies of the sockets that were claimed, by descriptor; some may be closed by now. */
+const claimed = new Map<number, bigint>();
 /** A search ends after this many descriptors, open or not, that are no connection of ours. */
 const OTHERS_MAX = 1024;
 
 /**
  * Finds and claims the descriptor of a connection that was just accepted or made.
  *
- * @returns The descriptor, or `null` where it cannot be told. {@linkcode releaseDescriptor} it before the
- *   connection is closed.
+ * @returns The descriptor, or `null` where it cannot be told. It must not be used any more when the connection is
+ *   closed.
  */
 export function claimDescriptor(connection: Deno.Conn): number | null {
-  if (!socketCallsWork()) return null;
+  if (!socketCallsWork() || isUnixClient(connection)) return null;
   const told = toldDescriptor(connection);
   const fd = told !== null && belongsTo(told, connection) ? told : search(connection);
-  if (fd !== null) claimed.add(fd);
+  const cookie = fd === null ? null : socketCookie(fd);
+  if (fd === null || cookie === null) return null;
+  claimed.set(fd, cookie);
   return fd;
+}
+
+function isUnixClient({ localAddr }: Deno.Conn): boolean {
+  return localAddr.transport === "unix" && !localAddr.path;
 }
 
 /** The system gives out the lowest free number, so the search goes from below and ends soon. */
 function search(connection: Deno.Conn): number | null {
   let others = 0;
   for (let fd = 0; others < OTHERS_MAX; fd++) {
-    if (claimed.has(fd)) continue;
+    if (isClaimed(fd)) continue;
     if (belongsTo(fd, connection)) return fd;
     others++;
   }
   return null;
 }
 
-/** Takes a claim back. */
-export function releaseDescriptor(fd: number): void {
+/** Whether the socket that the descriptor means now is one that was claimed before. */
+function isClaimed(fd: number): boolean {
+  const cookie = claimed.get(fd);
+  if (cookie === undefined) return false;
+  if (socketCookie(fd) === cookie) return true;
   claimed.delete(fd);
+  return false;
 }
 
 function toldDescriptor(connection: Deno.Conn): number | null {

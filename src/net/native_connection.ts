@@ -14,7 +14,7 @@
  */
 import { BROKEN, receiveNow, sendNow, setKeepAlive, WOULD_BLOCK } from "../os/socket_calls.ts";
 import { Attention, GATHER_MS, LOOK_MS } from "./attention.ts";
-import { claimDescriptor, releaseDescriptor } from "./connection_descriptor.ts";
+import { claimDescriptor } from "./connection_descriptor.ts";
 import type { Connection, Peer } from "./connection.ts";
 import { tcpPeer, unixPeer } from "./peer.ts";
 
@@ -130,7 +130,6 @@ export class NativeConnection implements Connection {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    if (this.#fd !== null) releaseDescriptor(this.#fd);
     this.#fd = null;
     try {
       this.#conn.close();

@@ -20,6 +20,7 @@ const SOL_SOCKET = 1;
 const SO_PEERCRED = 17;
 const SO_ACCEPTCONN = 30;
 const SO_KEEPALIVE = 9;
+const SO_COOKIE = 57;
 const IPPROTO_TCP = 6;
 const TCP_KEEPIDLE = 4;
 const TCP_KEEPINTVL = 5;
@@ -84,6 +85,13 @@ export function peerAddress(fd: number): SocketAddress | null {
 /** Whether a socket listens. */
 export function isListening(fd: number): boolean {
   return getOption(fd, SOL_SOCKET, SO_ACCEPTCONN) === 1;
+}
+
+/** A number that no other socket of this machine has, nor will have until it is booted anew; `null` if there is none. */
+export function socketCookie(fd: number): bigint | null {
+  const value = new BigUint64Array(1);
+  const length = new Uint32Array([8]);
+  return calls().getsockopt(fd, SOL_SOCKET, SO_COOKIE, value, length) === 0 ? value[0] : null;
 }
 
 /** Process, user and group at the other end of a Unix socket, or `null`. */
