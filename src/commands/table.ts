@@ -1,4 +1,5 @@
 import { acl } from "./acl.ts";
+import { bench } from "./bench.ts";
 import type { Command } from "./command.ts";
 import { completionsCommand } from "./completions.ts";
 import { copy } from "./copy.ts";
@@ -22,6 +23,7 @@ export const commands: readonly Command[] = [
   copy,
   info,
   crc,
+  bench,
   statusCommand(),
   acl,
   logLevel,
