@@ -1,4 +1,5 @@
 /** All fuzzers. */
+import { channelHellos, channelStreams } from "./channel.ts";
 import { configFiles, dnbd3Client, dnbd3Headers, dnbd3Maps, dnbd3Messages, dnbd3Server } from "./dnbd3.ts";
 import { accessEntries, controlMessages } from "./control_decoders.ts";
 import type { Fuzzer } from "./fuzzer.ts";
@@ -26,6 +27,8 @@ export const fuzzers: readonly Fuzzer[] = [
   dnbd3Client,
   dnbd3Server,
   dnbd3Maps,
+  channelHellos,
+  channelStreams,
   configFiles,
   controlMessages,
   accessEntries,
