@@ -114,9 +114,11 @@ function ourselves(): Contender[] {
   } catch {
     return [];
   }
+  // What a portable build unpacks stays beside it.
+  const denbd = `env XDG_CACHE_HOME=${new URL("../dist/cache", import.meta.url).pathname} ${path}`;
   return [fromCommand("denbd", [
-    `${path} serve --state-dir {directory} --addr 127.0.0.1 --port {port} --file {file}`,
-    `${path} serve --state-dir {directory} --unix {socket} --file {file}`,
+    `${denbd} serve --state-dir {directory} --addr 127.0.0.1 --port {port} --file {file}`,
+    `${denbd} serve --state-dir {directory} --unix {socket} --file {file}`,
   ])];
 }
 

@@ -61,7 +61,10 @@ if (!compiled) {
     cache: dist,
   });
 }
-const { stdout } = await run(output, ["--version"]);
+// What it unpacks belongs to this build, and goes with it.
+const cache = `${dist}/cache`;
+await Deno.remove(cache, { recursive: true }).catch(() => {});
+const { stdout } = await run(output, ["--version"], { env: { XDG_CACHE_HOME: cache } });
 if (stdout.trim() !== `denbd ${config.version}`) throw new Error(`${output} --version says ${stdout}`);
 const megabytes = (Deno.statSync(output).size / 1e6).toFixed(0);
 const kind = compiled

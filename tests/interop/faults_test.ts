@@ -97,6 +97,7 @@ for (const { name, args, fails } of filters) {
       "--size=2M",
       "--verify=crc32c",
       "--do_verify=1",
+      "--verify_state_save=0",
     ], { code: "any" });
     assertEquals(code !== 0, fails);
     await proxy.stop();

@@ -2,7 +2,7 @@
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { freePort, run, temporaryDirectory } from "../testing/process.ts";
-import { denbd, program, serve } from "./program.ts";
+import { denbd, program, serve, surroundings } from "./program.ts";
 
 Deno.test("flexnbd's manual: serving a file, and reading server status", async () => {
   using directory = temporaryDirectory();
@@ -26,7 +26,7 @@ kill $server
 wait $server
 `.replaceAll("TMP", directory.path).replaceAll("PORT", String(port));
   const { stdout } = await run("sh", ["-c", script], {
-    env: { PATH: `${directory.path}:${Deno.env.get("PATH")}` },
+    env: { ...surroundings, PATH: `${directory.path}:${Deno.env.get("PATH")}` },
   });
   const [read, status, pid] = stdout.split("\n");
   assertEquals(read, Deno.readTextFileSync("/etc/passwd").slice(0, 7));

@@ -7,7 +7,7 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { buildPortable } from "../../scripts/build/portable.ts";
 import { type Finished, run, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
-import { program } from "./program.ts";
+import { program, surroundings } from "./program.ts";
 
 const runtime = `#!/bin/sh
 printf '%s\\n' "$@"
@@ -222,6 +222,6 @@ Deno.test("portable: standard input is the program's", async () => {
 });
 
 Deno.test("portable: with the real runtime inside it is denbd", async () => {
-  const { stdout } = await run(await program(), ["--version"]);
+  const { stdout } = await run(await program(), ["--version"], { env: surroundings });
   assertMatch(stdout, /^denbd \d+\.\d+\.\d+\n$/);
 });

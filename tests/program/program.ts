@@ -17,8 +17,14 @@ export function program(): Promise<string> {
 
 /** Runs denbd to its end. */
 export async function denbd(args: readonly string[], options?: RunOptions): Promise<Finished> {
-  return await run(await program(), withState(args), options);
+  return await run(await program(), withState(args), {
+    ...options,
+    env: { ...surroundings, ...options?.env },
+  });
 }
+
+/** A portable build unpacks itself beside the executable rather than into the user's cache. */
+export const surroundings = { XDG_CACHE_HOME: `${root}dist/cache` };
 
 let state: string | undefined;
 
@@ -228,7 +234,7 @@ async function spawn(args: readonly string[], { env }: StartOptions = {}): Promi
     stdin: "null",
     stdout: "null",
     stderr: "piped",
-    env,
+    env: { ...surroundings, ...env },
   });
   return command.spawn();
 }

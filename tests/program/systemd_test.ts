@@ -6,7 +6,7 @@ import { dial } from "../../src/net/dial.ts";
 import { peerTest } from "../interop/peers.ts";
 import { RawClient } from "../testing/raw_client.ts";
 import { temporaryDirectory } from "../testing/process.ts";
-import { program } from "./program.ts";
+import { program, surroundings } from "./program.ts";
 
 /** Opens a socket, starts the program with it as descriptor 3, and prints the port and each notification. */
 const systemd = `
@@ -50,6 +50,7 @@ peerTest(
         "--file",
         image,
       ],
+      env: surroundings,
       stdin: "null",
       stdout: "piped",
       stderr: "inherit",
