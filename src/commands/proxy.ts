@@ -1,4 +1,5 @@
 import { type DiskLocator, formatDiskLocator } from "../base/uri.ts";
+import { openCacheFile } from "../device/block_cache_file.ts";
 import { CacheDisk } from "../device/cache.ts";
 import { MemoryStore } from "../device/cache_memory.ts";
 import type { BlockDevice } from "../device/device.ts";
@@ -8,7 +9,7 @@ import { type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import { parseAddressOption } from "../base/ip_address.ts";
 import { type CacheWish, parseCacheWish } from "./cache_option.ts";
 import { command, type Invocation } from "./command.ts";
-import { bindOption, diskNamed } from "./disk_options.ts";
+import { bindOption, deadlineOption, diskNamed, forEver, soleWriterOption } from "./disk_options.ts";
 import { checkExportName } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { RunningServer, servedBytes, type ServerRole, servingOptions } from "./running_server.ts";
@@ -32,13 +33,20 @@ const OPTIONS = {
   wait: { type: "flag", help: "Wait for a server that is not there at the start, rather than fail" },
   name: { type: "string", short: "n", valueName: "NAME", help: "Name under which the disk is served (none)" },
   readOnly: { type: "flag", short: "r", help: "Serve the disk read-only" },
+  deadline: { ...deadlineOption, default: 0 },
+  soleWriter: soleWriterOption,
   cache: {
     type: "string",
     short: "c",
     valueName: "SIZE",
     implied: "64M",
     help:
-      "Keep in memory what was read, and read ahead (64M). On disks that can be written only as --cache=shared-unsafe or --cache=SIZE,shared-unsafe",
+      "Keep in memory what was read, and read ahead (64M); SIZE,shared-unsafe does so although others may write",
+  },
+  cacheDir: {
+    type: "string",
+    valueName: "DIR",
+    help: "Keep what was read in a file there, which the next start finds again",
   },
   ...servingOptions,
 } as const satisfies OptionTable;
@@ -55,7 +63,9 @@ export const proxy = command({
   description:
     `DISK is a URI such as nbd://host/export, or any disk. Any number of clients may use it at once. What the server answers, errors included, reaches the client that asked; a flush is answered when the server has answered it.
 
-The cache forgets what is written through this proxy, and knows nothing of other writers. So it is used only where the server says that the disk is read-only, unless shared-unsafe says that nobody else writes, or that old data do no harm.
+When the connection is lost, unanswered requests are sent again on a new one, for as long as --deadline allows. What a server that crashed may have lost is written again with --sole-writer; otherwise the next flush fails.
+
+A cache forgets what is written through this proxy, and knows nothing of other writers. So it is used only where the server says that the disk is read-only, or with --sole-writer, unless shared-unsafe says that old data do no harm.
 
 Listening, access entries and signals are as for serve.`,
   options: OPTIONS,
@@ -137,7 +147,7 @@ class Upstream implements ServerRole {
 
   async openExports(exports: ExportTable, stopped: AbortSignal): Promise<void> {
     const { readOnly, oldstyle } = this.#options;
-    const device = this.#cached(await this.#open(stopped));
+    const device = await this.#cached(await this.#open(stopped));
     exports.add({
       name: this.#name,
       description: "",
@@ -150,14 +160,15 @@ class Upstream implements ServerRole {
   }
 
   async #open(stopped: AbortSignal): Promise<BlockDevice> {
-    const { readOnly, bind, wait } = this.#options;
+    const { readOnly, bind, wait, deadline, soleWriter } = this.#options;
     while (true) {
       try {
         return await openDisk(this.#locator, {
           readOnly,
           bind,
           signal: stopped,
-          deadlineMs: Infinity,
+          deadlineMs: forEver(deadline),
+          soleWriter,
           log: this.#log,
           env: this.#env,
         });
@@ -169,17 +180,31 @@ class Upstream implements ServerRole {
     }
   }
 
-  #cached(disk: BlockDevice): BlockDevice {
-    if (this.#cache === null) return disk;
-    const { sizeBytes, sharedUnsafe } = this.#cache;
-    if (disk.can.write && !sharedUnsafe) {
+  /** The disk with the caches that were asked for and are safe. Closes it if that fails. */
+  async #cached(disk: BlockDevice): Promise<BlockDevice> {
+    const { cacheDir, soleWriter } = this.#options;
+    if (this.#cache === null && cacheDir === undefined) return disk;
+    if (disk.can.write && !soleWriter && this.#cache?.sharedUnsafe !== true) {
       this.#log.warn(
-        `${this.#source}: the cache is off, because others may write to the disk (--cache=shared-unsafe if not)`,
+        `${this.#source}: the cache is off, because others may write to the disk ` +
+          `(if not: --sole-writer; if that does not matter: --cache=shared-unsafe)`,
       );
       return disk;
     }
+    let cached = disk;
+    if (cacheDir !== undefined) {
+      try {
+        const store = await openCacheFile(cacheDir, disk, this.#source, this.#log);
+        // Who keeps blocks in memory as well reads ahead into it.
+        cached = new CacheDisk(disk, store, this.#cache === null ? {} : { prefetchBytes: 0 });
+      } catch (error) {
+        await disk.close();
+        throw error;
+      }
+    }
+    if (this.#cache === null) return cached;
     const blockBytes = Math.max(CACHE_BLOCK_BYTES, disk.blockSizes.minimum);
-    return new CacheDisk(disk, new MemoryStore(sizeBytes, blockBytes));
+    return new CacheDisk(cached, new MemoryStore(this.#cache.sizeBytes, blockBytes));
   }
 }
 

@@ -142,6 +142,161 @@ for (const { name, flags } of STYLES) {
     }));
 }
 
+/** A server that greets as flexnbd does, and then does what the test says. */
+class FakeServer implements Disposable {
+  readonly #listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  readonly flags: readonly string[] = [
+    "--conn-addr",
+    "127.0.0.1",
+    "--conn-port",
+    String(this.#listener.addr.port),
+  ];
+
+  /** Takes a connection and greets: 1 MiB, flags as flexnbd's. */
+  async accept(): Promise<FakeSession> {
+    const connection = await this.#listener.accept();
+    const hello = new Uint8Array(152);
+    const view = new DataView(hello.buffer);
+    hello.set(new TextEncoder().encode("NBDMAGIC"));
+    view.setBigUint64(8, 0x0000420281861253n);
+    view.setBigUint64(16, BigInt(MIB));
+    view.setUint32(24, 13);
+    await connection.write(hello);
+    return new FakeSession(connection);
+  }
+
+  [Symbol.dispose](): void {
+    this.#listener.close();
+  }
+}
+
+class FakeSession implements Disposable {
+  constructor(readonly connection: Deno.Conn) {}
+
+  async receive(byteCount: number): Promise<Uint8Array> {
+    const bytes = new Uint8Array(byteCount);
+    for (let at = 0; at < byteCount;) {
+      const count = await this.connection.read(bytes.subarray(at));
+      if (count === null) throw new Error("the proxy has closed the connection");
+      at += count;
+    }
+    return bytes;
+  }
+
+  /** Success, to the request whose header this is. */
+  async answer(header: Uint8Array, data = new Uint8Array()): Promise<void> {
+    const reply = new Uint8Array(16 + data.length);
+    new DataView(reply.buffer).setUint32(0, 0x67446698);
+    reply.set(header.subarray(8, 16), 8);
+    reply.set(data, 16);
+    for (let at = 0; at < reply.length;) at += await this.connection.write(reply.subarray(at));
+  }
+
+  [Symbol.dispose](): void {
+    this.connection.close();
+  }
+}
+
+/** What of a request stays the same when it is sent again: all but the handle. */
+const meaning = (header: Uint8Array) => [...header.subarray(0, 8), ...header.subarray(16)];
+
+for (const { name, flags } of STYLES) {
+  Deno.test(`flexnbd proxy${name}: a read is retried on a new connection`, async () => {
+    using upstream = new FakeServer();
+    const greeted = upstream.accept();
+    await using front = await proxy([...flags, ...upstream.flags]);
+    using opened = await clientOf(front);
+    const reading = opened.client.read(0, BLOCK);
+    const first = await greeted;
+    const asked = await first.receive(28);
+    first[Symbol.dispose]();
+    using second = await upstream.accept();
+    const again = await second.receive(28);
+    assertEquals(meaning(again), meaning(asked));
+    const data = randomFrom(5).bytes(BLOCK);
+    await second.answer(again, data);
+    const { error, data: read } = await reading;
+    assertEquals([error, read], [0, data]);
+  });
+
+  Deno.test(`flexnbd proxy${name}: a write is retried with its payload`, async () => {
+    using upstream = new FakeServer();
+    const greeted = upstream.accept();
+    await using front = await proxy([...flags, ...upstream.flags]);
+    using opened = await clientOf(front);
+    const data = randomFrom(6).bytes(BLOCK);
+    const writing = opened.client.write(0, data);
+    const first = await greeted;
+    const asked = await first.receive(28 + BLOCK);
+    first[Symbol.dispose]();
+    using second = await upstream.accept();
+    const again = await second.receive(28 + BLOCK);
+    assertEquals(meaning(again.subarray(0, 28)), meaning(asked.subarray(0, 28)));
+    assertEquals(again.slice(28), data);
+    await second.answer(again);
+    assertEquals((await writing).error, 0);
+  });
+}
+
+Deno.test("proxy --cache-dir answers after kill -9 what it had before, and forgets what was written since", async () => {
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  Deno.writeFileSync(image, new Uint8Array(4 * MIB).fill(1));
+  const port = freePort();
+  await using server = await serve(["--file", image, "--port", String(port)]);
+  const flags = ["--sole-writer", "--cache-dir", directory.file("cache"), server.uri()];
+  {
+    await using front = await proxy(flags);
+    using opened = await clientOf(front);
+    assertEquals((await opened.client.read(0, MIB)).error, 0);
+    assertEquals(await front.stop(), 0);
+  }
+  {
+    await using front = await proxy(flags);
+    using opened = await clientOf(front);
+    // From the file alone: the server stands still.
+    server.signal("SIGSTOP");
+    const { data } = await opened.client.read(0, 512 * 1024);
+    server.signal("SIGCONT");
+    assertEquals(data, new Uint8Array(512 * 1024).fill(1));
+    assertEquals((await opened.client.write(70_000, new Uint8Array(10).fill(2))).error, 0);
+    await front.stop("SIGKILL");
+  }
+  await using front = await proxy(flags);
+  using opened = await clientOf(front);
+  const { data } = await opened.client.read(0, MIB);
+  assertEquals(data, Deno.readFileSync(image).slice(0, MIB));
+  assertEquals([...data.subarray(69_999, 70_011)], [1, ...new Array(10).fill(2), 1]);
+});
+
+Deno.test("proxy --sole-writer sees a server that is killed and comes back as a pause", async () => {
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  Deno.writeFileSync(image, new Uint8Array(MIB));
+  const port = freePort();
+  const start = () =>
+    serve(["--file", image, "--port", String(port), "--state-dir", directory.file("state")]);
+  let server = await start();
+  await using front = await proxy(["--sole-writer", "--cache", server.uri()]);
+  using opened = await clientOf(front);
+  for (let round = 1; round <= 3; round++) {
+    assertEquals((await opened.client.write(0, new Uint8Array(BLOCK).fill(round))).error, 0);
+    await server.stop("SIGKILL");
+    const { client } = opened;
+    const reading = await client.send({ type: Command.READ, length: BLOCK });
+    const data = new Uint8Array(BLOCK).fill(round);
+    const writing = await client.send({ type: Command.WRITE, offset: BLOCK, length: BLOCK }, data);
+    server = await start();
+    const read = await client.answer(reading);
+    const written = await client.answer(writing);
+    assertEquals([read.error, read.data[0], written.error], [0, round, 0]);
+    assertEquals((await client.ask({ type: Command.FLUSH })).error, 0);
+  }
+  assertEquals(Deno.readFileSync(image).slice(0, 2 * BLOCK), new Uint8Array(2 * BLOCK).fill(3));
+  assertEquals(await front.stop(), 0);
+  await server.stop();
+});
+
 Deno.test("flexnbd proxy: --addr with a path is a Unix socket, removed at the end", async () => {
   using directory = temporaryDirectory();
   const socket = directory.file("socket");
@@ -185,7 +340,7 @@ Deno.test("proxy --wait listens as soon as the server is there, and a signal end
 
 Deno.test("proxy leaves the cache off where others may write, and says how to have it", () =>
   withProxy(["--cache"], async ({ front, server }) => {
-    assertMatch(front.log, /the cache is off.*--cache=shared-unsafe/);
+    assertMatch(front.log, /the cache is off.*--sole-writer.*--cache=shared-unsafe/);
     // Written past the proxy, and seen through it.
     using near = await clientOf(front);
     using far = await clientOf(server);
