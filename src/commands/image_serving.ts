@@ -227,7 +227,7 @@ function listen(address: string | undefined, port: number): Listener {
   try {
     return listenTcp("::", port);
   } catch (error) {
-    if (error instanceof Deno.errors.AddrInUse) throw error;
+    if ((error as Error).cause instanceof Deno.errors.AddrInUse) throw error;
     return listenTcp("0.0.0.0", port);
   }
 }
