@@ -12,24 +12,28 @@
  * microseconds before it goes to sleep: waking up costs more than that. Whether it pays is learned per
  * connection (see `attention.ts`), and nobody looks again while other work is waiting.
  */
+import { systemClock } from "../os/clock.ts";
 import { BROKEN, receiveNow, sendNow, setKeepAlive, WOULD_BLOCK } from "../os/socket_calls.ts";
 import { Attention, GATHER_MS, LOOK_MS } from "./attention.ts";
 import { claimDescriptor } from "./connection_descriptor.ts";
 import type { Connection, Peer } from "./connection.ts";
 import { tcpPeer, unixPeer } from "./peer.ts";
 
-/** After this many reads without waiting, others get their turn. */
-const READS_WITHOUT_WAITING_MAX = 64;
+/** A connection that never needs to wait gives others their turn after this long, in milliseconds. */
+const TURN_MS = 1;
 
 /** A dead TCP peer is noticed after about a minute. */
 const KEEP_ALIVE = { idleSeconds: 30, intervalSeconds: 10, probes: 3, unacknowledgedMs: 60_000 };
+
+const nowMs = () => systemClock.now();
 
 export class NativeConnection implements Connection {
   readonly peer: Peer;
   readonly #conn: Deno.Conn;
   #fd: number | null;
   #closed = false;
-  #readsWithoutWaiting = 0;
+  /** When the last read was begun that gave others their turn. */
+  #turnSinceMs = 0;
   readonly #attention = new Attention();
   /** Writes that the runtime does, one after the other; a failed one fails all that follow. */
   #lastWrite: Promise<void> = Promise.resolve();
@@ -48,18 +52,15 @@ export class NativeConnection implements Connection {
 
   read(into: Uint8Array): Promise<number | null> | null {
     if (this.#closed) return null;
-    this.#readsWithoutWaiting = 0;
     return this.#waitAndRead(into);
   }
 
   async #waitAndRead(into: Uint8Array): Promise<number | null> {
-    const since = performance.now();
+    const sinceMs = nowMs();
     try {
       const count = await this.#conn.read(into);
-      if (count !== null) {
-        const now = performance.now();
-        this.#attention.waited(now - since, now);
-      }
+      this.#turnSinceMs = nowMs();
+      if (count !== null) this.#attention.waited(this.#turnSinceMs - sinceMs, this.#turnSinceMs);
       return count;
     } catch {
       return null; // A reset by the peer, or our own close, is the end as far as a reader is concerned.
@@ -68,39 +69,38 @@ export class NativeConnection implements Connection {
 
   readNow(into: Uint8Array, patient: boolean): number | null | undefined {
     if (this.#closed) return null;
-    if (this.#fd === null || this.#readsWithoutWaiting >= READS_WITHOUT_WAITING_MAX) return undefined;
+    if (this.#fd === null) return undefined;
+    const sinceMs = nowMs();
+    if (sinceMs - this.#turnSinceMs > TURN_MS) return undefined;
     let count = receiveNow(this.#fd, into as Uint8Array<ArrayBuffer>);
     if (count === WOULD_BLOCK) {
       if (!patient) return undefined;
-      count = this.#look(this.#fd, into);
+      count = this.#look(this.#fd, into, sinceMs);
       if (count === WOULD_BLOCK) return undefined;
     } else if (count > 0 && patient && count < into.length) {
-      count = this.#gather(this.#fd, into, count);
+      count = this.#gather(this.#fd, into, count, sinceMs);
     }
     if (count <= 0) return null;
     this.#attention.received(count);
-    this.#readsWithoutWaiting++;
     return count;
   }
 
   /** Nothing is there: looks again for a while, if that has paid before. */
-  #look(fd: number, into: Uint8Array): number {
-    const sinceMs = performance.now();
+  #look(fd: number, into: Uint8Array, sinceMs: number): number {
     if (!this.#attention.mayLook(sinceMs)) return WOULD_BLOCK;
     let count: number;
     do count = receiveNow(fd, into as Uint8Array<ArrayBuffer>); while (
-      count === WOULD_BLOCK && performance.now() - sinceMs < LOOK_MS
+      count === WOULD_BLOCK && nowMs() - sinceMs < LOOK_MS
     );
     this.#attention.looked(count !== WOULD_BLOCK);
     return count;
   }
 
   /** Something was there before the client can have seen our last reply, so more is on its way. */
-  #gather(fd: number, into: Uint8Array, count: number): number {
-    const sinceMs = performance.now();
+  #gather(fd: number, into: Uint8Array, count: number, sinceMs: number): number {
     if (!this.#attention.mayLook(sinceMs)) return count;
     const wanted = Math.min(into.length, this.#attention.gatheredBytes);
-    while (count < wanted && performance.now() - sinceMs < GATHER_MS) {
+    while (count < wanted && nowMs() - sinceMs < GATHER_MS) {
       const more = receiveNow(fd, into.subarray(count) as Uint8Array<ArrayBuffer>);
       if (more > 0) count += more;
       else if (more !== WOULD_BLOCK) break; // The next read will see it, too.
