@@ -127,6 +127,8 @@ function checkedAddress(text: string): string {
 
 /** The disk behind the proxy. */
 class Upstream implements ServerRole {
+  /** A server that is away must not hold up the end. */
+  readonly lastFlushMs: number;
   readonly #locator: DiskLocator;
   readonly #options: ProxyOptions;
   readonly #source: string;
@@ -136,6 +138,7 @@ class Upstream implements ServerRole {
   readonly #env: Invocation["env"];
 
   constructor(locator: DiskLocator, options: ProxyOptions, { log, env }: Pick<Invocation, "log" | "env">) {
+    this.lastFlushMs = options.drainTimeout;
     this.#locator = locator;
     this.#options = options;
     this.#source = formatDiskLocator(locator);

@@ -80,6 +80,8 @@ export interface ServerRole {
    * @param stopped Fires when the program is to stop before that is done.
    */
   openExports(exports: ExportTable, stopped: AbortSignal): Promise<void>;
+  /** How long the last flush may take, in milliseconds; for disks that may never come back. Default: any time. */
+  readonly lastFlushMs?: number;
   /** What is served is for NBD only where the access list lets somebody in. */
   readonly isClosed?: boolean;
   /** Where it listens besides, for other protocols. */
@@ -294,9 +296,23 @@ export class RunningServer {
     return durable;
   }
 
+  async #lastFlush(device: BlockDevice): Promise<void> {
+    const { lastFlushMs } = this.#role;
+    if (lastFlushMs === undefined) return await device.flush();
+    const flushing = Promise.resolve(device.flush());
+    const { promise: late, reject } = Promise.withResolvers<never>();
+    using _timer = systemClock.timer(
+      lastFlushMs,
+      () => reject(new Error(`no answer for ${lastFlushMs / 1000} s`)),
+    );
+    // It fails when the disk is closed.
+    flushing.catch(() => {});
+    await Promise.race([flushing, late]);
+  }
+
   async #closeDisk(device: BlockDevice, source: string): Promise<boolean> {
     try {
-      if (device.can.write && device.can.flush) await device.flush();
+      if (device.can.write && device.can.flush) await this.#lastFlush(device);
       return true;
     } catch (error) {
       this.#log.error(`${source}: what was written last may be lost: ${(error as Error).message}`);

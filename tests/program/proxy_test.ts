@@ -297,6 +297,19 @@ Deno.test("proxy --sole-writer sees a server that is killed and comes back as a 
   await server.stop();
 });
 
+Deno.test("proxy ends in time although the server is away, and says what that may have cost", async () => {
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  Deno.writeFileSync(image, new Uint8Array(MIB));
+  await using server = await serve(["--file", image]);
+  await using front = await proxy(["--drain-timeout", "200ms", server.uri()]);
+  using opened = await clientOf(front);
+  assertEquals((await opened.client.write(0, new Uint8Array(BLOCK))).error, 0);
+  await server.stop("SIGKILL");
+  assertEquals(await front.stop(), 1);
+  assertMatch(front.log, /what was written last may be lost: no answer for 0\.2 s/);
+});
+
 Deno.test("flexnbd proxy: --addr with a path is a Unix socket, removed at the end", async () => {
   using directory = temporaryDirectory();
   const socket = directory.file("socket");
