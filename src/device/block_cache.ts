@@ -42,6 +42,7 @@ interface Fresh {
 
 export class FileStore implements BlockStore {
   readonly blockBytes: number;
+  readonly survives = true;
   readonly capacityBytes: number;
   readonly #file: BlockDevice;
   readonly #map: BlockMap;

@@ -14,6 +14,7 @@
 import { RangeOrder } from "../base/range_order.ts";
 import type { BlockStore } from "./cache_store.ts";
 import type { BlockDevice, Extent, WriteOptions, ZeroOptions } from "./device.ts";
+import { UnsyncedBlocks } from "./cache_unsynced.ts";
 import { SequenceDetector } from "./prefetch.ts";
 
 /** A prefetch is cut into requests of this size, so that its first blocks need not wait for its last. */
@@ -73,6 +74,8 @@ export class CacheDisk implements BlockDevice {
   readonly #fetches = new Set<Fetch>();
   /** Changes that the disk has not answered, by their blocks. */
   readonly #changes = new Set<Blocks>();
+  /** Kept for a store that survives; `null` for others. */
+  readonly #unsynced: UnsyncedBlocks | null;
   /** Changes that wait for the store, and what waits for these. */
   readonly #order = new RangeOrder();
   #closed = false;
@@ -91,6 +94,7 @@ export class CacheDisk implements BlockDevice {
     this.#disk = disk;
     this.#store = store;
     this.#blockBytes = store.blockBytes;
+    this.#unsynced = store.survives ? new UnsyncedBlocks() : null;
     this.#keptReadBytesMax = Math.max(store.blockBytes, store.capacityBytes * KEPT_READ_SHARE_MAX);
     this.sizeBytes = disk.sizeBytes;
     this.blockSizes = disk.blockSizes;
@@ -134,7 +138,9 @@ export class CacheDisk implements BlockDevice {
   }
 
   flush(): void | Promise<void> {
-    return this.#disk.flush();
+    const flushed = this.#unsynced?.flushing();
+    const flushing = this.#disk.flush();
+    return flushing === undefined ? flushed?.() : flushing.then(flushed);
   }
 
   extents(offset: number, length: number): Extent[] | Promise<Extent[]> {
@@ -236,7 +242,9 @@ export class CacheDisk implements BlockDevice {
   #keep({ first, bytes }: Fetch): void {
     if (this.#closed) return;
     for (let at = 0; at < bytes.length; at += this.#blockBytes) {
-      this.#store.put(first + at / this.#blockBytes, bytes.subarray(at, at + this.#blockBytes));
+      const block = first + at / this.#blockBytes;
+      if (this.#unsynced?.has(block)) continue;
+      this.#store.put(block, bytes.subarray(at, at + this.#blockBytes));
     }
   }
 
@@ -305,10 +313,16 @@ export class CacheDisk implements BlockDevice {
     if (forgetting !== undefined) {
       return this.#order.run(true, offset, length, () => this.#changeAfter(forgetting, blocks, work));
     }
-    const working = work();
-    if (working === undefined) return;
+    let working: void | Promise<void>;
+    try {
+      working = work();
+    } catch (error) {
+      this.#unsynced?.changed(blocks.first, blocks.end);
+      throw error;
+    }
+    if (working === undefined) return this.#unsynced?.changed(blocks.first, blocks.end);
     this.#changes.add(blocks);
-    return working.finally(() => this.#changes.delete(blocks));
+    return working.finally(() => this.#endChange(blocks));
   }
 
   async #changeAfter(
@@ -321,8 +335,14 @@ export class CacheDisk implements BlockDevice {
       await forgetting;
       await work();
     } finally {
-      this.#changes.delete(blocks);
+      this.#endChange(blocks);
     }
+  }
+
+  /** Whether it succeeded or not. */
+  #endChange(blocks: Blocks): void {
+    this.#unsynced?.changed(blocks.first, blocks.end);
+    this.#changes.delete(blocks);
   }
 
   /** Throws out the blocks, and keeps what is under way from being kept. */

@@ -11,6 +11,7 @@ const PIECE_BYTES = 1 << 20;
  */
 export class MemoryStore implements BlockStore {
   readonly blockBytes: number;
+  readonly survives = false;
   readonly capacityBytes: number;
   readonly #slotCount: number;
   readonly #slotsPerPiece: number;

@@ -4,6 +4,8 @@
 export interface BlockStore {
   /** Bytes of a block: a power of two. */
   readonly blockBytes: number;
+  /** A restart finds the blocks again. So only what the disk has for certain is put there. */
+  readonly survives: boolean;
   /** The most that is kept; a read that takes more than a good part of it is not worth keeping. */
   readonly capacityBytes: number;
   /** Bytes that are kept now. */

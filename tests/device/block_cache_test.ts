@@ -161,6 +161,32 @@ test("has forgotten durably what is written before the write goes to the disk", 
   assertEquals((await scene.read(3)).slice(0, 11), new Uint8Array([...filled(0xaa, 10), 3]));
 });
 
+test("keeps nothing that a crash of the disk could set back: only what was flushed", async () => {
+  const scene = await Scene.start();
+  await scene.cache.write(3 * BLOCK, filled(0xaa));
+  scene.slow.add({ operation: "write", delayMs: 0 });
+  await scene.cache.write(4 * BLOCK, filled(0xaa));
+  for (const block of [2, 3, 4]) await scene.read(block);
+  assertEquals(scene.kept(), [2]);
+  // A write that is answered after the flush has begun is not covered by it.
+  const syncs = scene.slow.add({ operation: "flush", hold: true });
+  const flushing = scene.cache.flush();
+  await scene.cache.write(4 * BLOCK, filled(0xbb));
+  syncs.release();
+  await flushing;
+  for (const block of [3, 4]) await scene.read(block);
+  assertEquals(scene.kept(), [2, 3]);
+  const failing = scene.slow.add({ operation: "flush", errno: "EIO", delayMs: 0 });
+  syncs.remove();
+  await assertRejects(async () => await scene.cache.flush(), DeviceError);
+  await scene.read(4);
+  assertEquals(scene.kept(), [2, 3]);
+  failing.remove();
+  await scene.cache.flush();
+  assertEquals(await scene.read(4), filled(0xbb));
+  assertEquals(scene.kept(), [2, 3, 4]);
+});
+
 test("makes a second write to the same block wait for the first one's forgetting", async () => {
   const scene = await Scene.start();
   await scene.read(3);
