@@ -17,7 +17,7 @@
  * of the page, begun with its number, so that a page in another's place is found out. A page of zeroes has no
  * entries. A page that is damaged has none either: its blocks are fetched anew.
  */
-import { crc32 } from "node:zlib";
+import { crc32 } from "../base/crc32.ts";
 import type { BlockDevice } from "./device.ts";
 import { DeviceError } from "./device_error.ts";
 

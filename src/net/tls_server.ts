@@ -6,9 +6,9 @@
  */
 import type { Socket } from "node:net";
 import { Buffer } from "node:buffer";
-import { createPrivateKey, X509Certificate } from "node:crypto";
+import process from "node:process";
 import { Duplex } from "node:stream";
-import { createSecureContext, type SecureContext, TLSSocket } from "node:tls";
+import type { SecureContext, TLSSocket } from "node:tls";
 import type { Connection, Peer } from "./connection.ts";
 import { NodeConnection } from "./node_connection.ts";
 
@@ -27,10 +27,16 @@ const GOODBYE_MS = 1000;
  * @throws {Error} If certificate and key are malformed or do not belong together.
  */
 export function tlsContext({ certificate, privateKey }: TlsCertificate): SecureContext {
+  // Loaded at the first use: few servers speak TLS, and every start would pay for it.
+  const { createPrivateKey, X509Certificate } = process.getBuiltinModule("node:crypto");
   if (!new X509Certificate(certificate).checkPrivateKey(createPrivateKey(privateKey))) {
     throw new Error("the private key is not the one of the certificate");
   }
-  return createSecureContext({ cert: certificate, key: privateKey, minVersion: "TLSv1.2" });
+  return process.getBuiltinModule("node:tls").createSecureContext({
+    cert: certificate,
+    key: privateKey,
+    minVersion: "TLSv1.2",
+  });
 }
 
 /**
@@ -50,6 +56,7 @@ export async function acceptTls(
   // The socket itself says nothing when this happens during the handshake.
   const cut = () => fail(new Error("the client closed the connection"));
   const stream = streamOver(transport, cut) as Socket;
+  const { TLSSocket } = process.getBuiltinModule("node:tls");
   const socket = new TLSSocket(stream, { isServer: true, secureContext: context });
   const abort = () => secure.reject(signal!.reason);
   socket.once("secure", secure.resolve);

@@ -1,5 +1,5 @@
 /** The checksum of a part of an image, as its `.crc` list has it. */
-import { crc32 } from "node:zlib";
+import { crc32 } from "../../base/crc32.ts";
 import { hashBlockRange } from "../../wire/dnbd3/checksum_list.ts";
 
 /** Read, and summed, in one go: short enough for others to be served in between. */

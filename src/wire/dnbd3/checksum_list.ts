@@ -4,7 +4,7 @@
  *
  * The last hash block is summed up to the virtual size, so the zeroes that fill the last 4096 bytes count.
  */
-import { crc32 } from "node:zlib";
+import { crc32 } from "../../base/crc32.ts";
 import { WireError } from "../wire_error.ts";
 import { HASH_BLOCK_BYTES } from "./constants.ts";
 import { hashBlockCount } from "./message.ts";
