@@ -39,9 +39,14 @@ function say(text: string): void {
 
 /** Whether `deno compile` could do it; says why not. */
 async function compile(): Promise<boolean> {
-  const args = ["compile", "--quiet", "--no-prompt", ...permissions, "--output", output, entry];
+  // It overwrites nothing that it did not make itself, such as a portable build.
+  const fresh = `${dist}/denbd-compiled`;
+  const args = ["compile", "--quiet", "--no-prompt", ...permissions, "--output", fresh, entry];
   const { code, stderr } = await run(Deno.execPath(), args, { code: "any", timeoutSeconds: 300 });
-  if (code === 0) return true;
+  if (code === 0) {
+    Deno.renameSync(fresh, output);
+    return true;
+  }
   say(stderr.trimEnd());
   return false;
 }
