@@ -10,8 +10,10 @@
 
 /** How long one looks at most, in milliseconds. */
 export const LOOK_MS = 0.05;
-/** How long one gathers at most, in milliseconds. */
-export const GATHER_MS = 0.015;
+/** A client that has several requests on their way is served by batches: one gathers for so long, in milliseconds. */
+export const GATHER_MS = 0.02;
+/** What one gathers at most: eight or nine requests without payload. */
+export const GATHER_BYTES = 256;
 
 /** A wait up to this long, in milliseconds, would have been better spent looking. */
 const SHORT_WAIT_MS = 0.15;
@@ -23,11 +25,6 @@ const CONFIDENCE_TO_LOOK = 16;
 const CONFIDENCE_MAX = 32;
 const FAILURE = 4;
 
-/** Of the largest recent batch of bytes, this share is worth gathering for. */
-const GATHERED_SHARE = 0.5;
-/** How fast a large batch is forgotten, per batch. */
-const FORGOTTEN_SHARE = 0.02;
-
 const severalProcessors = navigator.hardwareConcurrency > 1;
 
 let lastActive: Attention | null = null;
@@ -36,7 +33,6 @@ let activeSinceMs = 0;
 /** What one connection has learned about its client. */
 export class Attention {
   #confidence = 0;
-  #batchBytes = 0;
 
   /** A wait for bytes ended after `waitedMs`. */
   waited(waitedMs: number, nowMs: number): void {
@@ -50,16 +46,6 @@ export class Attention {
   /** Looked for up to {@linkcode LOOK_MS}, and found something or not. */
   looked(found: boolean): void {
     this.#learn(found);
-  }
-
-  /** So many bytes were there at once. */
-  received(byteCount: number): void {
-    this.#batchBytes = Math.max(byteCount, this.#batchBytes * (1 - FORGOTTEN_SHARE));
-  }
-
-  /** What a batch should have, judging by those before. */
-  get gatheredBytes(): number {
-    return this.#batchBytes * GATHERED_SHARE;
   }
 
   /** Whether to look rather than to sleep. */

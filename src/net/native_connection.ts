@@ -14,7 +14,7 @@
  */
 import { systemClock } from "../os/clock.ts";
 import { BROKEN, receiveNow, sendNow, setKeepAlive, WOULD_BLOCK } from "../os/socket_calls.ts";
-import { Attention, GATHER_MS, LOOK_MS } from "./attention.ts";
+import { Attention, GATHER_BYTES, GATHER_MS, LOOK_MS } from "./attention.ts";
 import { claimDescriptor } from "./connection_descriptor.ts";
 import type { Connection, Peer } from "./connection.ts";
 import { tcpPeer, unixPeer } from "./peer.ts";
@@ -81,7 +81,6 @@ export class NativeConnection implements Connection {
       count = this.#gather(this.#fd, into, count, sinceMs);
     }
     if (count <= 0) return null;
-    this.#attention.received(count);
     return count;
   }
 
@@ -99,7 +98,7 @@ export class NativeConnection implements Connection {
   /** Something was there before the client can have seen our last reply, so more is on its way. */
   #gather(fd: number, into: Uint8Array, count: number, sinceMs: number): number {
     if (!this.#attention.mayLook(sinceMs)) return count;
-    const wanted = Math.min(into.length, this.#attention.gatheredBytes);
+    const wanted = Math.min(into.length, GATHER_BYTES);
     while (count < wanted && nowMs() - sinceMs < GATHER_MS) {
       const more = receiveNow(fd, into.subarray(count) as Uint8Array<ArrayBuffer>);
       if (more > 0) count += more;

@@ -38,11 +38,3 @@ Deno.test("Attention does not look while another connection is active", () => {
   assertEquals(one.mayLook(now + 10.5), false);
   assertEquals(one.mayLook(now + 13), several);
 });
-
-Deno.test("Attention gathers for half of what came at once, and forgets slowly", () => {
-  const attention = new Attention();
-  attention.received(1000);
-  assertEquals(attention.gatheredBytes, 500);
-  for (let i = 0; i < 300; i++) attention.received(10);
-  assertEquals(attention.gatheredBytes < 10, true);
-});
