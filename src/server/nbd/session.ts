@@ -23,10 +23,12 @@ import { RequestTimes } from "./request_times.ts";
 import { type SelectedContext, StatusReporter } from "./status_reporter.ts";
 import { type Arriving, Writer } from "./writer.ts";
 
-/** A WRITE up to this size is awaited whole; a larger one goes to the disk in pieces. Fits a buffer of 256 KiB. */
-const WHOLE_WRITE_BYTES_MAX = 256 * 1024 - 64;
+/** A WRITE up to this size is awaited whole; a larger one that is not there goes to the disk in pieces. */
+const WHOLE_WRITE_BYTES_MAX = 128 * 1024;
+/** How much of a large payload is worth waiting for: with a header before it, it fits a buffer of 256 KiB. */
+const ARRIVING_BYTES = 256 * 1024 - 64;
 /** Bytes of replies that the client has not taken; beyond that it has to read before it may ask. */
-const UNSENT_BYTES_MAX = 4 * 1024 * 1024;
+const UNSENT_BYTES_MAX = 512 * 1024;
 
 const SHUTTING_DOWN: Fault = { error: WireErrno.ESHUTDOWN, text: "the server is shutting down" };
 
@@ -179,7 +181,7 @@ export class Session {
         this.#outbox.rest();
         if (this.#ending === "drain") return "drained";
       }
-      const reading = this.#intake.fill(this.#connection, wantedBytes, idle);
+      const reading = this.#intake.fill(this.#connection, wantedBytes, this.#waitsForClientOnly());
       const count = reading instanceof Promise ? await reading : reading;
       if (count === null) {
         const clean = this.#arriving === null && this.#intake.available === 0;
@@ -189,13 +191,21 @@ export class Session {
     }
   }
 
+  /** Whether there is nothing to do until the client sends more. */
+  #waitsForClientOnly(): boolean {
+    const arriving = this.#arriving;
+    return arriving === null
+      ? this.#backlog.requests === 0
+      : this.#backlog.requests === 1 && arriving.unfinished === 1;
+  }
+
   /** Performs the requests that are there. Returns how many bytes the next one needs, or 0 if it must wait. */
   #performAll(): number {
     const intake = this.#intake;
     const request = this.#request;
     while (true) {
       if (this.#arriving !== null) {
-        if (!this.#writer.receive(this.#arriving, intake)) return WHOLE_WRITE_BYTES_MAX;
+        if (!this.#writer.receive(this.#arriving, intake)) return ARRIVING_BYTES;
         this.#arriving = null;
       }
       if (this.#ending === "disconnect") return this.#headerBytes;
@@ -204,7 +214,7 @@ export class Session {
       this.#decode(request);
       const payloadBytes = this.#payloadBytes(request);
       const messageBytes = this.#headerBytes + payloadBytes;
-      if (payloadBytes > this.#payloadHeldMax(request)) {
+      if (intake.available < messageBytes && payloadBytes > this.#payloadHeldMax(request)) {
         intake.start += this.#headerBytes;
         this.#arriving = this.#writer.beginArriving(request, this.#refusal(request));
         this.#countRequest();

@@ -15,8 +15,8 @@ import type { Intake } from "./intake.ts";
 import type { Answered, Replies } from "./replies.ts";
 import type { RequestTimes } from "./request_times.ts";
 
-/** Pieces of a large WRITE are multiples of this, so that a disk with large blocks need not read to write. */
-const PIECE_ALIGNMENT = 64 * 1024;
+/** Pieces of a large WRITE end at multiples of this, or of the disk's blocks, so that no page is written twice. */
+const PIECE_ALIGNMENT = 4096;
 
 const NOT_WANTED: Fault = { error: WireErrno.EINVAL, text: "the command takes no such payload" };
 
@@ -127,7 +127,11 @@ export class Writer {
   receive(arriving: Arriving, intake: Intake): boolean {
     const missing = arriving.request.length - arriving.receivedBytes;
     let count = Math.min(missing, intake.available);
-    if (arriving.fault === null && count < missing) count -= count % PIECE_ALIGNMENT;
+    if (arriving.fault === null && count < missing) {
+      const alignment = Math.max(PIECE_ALIGNMENT, this.#exported.device.blockSizes.minimum);
+      const end = arriving.request.offset + arriving.receivedBytes + count;
+      count = Math.max(0, count - end % alignment);
+    }
     if (count === 0 && missing > 0) return false;
     if (arriving.fault === null) this.#writePiece(arriving, intake, count);
     intake.start += count;
