@@ -106,7 +106,7 @@ peerTest("denbd copy overwrites what a destination held before", programs, async
 peerTest("denbd copy reports a source that fails, and leaves no copy", programs, async () => {
   using directory = temporaryDirectory();
   const original = await makeImage(directory.file("image"));
-  await using source = await startNbdkit(["--filter=error", "file", original, "error-pread-rate=10%"]);
+  await using source = await startNbdkit(["--filter=error", "file", original, "error-pread-rate=50%"]);
   const copy = directory.file("copy");
   const { code, stderr } = await denbd(["copy", source.uri, copy], { code: "any" });
   assertEquals(code, 1);
