@@ -61,7 +61,7 @@ function describeExports(exports: ExportTable, nbd: NbdServer, nowMs: number): E
       clients: clients.filter(({ session }) => session.exported === exported).map((client) => ({
         id: client.id,
         address: client.peer.text,
-        identity: client.peer.key ?? null,
+        identity: client.peer.key ?? client.peer.certificateName ?? null,
         rights: client.rights,
         ageMs: Math.round(nowMs - client.connectedAtMs),
         requests: client.session.traffic.requests,

@@ -14,6 +14,11 @@ export interface Peer {
   readonly text: string;
   /** The public key that the peer has proven to hold, in Base64; only of a channel. */
   readonly key?: string;
+  /**
+   * The common name in the certificate that the peer has proven to hold and that our authority has signed; only
+   * of TLS, and only where client certificates are asked for.
+   */
+  readonly certificateName?: string;
 }
 
 export interface Connection {

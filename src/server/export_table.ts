@@ -56,8 +56,8 @@ export class ExportTraffic extends Traffic {
 export interface Export {
   /** Up to 4096 bytes of UTF-8; "" is possible. */
   readonly name: string;
-  /** For people; may be empty. */
-  readonly description: string;
+  /** For people; may be empty. Clients learn of another one when they come anew. */
+  description: string;
   readonly device: BlockDevice;
   /** Bytes that clients see: the disk's size, or less. */
   readonly sizeBytes: number;
@@ -66,7 +66,12 @@ export interface Export {
   readonly traffic: ExportTraffic;
   /** Path or URI of the disk, for status; never told to clients. */
   readonly source: string;
+  /** How many writing sessions it has at the same time; see {@linkcode Writers}. Default `any`. */
+  writers?: Writers;
 }
+
+/** `any`: whoever has the right may write. `one-session`: one session at a time, however many connections it has. */
+export type Writers = "any" | "one-session";
 
 /** The exports of a server, by name. */
 export class ExportTable {

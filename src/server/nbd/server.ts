@@ -99,6 +99,8 @@ export class NbdServer {
   readonly #clients = new Map<number, Client & { rights: "read" | "write" }>();
   /** Every connection, those in handshake included, with what ends when it has ended. */
   readonly #connections = new Map<Connection, Promise<void>>();
+  /** Those of them whose handshake is over. */
+  readonly #inTransmission = new Set<Connection>();
   #sweep: Disposable | null = null;
   #lastId = 0;
   #draining = false;
@@ -143,15 +145,19 @@ export class NbdServer {
     const serving = this.#serveClient(id, connection, log).catch((error) => {
       log.error(`${connection.peer.text}: ${error}`);
       connection.close();
-    }).finally(() => this.#connections.delete(connection));
+    }).finally(() => {
+      this.#connections.delete(connection);
+      this.#inTransmission.delete(connection);
+    });
     this.#connections.set(connection, serving);
   }
 
   async #serveClient(id: number, connection: Connection, log: Log): Promise<void> {
-    const { peer } = connection;
     const negotiated = await this.#negotiate(connection, log);
     if (negotiated === null) return connection.close();
     const { agreement, exported, rest, carrier } = negotiated;
+    const { peer } = carrier;
+    this.#inTransmission.add(connection);
     const session = new Session(
       { ...agreement, exported },
       { connection: carrier, pool: this.#pool, log, now: () => this.#clock.now() },
@@ -168,7 +174,7 @@ export class NbdServer {
     };
     this.#clients.set(id, client);
     this.#startSweep();
-    log.info(`${carrier.peer.text} opened "${printable(exported.name)}" to ${client.rights}`);
+    log.info(`${peer.text} opened "${printable(exported.name)}" to ${client.rights}`);
     if (this.#draining) session.drain("the server is shutting down");
     // The access list may have changed during the handshake.
     this.#reconsiderClient(client);
@@ -211,6 +217,7 @@ export class NbdServer {
         // Whoever sent these bytes in clear wants them to be taken for the client's.
         if (rest.length > 0) throw new WireError(`${rest.length} bytes in clear behind STARTTLS`);
         carrier = await tls!.accept(connection, signal);
+        hall.recognise(carrier.peer);
         ({ result, rest } = await converse(resumeNewstyle(hall, result), carrier, { signal }));
       }
       if (result !== null) return { agreement: result, exported: hall.exportOf(result.offer), rest, carrier };
@@ -254,7 +261,7 @@ export class NbdServer {
     this.#draining = true;
     for (const listener of this.#listeners) listener.close();
     for (const [connection] of this.#connections) {
-      if (![...this.#clients.values()].some((client) => client.peer === connection.peer)) connection.close();
+      if (!this.#inTransmission.has(connection)) connection.close();
     }
     for (const { session } of this.#clients.values()) session.drain("the server is shutting down");
     let late = false;
@@ -309,7 +316,7 @@ interface Negotiated {
 /** What one client sees of the exports during its handshake. */
 class Hall implements ServerHall {
   readonly tls: ServerHall["tls"];
-  readonly #peer: Peer;
+  #peer: Peer;
   readonly #exports: ExportTable;
   readonly #judge: Judge;
   readonly #log: Log;
@@ -331,6 +338,11 @@ class Hall implements ServerHall {
     this.#instance = instance;
     this.#log = log;
     this.#closed = closed;
+  }
+
+  /** More is known of the client: TLS has shown its certificate. */
+  recognise(peer: Peer): void {
+    this.#peer = peer;
   }
 
   /** The export that an offer was made for. */
