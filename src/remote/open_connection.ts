@@ -1,6 +1,7 @@
 /** From a server's address to a connection that is ready for requests. */
 import type { Connection } from "../net/connection.ts";
 import { converse } from "../net/converse.ts";
+import type { Clock } from "../os/clock.ts";
 import { type ClientAgreement, type ClientWishes, negotiateClient } from "../wire/nbd/handshake_client.ts";
 import { type ConnectionOwner, NbdConnection } from "./nbd_connection.ts";
 
@@ -28,6 +29,7 @@ export async function openConnection(
   dial: Dial,
   wishes: ClientWishes,
   signal?: AbortSignal,
+  clock?: Clock,
 ): Promise<OpenedConnection> {
   const connection = await dial(signal);
   try {
@@ -35,7 +37,7 @@ export async function openConnection(
     return {
       agreement,
       peerText: connection.peer.text,
-      start: (owner) => new NbdConnection(connection, agreement, rest, owner),
+      start: (owner) => new NbdConnection(connection, agreement, rest, owner, clock),
       close: () => connection.close(),
     };
   } catch (error) {

@@ -20,7 +20,7 @@ export interface NbdOptions {
   /** Ends the attempt to open, not the disk. */
   readonly signal?: AbortSignal;
   /** What happens when connections are lost. Default: what they carried fails. */
-  readonly survival?: Pick<SurvivalOptions, "deadlineMs" | "soleWriter">;
+  readonly survival?: Omit<SurvivalOptions, "dial" | "wishes" | "log" | "clock">;
   readonly log?: Log;
   readonly clock?: Clock;
 }
@@ -40,12 +40,12 @@ export interface OpenedNbd {
  * @throws The signal's reason, or what dialling throws.
  */
 export async function openNbd(options: NbdOptions): Promise<OpenedNbd> {
-  const { dial, exportName, connections = 1, signal, log = silentLog } = options;
+  const { dial, exportName, connections = 1, signal, log = silentLog, survival, clock } = options;
   const wishes = { exportName, contexts: [BASE_ALLOCATION, DENBD_NAMESPACE] };
-  const first = await openConnection(dial, wishes, signal);
+  const first = await openConnection(dial, wishes, signal, clock);
   const more = exportFacts(first.agreement).can.multiConn ? connections - 1 : 0;
   const opened: OpenedConnection[] = [first];
-  const attempts = Array.from({ length: more }, () => openConnection(dial, wishes, signal));
+  const attempts = Array.from({ length: more }, () => openConnection(dial, wishes, signal, clock));
   for (const attempt of await Promise.allSettled(attempts)) {
     // A server may allow fewer connections than it could; the first one is enough.
     if (attempt.status === "fulfilled") opened.push(attempt.value);
@@ -56,7 +56,6 @@ export async function openNbd(options: NbdOptions): Promise<OpenedNbd> {
     signal?.throwIfAborted();
     throw new WireError(`${first.peerText} offers a different disk on each connection`);
   }
-  const { survival, clock } = options;
   const carrier = survival === undefined
     ? new ConnectionSet(opened)
     : new SurvivingLink(opened, { ...survival, dial, wishes, log, clock });

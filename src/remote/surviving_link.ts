@@ -338,7 +338,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     const { dial, wishes } = this.#options;
     const attempts = Array.from(
       { length: this.#connectionCount },
-      () => openConnection(dial, wishes, signal),
+      () => openConnection(dial, wishes, signal, this.#clock),
     );
     const results = await Promise.allSettled(attempts);
     const opened = results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
