@@ -70,6 +70,10 @@ interface Description {
   readonly description?: string;
   readonly positional?: Positional;
   readonly examples?: readonly Example[];
+  /** Where they differ from 0 done, 1 failed, 2 misused: codes with what they mean. */
+  readonly exitCodes?: readonly (readonly [code: string, meaning: string])[];
+  /** Default 2. */
+  readonly misuseCode?: number;
   /** Run, and shown nowhere. */
   readonly hidden?: boolean;
 }

@@ -45,6 +45,7 @@ export function commandHelp(command: Command): string {
   const own = optionRows(command.options);
   if (own.length > 0) lines.push("", "Options:", columns(own));
   lines.push("", "Options of every command:", columns(optionRows(GLOBAL_OPTIONS)));
+  if (command.exitCodes !== undefined) lines.push("", "Exit codes:", columns(command.exitCodes));
   if (command.examples !== undefined && command.examples.length > 0) {
     lines.push("", "Examples:");
     for (const example of command.examples) lines.push(`  ${example.text}:`, `    ${example.command}`);

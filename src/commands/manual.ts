@@ -15,13 +15,14 @@ export function programManual(commands: readonly Command[], version: string): st
     section("DESCRIPTION", [plain(DESCRIPTION)]),
     section("COMMANDS", shown.map(({ name, summary }) => tagged(name, `${summary}. See denbd-${name}(1).`))),
     section("OPTIONS", optionRows(GLOBAL_OPTIONS).map(optionEntry)),
-    exitSection(),
+    exitSection(EXIT_CODES),
   ]);
 }
 
 /** The page `denbd-COMMAND(1)`. */
 export function commandManual(command: Command, version: string): string {
-  const { name, summary, usage, description, positional, options, examples = [] } = command;
+  const { name, summary, usage, description, positional, options, examples = [], exitCodes = EXIT_CODES } =
+    command;
   const sections = [
     section("SYNOPSIS", usage.map(synopsis)),
     section("DESCRIPTION", [`${summary}.`, ...paragraphs(description)].map(plain)),
@@ -30,7 +31,7 @@ export function commandManual(command: Command, version: string): string {
     sections.push(section("ARGUMENTS", [tagged(positional.name, positional.help)]));
   }
   sections.push(section("OPTIONS", [...optionRows(options), ...optionRows(GLOBAL_OPTIONS)].map(optionEntry)));
-  sections.push(exitSection());
+  sections.push(exitSection(exitCodes));
   if (examples.length > 0) {
     const entries = examples.map(({ text, command }) =>
       `.PP\n${escape(text)}:\n.PP\n.nf\n    ${escape(command)}\n.fi`
@@ -51,8 +52,8 @@ function section(title: string, blocks: readonly string[]): string {
   return [`.SH ${title}`, ...blocks].join("\n").replace(/^(\.SH .*\n)\.PP\n/, "$1");
 }
 
-function exitSection(): string {
-  return section("EXIT STATUS", EXIT_CODES.map(([code, text]) => tagged(code, text)));
+function exitSection(codes: typeof EXIT_CODES): string {
+  return section("EXIT STATUS", codes.map(([code, text]) => tagged(code, text)));
 }
 
 function synopsis(usage: string): string {

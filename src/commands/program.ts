@@ -45,6 +45,7 @@ export async function runProgram(
   const priority = surroundings.journal ? "<3>" : "";
   let speaker = `${priority}denbd`;
   let usage: string | undefined;
+  let misuseCode: number | undefined;
   try {
     const [name, ...rest] = words;
     if (name === undefined) {
@@ -62,6 +63,7 @@ export async function runProgram(
     const command = findCommand(name, commands);
     speaker = `${priority}denbd ${command.name}`;
     usage = usageFor(command, rest);
+    misuseCode = command.misuseCode;
     const split = splitWords(rest, { ...GLOBAL_OPTIONS, ...command.options });
     if (split.found.some((each) => each.option === GLOBAL_OPTIONS.help)) {
       await stdout.write(commandHelp(command));
@@ -73,7 +75,7 @@ export async function runProgram(
     const { args } = split;
     return await command.run({ options, args, log, stdin, stdout, stderr, env }) ?? 0;
   } catch (error) {
-    return await report(error, speaker, usage, surroundings);
+    return await report(error, { speaker, usage, misuseCode }, surroundings);
   }
 }
 
@@ -155,8 +157,7 @@ function makeLog(words: Words, command: Command, surroundings: Surroundings): Li
 /** Says what went wrong in one line, and returns the exit code. */
 async function report(
   error: unknown,
-  speaker: string,
-  usage: string | undefined,
+  { speaker, usage, misuseCode = 2 }: { speaker: string; usage?: string; misuseCode?: number },
   { stderr, env }: Surroundings,
 ): Promise<number> {
   try {
@@ -164,7 +165,7 @@ async function report(
       const lines = error.message.split("\n").map((line) => `${speaker}: ${line}\n`);
       if (usage !== undefined) lines.push(`usage: denbd ${usage}\n`);
       await stderr.write(lines.join(""));
-      return 2;
+      return misuseCode;
     }
     if (error instanceof CommandFailure) {
       await stderr.write(`${speaker}: ${describeError(error)}\n`);

@@ -4,10 +4,14 @@
  */
 import { AccessList } from "../access/acl.ts";
 import { narrower } from "../access/key_list.ts";
+import type { Endpoint } from "../base/endpoint.ts";
 import type { AdjustableLog } from "../base/log.ts";
+import { parseStatusPlace } from "../base/status_place.ts";
 import { serverHandlers } from "../control/handlers.ts";
 import { ControlServer } from "../control/server.ts";
 import { describeServer } from "../control/server_status.ts";
+import type { ProcessStatus } from "../control/status.ts";
+import { StatusHttp } from "../control/status_http.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { activatedDescriptors, listenDescriptor } from "../net/activation.ts";
 import type { Peer } from "../net/connection.ts";
@@ -37,6 +41,11 @@ export const servingOptions = {
   ...tlsOptions,
   ...channelOptions,
   sock: { type: "string", short: "s", valueName: "SOCK", help: "Control socket to open" },
+  http: {
+    type: "string",
+    valueName: "PLACE",
+    help: "Tell /metrics and /healthz over HTTP at PLACE: a port of loopback, or unix:SOCK",
+  },
   defaultDeny: { type: "flag", short: "d", help: "Let nobody in while the access list is empty" },
   killswitch: {
     type: "flag",
@@ -104,7 +113,9 @@ export class RunningServer {
   readonly #serving: Promise<void>[] = [];
   readonly #startedAtMs = systemClock.now();
   readonly #tls: OpenedTls | null;
+  readonly #httpPlace: Endpoint | null;
   #control: ControlServer | null = null;
+  #http: StatusHttp | null = null;
   #door: OpenedEntrance | null = null;
   #channelListener: Listener | null = null;
 
@@ -128,6 +139,7 @@ export class RunningServer {
     } catch (error) {
       throw new UsageError((error as Error).message);
     }
+    this.#httpPlace = options.http === undefined ? null : statusPlace(options.http);
     this.#tls = openTls(options);
     if (options.oldstyle && this.#tls?.server.required) throw new UsageError("--oldstyle has no TLS");
     this.#nbd = new NbdServer({
@@ -162,6 +174,7 @@ export class RunningServer {
       await this.#role.openExports(this.#exports, stopped.signal);
       await this.#listen();
       if (this.#options.sock !== undefined) await this.#listenForControl(this.#options.sock);
+      if (this.#httpPlace !== null) await this.#listenForHttp(this.#httpPlace);
     } catch (error) {
       await this.#close();
       if (!(error instanceof Stopped)) throw error;
@@ -260,26 +273,37 @@ export class RunningServer {
     this.#door?.entrance.abort();
   }
 
+  #status(): ProcessStatus {
+    return describeServer({
+      version: VERSION,
+      instance: INSTANCE,
+      exports: this.#exports,
+      nbd: this.#nbd,
+      access: this.#access,
+      listening: () => this.#listening(),
+      nowMs: () => systemClock.now(),
+      startedAtMs: this.#startedAtMs,
+    });
+  }
+
   async #listenForControl(path: string): Promise<void> {
     const listener = await listenUnix(path);
     const handlers = serverHandlers({
-      status: () =>
-        describeServer({
-          version: VERSION,
-          instance: INSTANCE,
-          exports: this.#exports,
-          nbd: this.#nbd,
-          access: this.#access,
-          listening: () => this.#listening(),
-          nowMs: () => systemClock.now(),
-          startedAtMs: this.#startedAtMs,
-        }),
+      status: () => this.#status(),
       replaceAccessList: (entries) => {
         this.#access.replace(entries);
         this.#nbd.reconsider();
       },
     }, this.#log);
     this.#control = new ControlServer(listener, handlers, this.#log.child("control"));
+  }
+
+  async #listenForHttp(place: Endpoint): Promise<void> {
+    const listener = place.transport === "unix"
+      ? await listenUnix(place.path)
+      : listenTcp(place.host, place.port);
+    this.#http = new StatusHttp(listener, () => this.#status(), systemClock, this.#log.child("http"));
+    this.#log.info(`status at http://${listener.text}/metrics`);
   }
 
   /** Ends everything that was begun. Returns whether all that was written is durable. */
@@ -289,6 +313,7 @@ export class RunningServer {
     await Promise.all(this.#serving);
     await this.#role.close?.();
     await this.#control?.close();
+    await this.#http?.close();
     let durable = true;
     for (const { device, source } of this.#exports.list()) {
       durable = await this.#closeDisk(device, source) && durable;
@@ -328,6 +353,14 @@ const INSTANCE = crypto.randomUUID();
 
 /** A signal that came before there was anything to stop. */
 class Stopped extends Error {}
+
+function statusPlace(text: string): Endpoint {
+  try {
+    return parseStatusPlace(text);
+  } catch (error) {
+    throw new UsageError(`--http: ${(error as Error).message}`);
+  }
+}
 
 /** What of a disk is served: of an oldstyle server whole sectors. */
 export function servedBytes(

@@ -1,5 +1,6 @@
 import { acl } from "./acl.ts";
 import { bench } from "./bench.ts";
+import { check } from "./check.ts";
 import type { Command } from "./command.ts";
 import { completionsCommand } from "./completions.ts";
 import { copy } from "./copy.ts";
@@ -25,6 +26,7 @@ export const commands: readonly Command[] = [
   crc,
   bench,
   statusCommand(),
+  check,
   acl,
   logLevel,
   completionsCommand(() => commands),

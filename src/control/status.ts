@@ -9,6 +9,8 @@ import type { Rights } from "../access/acl.ts";
 /** How long requests took, in microseconds from their last byte in to their reply out. */
 export interface Latency {
   readonly count: number;
+  /** Of all of them together. */
+  readonly sumUs: number;
   readonly p50Us: number;
   readonly p90Us: number;
   readonly p99Us: number;

@@ -10,6 +10,8 @@ const DOUBLINGS = 28;
 /** What is said of many durations, in microseconds. */
 export interface LatencySummary {
   readonly count: number;
+  /** Of all of them together. */
+  readonly sumUs: number;
   readonly p50Us: number;
   readonly p90Us: number;
   readonly p99Us: number;
@@ -20,6 +22,7 @@ export interface LatencySummary {
 export class LatencyHistogram {
   readonly #counts = new Float64Array(EXACT_US + STEPS * DOUBLINGS);
   #count = 0;
+  #sumUs = 0;
   #maxUs = 0;
 
   get count(): number {
@@ -30,12 +33,14 @@ export class LatencyHistogram {
   add(durationUs: number, times = 1): void {
     this.#counts[bucketOf(durationUs)] += times;
     this.#count += times;
+    this.#sumUs += durationUs * times;
     if (durationUs > this.#maxUs) this.#maxUs = durationUs;
   }
 
   summary(): LatencySummary {
     return {
       count: this.#count,
+      sumUs: Math.round(this.#sumUs),
       p50Us: this.#percentile(0.5),
       p90Us: this.#percentile(0.9),
       p99Us: this.#percentile(0.99),

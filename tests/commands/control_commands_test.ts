@@ -2,6 +2,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { AccessList } from "../../src/access/acl.ts";
 import { silentLog } from "../../src/base/log.ts";
 import { acl } from "../../src/commands/acl.ts";
+import { check } from "../../src/commands/check.ts";
 import type { Output } from "../../src/commands/command.ts";
 import { logLevel } from "../../src/commands/log_level.ts";
 import { runProgram } from "../../src/commands/program.ts";
@@ -24,7 +25,7 @@ const impatient: Clock = {
   },
 };
 
-const commands = [acl, statusCommand(impatient), logLevel];
+const commands = [acl, check, statusCommand(impatient), logLevel];
 
 async function running(status: () => ProcessStatus = () => IDLE) {
   const directory = temporaryDirectory();
@@ -167,4 +168,29 @@ Deno.test("a server's code is the exit code", async () => {
     stderr: "denbd status: unknown command\n",
   });
   await control.close();
+});
+
+Deno.test("check says how a server is, and exits as monitoring plugins do", async () => {
+  let status: ProcessStatus = IDLE;
+  await using server = await running(() => status);
+  assertEquals(await denbd("check", "--sock", server.sock), {
+    code: 0,
+    stdout: "fine: 1 export, 0 clients\n",
+    stderr: "",
+  });
+  status = { ...IDLE, clientsAllowed: false };
+  assertEquals((await denbd("check", "--sock", server.sock)).code, 1);
+  status = { ...IDLE, exports: [{ ...IDLE.exports[0], syncFailure: "fdatasync: EIO" }] };
+  const failed = await denbd("check", "--sock", server.sock);
+  assertEquals(failed.code, 2);
+  assertMatch(failed.stdout, /^failed: export "" cannot be written .*EIO\n$/);
+});
+
+Deno.test("check does not know the state of what it cannot ask, and misuse is no failed server", async () => {
+  await using server = await running(() => ({}) as ProcessStatus);
+  assertEquals((await denbd("check", "--sock", `${server.sock}.none`)).code, 3);
+  const odd = await denbd("check", "--sock", server.sock);
+  assertEquals([odd.code, odd.stderr], [3, ""]);
+  assertMatch(odd.stdout, /^unknown: /);
+  assertEquals((await denbd("check")).code, 3);
 });

@@ -25,7 +25,9 @@ Deno.test("the view shows server, exports, latencies and clients", pure, () => {
       name: "evil\x1b[2J",
       dirtyBytes: 8192,
       syncFailure: "EIO",
-      latency: { read: { count: 10, p50Us: 85, p90Us: 90, p99Us: 1200, p999Us: 1300, maxUs: 2_500_000 } },
+      latency: {
+        read: { count: 10, sumUs: 900, p50Us: 85, p90Us: 90, p99Us: 1200, p999Us: 1300, maxUs: 2_500_000 },
+      },
       clients: [client, {
         ...client,
         id: 8,

@@ -4,16 +4,9 @@
  */
 import { type IpAddress, parseIpAddress } from "../../base/ip_address.ts";
 import type { Connection } from "../../net/connection.ts";
+import { answerHttp, type HttpAnswer, plainText, sendHttp } from "../../net/http_exchange.ts";
 import type { Clock } from "../../os/clock.ts";
-import {
-  encodeHttpReply,
-  formatJson,
-  HEAD_BYTES_MAX,
-  type HttpRequest,
-  type Json,
-  parseHttpRequest,
-} from "../../wire/dnbd3/http.ts";
-import { WireError } from "../../wire/wire_error.ts";
+import { formatJson, type HttpRequest, type Json } from "../../wire/dnbd3/http.ts";
 
 /** Above so many clients connections are closed after each answer… */
 const BUSY_CLIENTS = 40;
@@ -49,12 +42,6 @@ export interface RpcSubject {
   mapOf(imageId: number): Uint8Array | "complete" | null;
 }
 
-interface Answer {
-  readonly status: string;
-  readonly contentType: string;
-  readonly body: Uint8Array;
-}
-
 export class HttpRpc {
   readonly #subject: RpcSubject;
   readonly #clock: Clock;
@@ -84,58 +71,38 @@ export class HttpRpc {
   }
 
   async #answerAll(connection: Connection, received: Uint8Array, timeoutMs: number): Promise<void> {
-    const send = (answer: Answer, keepAlive: boolean) =>
-      connection.write(encodeHttpReply(answer.status, answer.contentType, answer.body, keepAlive));
     const address = parseIpAddress(connection.peer.address);
     const permissions = address === null ? new Set<string>() : this.#subject.permissionsOf(address);
-    if (permissions.size === 0) return await send(text("403 Forbidden", "Access denied"), false);
+    if (permissions.size === 0) {
+      return await sendHttp(connection, plainText("403 Forbidden", "Access denied"));
+    }
     if (this.#clients > CLIENTS_MAX) {
-      return await send(text("503 Service Temporarily Unavailable", "Too many HTTP clients"), false);
+      const busy = plainText("503 Service Temporarily Unavailable", "Too many HTTP clients");
+      return await sendHttp(connection, busy);
     }
-    const buffer = new Uint8Array(HEAD_BYTES_MAX);
-    buffer.set(received.subarray(0, HEAD_BYTES_MAX));
-    let length = Math.min(received.length, HEAD_BYTES_MAX);
-    while (true) {
-      let request: HttpRequest | null;
-      try {
-        request = parseHttpRequest(buffer.subarray(0, length));
-      } catch (error) {
-        if (!(error instanceof WireError)) throw error;
-        if (length < HEAD_BYTES_MAX) await send(text("400 Bad Request", error.message), false);
-        return;
-      }
-      if (request === null) {
-        const timer = this.#clock.timer(timeoutMs, () => connection.close());
-        const count = await connection.read(buffer.subarray(length));
-        timer[Symbol.dispose]();
-        if (count === null) return;
-        length += count;
-        continue;
-      }
-      buffer.copyWithin(0, request.byteCount, length);
-      length -= request.byteCount;
-      const keepAlive = !request.closes && !this.#busy;
-      await send(await this.#answer(request, permissions), keepAlive);
-      if (!keepAlive) return;
-    }
+    await answerHttp(connection, { clock: this.#clock, timeoutMs, received }, async (request) => {
+      // Whether it is the last is decided before the work, as the other clients stood when it came.
+      const last = this.#busy;
+      return { ...await this.#answer(request, permissions), last };
+    });
   }
 
-  #answer(request: HttpRequest, permissions: ReadonlySet<string>): Promise<Answer> | Answer {
+  #answer(request: HttpRequest, permissions: ReadonlySet<string>): Promise<HttpAnswer> | HttpAnswer {
     switch (request.path) {
       case "/query":
         return this.#query(request, permissions);
       case "/cachemap":
         return this.#map(request, permissions);
       default:
-        return text("404 Not found", "Nothing");
+        return plainText("404 Not found", "Nothing");
     }
   }
 
-  async #query({ fields }: HttpRequest, permissions: ReadonlySet<string>): Promise<Answer> {
+  async #query({ fields }: HttpRequest, permissions: ReadonlySet<string>): Promise<HttpAnswer> {
     const asked = new Set(fields.filter(([name]) => name === "q").map(([, value]) => value));
     const groups = GROUPS.filter((group) => asked.has(group));
     const missing = groups.find((group) => !permissions.has("ALL") && !permissions.has(RIGHTS[group]));
-    if (missing !== undefined) return text("403 Forbidden", `No right to ask for ${missing}`);
+    if (missing !== undefined) return plainText("403 Forbidden", `No right to ask for ${missing}`);
     const answer: Record<string, Json> = {};
     try {
       if (groups.includes("stats")) Object.assign(answer, await this.#subject.facts("stats"));
@@ -144,27 +111,23 @@ export class HttpRpc {
         if (group !== "stats") Object.assign(answer, await this.#subject.facts(group));
       }
     } catch (error) {
-      return text("500 Internal Server Error", error instanceof Error ? error.message : "failed");
+      return plainText("500 Internal Server Error", error instanceof Error ? error.message : "failed");
     }
     const body = new TextEncoder().encode(formatJson(answer));
     return { status: "200 OK", contentType: "application/json", body };
   }
 
-  #map({ fields }: HttpRequest, permissions: ReadonlySet<string>): Answer {
+  #map({ fields }: HttpRequest, permissions: ReadonlySet<string>): HttpAnswer {
     if (!permissions.has("ALL") && !permissions.has("IMAGE_LIST")) {
-      return text("403 Forbidden", "No right to ask for images");
+      return plainText("403 Forbidden", "No right to ask for images");
     }
     const id = fields.find(([name]) => name === "id")?.[1];
     if (id === undefined || !/^\d{1,9}$/.test(id)) {
-      return text("400 Bad Request", "The parameter id is missing");
+      return plainText("400 Bad Request", "The parameter id is missing");
     }
     const map = this.#subject.mapOf(Number(id));
-    if (map === null) return text("404 Not found", "There is no such image");
+    if (map === null) return plainText("404 Not found", "There is no such image");
     const body = map === "complete" ? Uint8Array.of(0xff) : map;
     return { status: "200 OK", contentType: "application/octet-stream", body };
   }
-}
-
-function text(status: string, words: string): Answer {
-  return { status, contentType: "text/plain", body: new TextEncoder().encode(words) };
 }

@@ -1,0 +1,43 @@
+/** Whether all is well with a server, in one line. */
+import { printable } from "../base/printable.ts";
+import type { ProcessStatus } from "./status.ts";
+
+/** `degraded`: it serves, but somebody should look. `failed`: some of what clients ask for cannot be done. */
+export type HealthState = "fine" | "degraded" | "failed";
+
+export interface Health {
+  readonly state: HealthState;
+  /** One line without the state. */
+  readonly why: string;
+}
+
+const SEVERITY: Readonly<Record<HealthState, number>> = { fine: 0, degraded: 1, failed: 2 };
+
+/** Judges a server by what it says of itself; the worst that is found decides. */
+export function judgeHealth(status: ProcessStatus): Health {
+  const found = [...findings(status)].sort((a, b) => SEVERITY[b.state] - SEVERITY[a.state]);
+  if (found.length === 0) return { state: "fine", why: summary(status) };
+  const more = found.length === 1 ? "" : `, and ${found.length - 1} more`;
+  return { state: found[0].state, why: `${found[0].why}${more}` };
+}
+
+function* findings(status: ProcessStatus): Generator<Health> {
+  if (!status.clientsAllowed) yield { state: "degraded", why: "it is stopping and lets nobody in" };
+  for (const { name, syncFailure } of status.exports) {
+    if (syncFailure === null) continue;
+    const why = `export "${printable(name)}" cannot be written since a sync failed: ${
+      printable(syncFailure)
+    }`;
+    yield { state: "failed", why };
+  }
+}
+
+function summary({ exports, mirror }: ProcessStatus): string {
+  const clients = exports.reduce((count, each) => count + each.clients.length, 0);
+  const moving = mirror === null ? "" : `, migrating with ${Math.ceil(mirror.secondsLeft)} s left`;
+  return `${counted(exports.length, "export")}, ${counted(clients, "client")}${moving}`;
+}
+
+function counted(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
