@@ -7,6 +7,7 @@ import { copy } from "./copy.ts";
 import { crc } from "./crc.ts";
 import { helpCommand } from "./help_command.ts";
 import { info } from "./info.ts";
+import { own } from "./own.ts";
 import { logLevel } from "./log_level.ts";
 import { keygen } from "./keygen.ts";
 import { proxy } from "./proxy.ts";
@@ -29,6 +30,7 @@ export const commands: readonly Command[] = [
   check,
   acl,
   logLevel,
+  own,
   completionsCommand(() => commands),
   keygen,
   helpCommand(() => commands),

@@ -2,33 +2,22 @@
  * Which disk this is, across restarts: a UUID, and a generation that grows with every start of a writable export.
  *
  * A peer that remembers both notices that it talks to another disk under the same name, or to one that was put back
- * to an earlier state. Both are kept in a directory of their own, never inside the image: one file per image, named
+ * to an earlier state. Beside them stands who owns the disk (`ownership.ts`). All is kept in a directory of their own, never inside the image: one file per image, named
  * after what the image is for the system (device and inode of a file, path of a block device). A file that was
  * deleted and whose inode number a new one got is told apart by its time of creation.
  */
 
+import { resolve } from "node:path";
 import { type Log, silentLog } from "../base/log.ts";
-import type { FileStatus } from "../os/file_calls.ts";
+import { type FileStatus, fileStatus } from "../os/file_calls.ts";
+import type { Libc } from "../os/libc.ts";
 import type { DiskIdentity } from "./device.ts";
 import { DeviceError } from "./device_error.ts";
+import { type DiskRecord, FIRST_OWNERSHIP, whyNotOwned } from "./ownership.ts";
+import { type FileRecord, formatRecord, parseRecord } from "./state_record.ts";
 
 /** Where identities are kept unless the operator says otherwise. */
 export const DEFAULT_STATE_DIRECTORY = "/var/lib/denbd";
-
-const FORMAT = "denbd disk identity";
-const VERSION = 1;
-
-/** A file in the state directory, as JSON. */
-interface StateRecord {
-  readonly format: typeof FORMAT;
-  readonly version: number;
-  readonly uuid: string;
-  readonly generation: number;
-  /** For whoever looks into the directory. */
-  readonly path: string;
-  /** `FileStatus.createdNs` of a file; `0` for a device. */
-  readonly createdNs: string;
-}
 
 /**
  * Raises the generation of an image and returns its identity, new or known. The caller holds the image's lock as a
@@ -38,7 +27,7 @@ interface StateRecord {
  * for this run alone, with a warning: peers then treat every restart as another disk.
  *
  * @param path Absolute path of the image.
- * @throws {DeviceError} If what the directory says of the image cannot be understood.
+ * @throws {DeviceError} If what the directory says of the image cannot be understood, or is that it is not owned here.
  */
 export async function raiseGeneration(
   directory: string,
@@ -46,23 +35,14 @@ export async function raiseGeneration(
   status: FileStatus,
   log: Log = silentLog,
 ): Promise<DiskIdentity> {
-  const file = stateFile(directory, path, status);
-  const createdNs = createdNsOf(status);
-  let known: StateRecord | null = null;
+  const state = new DiskState(directory, path, status);
   try {
-    known = await readRecord(file);
-    const same = known !== null && known.createdNs === createdNs;
-    const uuid = same ? known!.uuid : crypto.randomUUID();
-    const generation = same ? known!.generation + 1 : 1;
-    await Deno.mkdir(directory, { recursive: true, mode: 0o700 });
-    await replaceDurably(directory, file, {
-      format: FORMAT,
-      version: VERSION,
-      uuid,
-      generation,
-      path,
-      createdNs,
-    });
+    const known = await state.read();
+    refuseUnowned(path, known);
+    const { uuid, generation, ownership } = known === null
+      ? { uuid: crypto.randomUUID(), generation: 1, ownership: FIRST_OWNERSHIP }
+      : { ...known, generation: known.generation + 1 };
+    await state.write({ uuid, generation, ownership });
     return { uuid, generation, durable: true };
   } catch (error) {
     if (error instanceof DeviceError) throw error;
@@ -74,7 +54,11 @@ export async function raiseGeneration(
   }
 }
 
-/** The identity as it is, for an image served read-only; `undefined` if none was ever kept. @throws {DeviceError} */
+/**
+ * The identity as it is, for an image served read-only; `undefined` if none was ever kept.
+ *
+ * @throws {DeviceError} If what the directory says of it cannot be understood, or is that it is not owned here.
+ */
 export async function readIdentity(
   directory: string,
   path: string,
@@ -82,13 +66,75 @@ export async function readIdentity(
 ): Promise<DiskIdentity | undefined> {
   let known;
   try {
-    known = await readRecord(stateFile(directory, path, status));
+    known = await new DiskState(directory, path, status).read();
   } catch (error) {
     if (error instanceof DeviceError) throw error;
     return undefined;
   }
-  if (known === null || known.createdNs !== createdNsOf(status)) return undefined;
+  if (known === null) return undefined;
+  refuseUnowned(path, known);
   return { uuid: known.uuid, generation: known.generation, durable: true };
+}
+
+function refuseUnowned(path: string, known: DiskRecord | null): void {
+  const why = known === null ? null : whyNotOwned(path, known.ownership);
+  if (why !== null) throw new DeviceError("EPERM", "open", undefined, undefined, { detail: why });
+}
+
+/** What is kept of one image. Who writes holds the image's lock as a writer. */
+export class DiskState {
+  readonly #directory: string;
+  readonly #path: string;
+  readonly #createdNs: string;
+  readonly #file: string;
+
+  /** @param path Absolute path of the image. */
+  constructor(directory: string, path: string, status: FileStatus) {
+    this.#directory = directory;
+    this.#path = path;
+    this.#createdNs = createdNsOf(status);
+    this.#file = stateFile(directory, path, status);
+  }
+
+  /**
+   * What is kept; `null` if nothing is.
+   *
+   * @throws {DeviceError} If it cannot be understood.
+   * @throws {Error} If it cannot be read.
+   */
+  async read(): Promise<DiskRecord | null> {
+    let text;
+    try {
+      text = await Deno.readTextFile(this.#file);
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return null;
+      throw error;
+    }
+    let record: FileRecord;
+    try {
+      record = parseRecord(text);
+    } catch (error) {
+      throw refusal(this.#file, (error as Error).message);
+    }
+    const { uuid, generation, ownership, createdNs } = record;
+    return createdNs === this.#createdNs ? { uuid, generation, ownership } : null;
+  }
+
+  /** Durable when this resolves. @throws {Error} If it cannot be written; the old record is there, or the new one. */
+  async write(record: DiskRecord): Promise<void> {
+    await Deno.mkdir(this.#directory, { recursive: true, mode: 0o700 });
+    const text = formatRecord({ ...record, path: this.#path, createdNs: this.#createdNs });
+    await replaceDurably(this.#directory, this.#file, text);
+  }
+}
+
+/**
+ * What is kept of the image at `path`.
+ *
+ * @throws {OsError} If nothing is there.
+ */
+export function findDiskState(lib: Libc, directory: string, path: string): DiskState {
+  return new DiskState(directory, resolve(path), fileStatus(lib, path));
 }
 
 function stateFile(directory: string, path: string, status: FileStatus): string {
@@ -102,43 +148,18 @@ function createdNsOf(status: FileStatus): string {
   return status.kind === "block device" ? "0" : String(status.createdNs);
 }
 
-async function readRecord(file: string): Promise<StateRecord | null> {
-  let text;
-  try {
-    text = await Deno.readTextFile(file);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return null;
-    throw error;
-  }
-  let record: Partial<StateRecord> | null = null;
-  try {
-    record = JSON.parse(text);
-  } catch {
-    // Told below.
-  }
-  if (record?.format !== FORMAT) throw refusal(file, "it does not hold a disk's identity");
-  if (record.version !== VERSION) {
-    throw refusal(file, `it has version ${record.version}, this program knows version ${VERSION}`);
-  }
-  const { uuid, generation, createdNs } = record;
-  const valid = typeof uuid === "string" && /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(uuid) &&
-    Number.isSafeInteger(generation) && generation! > 0 && typeof createdNs === "string";
-  if (!valid) throw refusal(file, "it is damaged");
-  return record as StateRecord;
-}
-
 function refusal(file: string, why: string): DeviceError {
   return new DeviceError("EINVAL", "open", undefined, undefined, {
-    detail: `cannot use ${file}: ${why}; remove it to give the disk a new identity`,
+    detail: `cannot use ${file}: ${why}; remove it to give the disk a new identity, if no other host owns it`,
   });
 }
 
 /** Written aside, synced, renamed, and the directory synced: after a crash the old content is there, or the new. */
-async function replaceDurably(directory: string, file: string, record: StateRecord): Promise<void> {
+async function replaceDurably(directory: string, file: string, text: string): Promise<void> {
   const aside = `${file}.new`;
   {
     using written = await Deno.open(aside, { write: true, create: true, truncate: true, mode: 0o600 });
-    const bytes = new TextEncoder().encode(JSON.stringify(record, null, 2) + "\n");
+    const bytes = new TextEncoder().encode(text);
     for (let done = 0; done < bytes.length;) done += await written.write(bytes.subarray(done));
     await written.sync();
   }

@@ -3,6 +3,8 @@ import { type Log, silentLog } from "../../src/base/log.ts";
 import type { DiskIdentity } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
 import { openFileDisk } from "../../src/device/open_file_disk.ts";
+import { findDiskState } from "../../src/device/state_directory.ts";
+import { libc } from "../../src/os/libc.ts";
 import { temporaryDirectory } from "../testing/process.ts";
 import { loopDevice, makeSparse, storageTest } from "../testing/storage.ts";
 
@@ -79,7 +81,7 @@ Deno.test("state that cannot be understood stops the start, with what to do", as
   const file = set.stateFile();
   const good = JSON.parse(Deno.readTextFileSync(file));
   const cases: [string, string][] = [
-    [JSON.stringify({ ...good, version: 2 }), "it has version 2, this program knows version 1"],
+    [JSON.stringify({ ...good, version: 3 }), "it has version 3, this program knows versions 1 and 2"],
     ["", "it does not hold a disk's identity"],
     ["null", "it does not hold a disk's identity"],
     ["[]", "it does not hold a disk's identity"],
@@ -87,6 +89,10 @@ Deno.test("state that cannot be understood stops the start, with what to do", as
     [JSON.stringify({ ...good, generation: 0 }), "it is damaged"],
     [JSON.stringify({ ...good, generation: "7" }), "it is damaged"],
     [JSON.stringify({ ...good, createdNs: undefined }), "it is damaged"],
+    [JSON.stringify({ ...good, ownership: undefined }), "it is damaged"],
+    [JSON.stringify({ ...good, ownership: { state: "owner", epoch: 0 } }), "it is damaged"],
+    [JSON.stringify({ ...good, ownership: { state: "moved", epoch: 1 } }), "it is damaged"],
+    [JSON.stringify({ ...good, ownership: { state: "sold", epoch: 1 } }), "it is damaged"],
   ];
   for (const [text, words] of cases) {
     Deno.writeTextFileSync(file, text);
@@ -97,6 +103,46 @@ Deno.test("state that cannot be understood stops the start, with what to do", as
   // The refused starts left the image free.
   Deno.removeSync(file);
   assertEquals((await set.start())!.generation, 1);
+});
+
+Deno.test("a record of version 1 is of an owner, and is kept in version 2 from then on", async () => {
+  using set = setUp();
+  const first = (await set.start())!;
+  const { ownership: _, ...rest } = JSON.parse(Deno.readTextFileSync(set.stateFile()));
+  Deno.writeTextFileSync(set.stateFile(), JSON.stringify({ ...rest, version: 1 }));
+  assertEquals(await set.start(), { ...first, generation: 2 });
+  const { version, ownership } = JSON.parse(Deno.readTextFileSync(set.stateFile()));
+  assertEquals([version, ownership], [2, { state: "owner", epoch: 1 }]);
+});
+
+Deno.test("an image that is not owned is not opened as a disk, for reading neither, and it is said why", async () => {
+  using set = setUp();
+  const { uuid } = (await set.start())!;
+  const state = findDiskState(libc()!, set.stateDirectory, set.path);
+  const migration = {
+    id: crypto.randomUUID(),
+    uuid,
+    generation: 1,
+    epoch: 2,
+    peer: "nbd://b.example/",
+    at: "2026-01-02T03:04:05Z",
+  };
+  const cases = [
+    ["moved", "has moved to nbd://b.example/"],
+    ["in-doubt", "is in doubt: nbd://b.example/ was told to take it over"],
+    ["prepared", "holds a whole copy of a disk from nbd://b.example/"],
+    ["receiving", "holds an unfinished copy of a disk from nbd://b.example/"],
+  ] as const;
+  for (const [word, words] of cases) {
+    const record = { uuid, generation: 1, ownership: { state: word, epoch: 1, migration } };
+    await state.write(record);
+    for (const readOnly of [false, true]) {
+      const error = await assertRejects(() => set.start({ readOnly }), DeviceError);
+      assertStringIncludes(error.message, `${set.path} ${words}`);
+      assertStringIncludes(error.message, `denbd own --claim ${set.path}`);
+    }
+    assertEquals(await state.read(), record);
+  }
 });
 
 Deno.test("without a place for its state a disk is another one after each start, and says so", async () => {
