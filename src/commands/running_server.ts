@@ -64,6 +64,13 @@ export const servingOptions = {
     default: 4096,
     help: "Connections at the same time",
   },
+  maxPerAddress: {
+    type: "integer",
+    min: 1,
+    max: 100_000,
+    default: 1024,
+    help: "The same from one IP address",
+  },
   handshakeTimeout: {
     type: "duration",
     default: 10_000,
@@ -153,6 +160,7 @@ export class RunningServer {
       limits: {
         handshakeMs: options.handshakeTimeout,
         connections: options.maxConnections,
+        connectionsPerAddress: options.maxPerAddress,
         requestMs: options.killswitch ? KILLSWITCH_MS : 0,
       },
     });

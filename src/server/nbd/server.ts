@@ -25,6 +25,7 @@ import {
 } from "../../wire/nbd/handshake_server.ts";
 import { WireError } from "../../wire/wire_error.ts";
 import { type Export, type ExportTable, transmissionFlags } from "../export_table.ts";
+import { type StrangerLimits, Strangers } from "../strangers.ts";
 import { Session } from "./session.ts";
 
 /** What somebody may do with an export, and why. */
@@ -43,11 +44,21 @@ export interface NbdLimits {
   readonly handshakeMs: number;
   /** Connections at the same time. */
   readonly connections: number;
+  /** The same from one IP address. */
+  readonly connectionsPerAddress: number;
   /** A request that takes longer has its client disconnected; 0 = no limit. */
   readonly requestMs: number;
 }
 
-export const DEFAULT_LIMITS: NbdLimits = { handshakeMs: 10_000, connections: 4096, requestMs: 0 };
+export const DEFAULT_LIMITS: NbdLimits = {
+  handshakeMs: 10_000,
+  connections: 4096,
+  connectionsPerAddress: 1024,
+  requestMs: 0,
+};
+
+/** Of the connections these may be in the handshake. */
+const STRANGERS: StrangerLimits = { halfOpen: 1024, halfOpenPerAddress: 512 };
 
 /** TLS for clients that ask for it by STARTTLS. */
 export interface ServerTls {
@@ -101,6 +112,9 @@ export class NbdServer {
   readonly #connections = new Map<Connection, Promise<void>>();
   /** Those of them whose handshake is over. */
   readonly #inTransmission = new Set<Connection>();
+  /** How many of them there are from each IP address. */
+  readonly #perAddress = new Map<string, number>();
+  readonly #strangers: Strangers;
   #sweep: Disposable | null = null;
   #lastId = 0;
   #draining = false;
@@ -112,6 +126,7 @@ export class NbdServer {
     this.#clock = options.clock;
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
     this.#oldstyle = options.oldstyle ?? false;
+    this.#strangers = new Strangers(STRANGERS, this.#log, this.#clock);
   }
 
   /** Whether new clients are let in. */
@@ -136,24 +151,34 @@ export class NbdServer {
 
   /** Serves one connection. Never throws; {@linkcode drain} and {@linkcode abort} wait for its end. */
   handle(connection: Connection): void {
-    if (this.#connections.size >= this.#limits.connections) {
-      this.#log.warn(`${connection.peer.text} refused: ${this.#connections.size} connections are open`);
+    const { peer } = connection;
+    const fromThere = this.#perAddress.get(peer.address) ?? 0;
+    const { connections, connectionsPerAddress } = this.#limits;
+    if (this.#connections.size >= connections) {
+      this.#strangers.complain(peer, `${this.#connections.size} connections are open`);
+      return connection.close();
+    }
+    if (peer.transport === "tcp" && fromThere >= connectionsPerAddress) {
+      this.#strangers.complain(peer, `${fromThere} connections from there are open`);
       return connection.close();
     }
     const id = ++this.#lastId;
     const log = this.#log.child(`client-${id}`);
+    this.#perAddress.set(peer.address, fromThere + 1);
     const serving = this.#serveClient(id, connection, log).catch((error) => {
-      log.error(`${connection.peer.text}: ${error}`);
+      log.error(`${peer.text}: ${error}`);
       connection.close();
     }).finally(() => {
       this.#connections.delete(connection);
-      this.#inTransmission.delete(connection);
+      const left = this.#perAddress.get(peer.address)! - 1;
+      if (left > 0) this.#perAddress.set(peer.address, left);
+      else this.#perAddress.delete(peer.address);
     });
     this.#connections.set(connection, serving);
   }
 
   async #serveClient(id: number, connection: Connection, log: Log): Promise<void> {
-    const negotiated = await this.#negotiate(connection, log);
+    const negotiated = await this.#negotiate(connection);
     if (negotiated === null) return connection.close();
     const { agreement, exported, rest, carrier } = negotiated;
     const { peer } = carrier;
@@ -188,13 +213,11 @@ export class NbdServer {
     );
   }
 
-  async #negotiate(
-    connection: Connection,
-    log: Log,
-  ): Promise<Negotiated | null> {
+  async #negotiate(connection: Connection): Promise<Negotiated | null> {
     const { peer } = connection;
     const late = new AbortController();
     const { signal } = late;
+    using _stranger = this.#strangers.enter(peer, (reason) => late.abort(reason));
     const { handshakeMs } = this.#limits;
     using _timer = handshakeMs === 0 ? null : this.#clock.timer(handshakeMs, () => {
       late.abort(new Error(`the handshake took longer than ${handshakeMs / 1000} s`));
@@ -206,7 +229,7 @@ export class NbdServer {
       : tls.required
       ? "required"
       : "offered";
-    const hall = new Hall(peer, this.#options, log, () => this.#draining, tlsMode);
+    const hall = new Hall(peer, this.#options, this.#strangers, () => this.#draining, tlsMode);
     let carrier = connection;
     try {
       const conversation = this.#oldstyle ? hall.greetOldstyle() : greetNewstyle(hall);
@@ -224,7 +247,7 @@ export class NbdServer {
       carrier.close();
       return null;
     } catch (error) {
-      log.warn(`${carrier.peer.text} refused: ${error instanceof Error ? error.message : error}`);
+      this.#strangers.complain(carrier.peer, error instanceof Error ? error.message : String(error));
       carrier.close();
       return null;
     }
@@ -319,7 +342,7 @@ class Hall implements ServerHall {
   #peer: Peer;
   readonly #exports: ExportTable;
   readonly #judge: Judge;
-  readonly #log: Log;
+  readonly #strangers: Strangers;
   readonly #instance: string | undefined;
   readonly #closed: () => boolean;
   readonly #offered = new Map<ExportOffer, Export>();
@@ -327,7 +350,7 @@ class Hall implements ServerHall {
   constructor(
     peer: Peer,
     { exports, judge, instance }: NbdServerOptions,
-    log: Log,
+    strangers: Strangers,
     closed: () => boolean,
     tls: ServerHall["tls"],
   ) {
@@ -336,7 +359,7 @@ class Hall implements ServerHall {
     this.#exports = exports;
     this.#judge = judge;
     this.#instance = instance;
-    this.#log = log;
+    this.#strangers = strangers;
     this.#closed = closed;
   }
 
@@ -396,7 +419,7 @@ class Hall implements ServerHall {
   }
 
   refused(optionName: string, exportName: string, reason: string): void {
-    this.#log.warn(`${this.#peer.text} refused: ${optionName} "${printable(exportName)}": ${reason}`);
+    this.#strangers.complain(this.#peer, `${optionName} "${printable(exportName)}": ${reason}`);
   }
 }
 

@@ -299,3 +299,16 @@ Deno.test("server: a client that asks hears the instance and the disk's identity
   const plain = await RawClient.open(fixture.connect(), { contexts: ["base:allocation"] });
   assertEquals(plain.agreement.contexts.length, 1);
 });
+
+Deno.test("server: one address has so many connections and no more, another comes in", async () => {
+  await using fixture = serverOf([anExport("a")], { limits: { connectionsPerAddress: 2 } });
+  const first = await RawClient.open(fixture.connect("10.0.0.1"));
+  await RawClient.open(fixture.connect("10.0.0.1"));
+  assertEquals(await readToEnd(fixture.connect("10.0.0.1")), 0);
+  assert(fixture.lines.some((line) => line.includes("2 connections from there are open")));
+  await RawClient.open(fixture.connect("10.0.0.2"));
+  first.connection.close();
+  await first.receive();
+  while (fixture.server.clients().length > 2) await new Promise((resolve) => setTimeout(resolve, 0));
+  await RawClient.open(fixture.connect("10.0.0.1"));
+});

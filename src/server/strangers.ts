@@ -1,0 +1,112 @@
+/**
+ * Connections that have not said who they are and what they want.
+ *
+ * They cost little: so many at a time, in all and from one address; when there are more the one that has taken
+ * longest makes room. An honest handshake is over in milliseconds, so it is not among those. What is wrong with
+ * them is told to the log once a minute for each address.
+ */
+import type { Log } from "../base/log.ts";
+import type { Peer } from "../net/connection.ts";
+import type { Clock } from "../os/clock.ts";
+
+export interface StrangerLimits {
+  /** In the handshake at the same time. */
+  readonly halfOpen: number;
+  /** The same from one address. */
+  readonly halfOpenPerAddress: number;
+}
+
+/** How long one address is not heard of again. */
+const SILENCE_MS = 60_000;
+/** Addresses that are remembered as complained about. */
+const COMPLAINTS_MAX = 1024;
+
+/** Called with the reason. */
+type End = (reason: Error) => void;
+
+interface Complaint {
+  readonly sinceMs: number;
+  /** Those that were not told. */
+  more: number;
+}
+
+export class Strangers {
+  readonly #limits: StrangerLimits;
+  readonly #log: Log;
+  readonly #clock: Clock;
+  /** What ends each, by address; in each set the oldest first. */
+  readonly #ends = new Map<string, Set<End>>();
+  readonly #complaints = new Map<string, Complaint>();
+  #count = 0;
+
+  constructor(limits: StrangerLimits, log: Log, clock: Clock) {
+    this.#limits = limits;
+    this.#log = log;
+    this.#clock = clock;
+  }
+
+  /** How many there are. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /**
+   * Lets one in; the oldest is ended if there are too many.
+   *
+   * @param end Ends this one.
+   * @returns To be disposed of when its handshake is over, whatever came of it.
+   */
+  enter({ address }: Peer, end: End): Disposable {
+    const fromThere = this.#ends.get(address) ?? new Set();
+    if (fromThere.size >= this.#limits.halfOpenPerAddress) {
+      this.#endOldest(address, `${fromThere.size} handshakes of its address are under way`);
+    } else if (this.#count >= this.#limits.halfOpen) {
+      this.#endOldest(this.#busiest(), `${this.#count} handshakes are under way, most from its address`);
+    }
+    fromThere.add(end);
+    this.#ends.set(address, fromThere);
+    this.#count++;
+    return { [Symbol.dispose]: () => this.#leave(address, end) };
+  }
+
+  /** Tells the log that somebody is not served, unless the same address was told of within the last minute. */
+  complain({ address, text }: Peer, reason: string): void {
+    const now = this.#clock.now();
+    const last = this.#complaints.get(address);
+    if (last !== undefined && now - last.sinceMs < SILENCE_MS) {
+      last.more++;
+      this.#log.debug(`${text} refused: ${reason}`);
+      return;
+    }
+    this.#complaints.delete(address);
+    this.#complaints.set(address, { sinceMs: now, more: 0 });
+    // The oldest comes first.
+    const oldest = this.#complaints.keys().next().value;
+    if (this.#complaints.size > COMPLAINTS_MAX && oldest !== undefined) this.#complaints.delete(oldest);
+    const more = last === undefined || last.more === 0 ? "" : ` (and ${last.more} times before)`;
+    this.#log.warn(`${text} refused: ${reason}${more}`);
+  }
+
+  #endOldest(address: string, reason: string): void {
+    const [oldest] = this.#ends.get(address)!;
+    this.#leave(address, oldest);
+    oldest(new Error(reason));
+  }
+
+  #leave(address: string, end: End): void {
+    const fromThere = this.#ends.get(address);
+    if (fromThere === undefined || !fromThere.delete(end)) return;
+    if (fromThere.size === 0) this.#ends.delete(address);
+    this.#count--;
+  }
+
+  /** The address with most of them. */
+  #busiest(): string {
+    let busiest = "";
+    let most = 0;
+    for (const [address, { size }] of this.#ends) {
+      if (size > most) [busiest, most] = [address, size];
+    }
+    return busiest;
+  }
+}

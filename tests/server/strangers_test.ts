@@ -1,0 +1,65 @@
+import { assertEquals, assertMatch } from "@std/assert";
+import type { Peer } from "../../src/net/connection.ts";
+import { Strangers } from "../../src/server/strangers.ts";
+import { ManualClock } from "../testing/manual_clock.ts";
+import { silentLog } from "../../src/base/log.ts";
+
+function peer(address: string): Peer {
+  return { transport: "tcp", address, text: `${address}:1` };
+}
+
+/** Strangers with what was logged, and with who was ended, in order. */
+function setUp() {
+  const lines: string[] = [];
+  const ended: string[] = [];
+  const clock = new ManualClock();
+  const log = { ...silentLog, warn: (line: string) => void lines.push(line) };
+  const strangers = new Strangers({ halfOpen: 4, halfOpenPerAddress: 3 }, log, clock);
+  const enter = (address: string, name: string) => strangers.enter(peer(address), () => ended.push(name));
+  return { strangers, enter, lines, ended, clock };
+}
+
+Deno.test("strangers: of too many from one address the oldest is ended", () => {
+  const { strangers, enter, ended } = setUp();
+  for (const name of ["a", "b", "c", "d", "e"]) enter("10.0.0.1", name);
+  assertEquals(ended, ["a", "b"]);
+  assertEquals(strangers.count, 3);
+});
+
+Deno.test("strangers: of too many in all the oldest of the busiest address is ended", () => {
+  const { enter, ended } = setUp();
+  enter("10.0.0.9", "patient");
+  for (const name of ["a", "b", "c"]) enter("10.0.0.1", name);
+  enter("10.0.0.2", "other");
+  assertEquals(ended, ["a"]);
+});
+
+Deno.test("strangers: whoever has left is neither counted nor ended", () => {
+  const { strangers, enter, ended } = setUp();
+  const first = enter("10.0.0.1", "first");
+  first[Symbol.dispose]();
+  first[Symbol.dispose]();
+  assertEquals(strangers.count, 0);
+  for (const name of ["a", "b", "c"]) enter("10.0.0.1", name);
+  assertEquals(ended, []);
+});
+
+Deno.test("strangers: each address is complained about once a minute, and then with the number of the others", () => {
+  const { strangers, lines, clock } = setUp();
+  for (let count = 0; count < 5; count++) strangers.complain(peer("10.0.0.1"), "garbage");
+  strangers.complain(peer("10.0.0.2"), "garbage");
+  assertEquals(lines, ["10.0.0.1:1 refused: garbage", "10.0.0.2:1 refused: garbage"]);
+  clock.advance(60_000);
+  strangers.complain(peer("10.0.0.1"), "silence");
+  assertMatch(lines[2], /^10\.0\.0\.1:1 refused: silence \(and 4 times before\)$/);
+});
+
+Deno.test("strangers: complaints about very many addresses are forgotten, the oldest first", () => {
+  const { strangers, lines } = setUp();
+  const address = (count: number) => peer(`10.0.${count >> 8}.${count & 255}`);
+  for (let count = 0; count < 1025; count++) strangers.complain(address(count), "garbage");
+  strangers.complain(address(1024), "garbage");
+  assertEquals(lines.length, 1025);
+  strangers.complain(address(0), "garbage");
+  assertEquals(lines.length, 1026);
+});
