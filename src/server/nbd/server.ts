@@ -33,6 +33,8 @@ export interface Verdict {
   readonly rights: "none" | "read" | "write";
   /** For the log and for refused clients: "no rule allows 10.0.0.1". */
   readonly reason: string;
+  /** Who has no rights is answered as if there were no such export; the reason is for the log alone. */
+  readonly conceals?: boolean;
 }
 
 /** Decides who may do what. Asked at every handshake, and again when {@linkcode NbdServer.reconsider} is called. */
@@ -103,7 +105,8 @@ export class NbdServer {
   readonly #judge: Judge;
   readonly #log: Log;
   readonly #clock: Clock;
-  readonly #limits: NbdLimits;
+  #limits: NbdLimits;
+  #tls: ServerTls | undefined;
   readonly #oldstyle: boolean;
   readonly #pool = new BufferPool();
   readonly #listeners = new Set<Listener>();
@@ -115,6 +118,10 @@ export class NbdServer {
   /** How many of them there are from each IP address. */
   readonly #perAddress = new Map<string, number>();
   readonly #strangers: Strangers;
+  /** When each client's session has ended. */
+  readonly #endings = new WeakMap<Client, Promise<unknown>>();
+  /** Exports that are served no longer, and what their clients are told. */
+  readonly #dismissed = new WeakMap<Export, string>();
   #sweep: Disposable | null = null;
   #lastId = 0;
   #draining = false;
@@ -125,8 +132,20 @@ export class NbdServer {
     this.#log = options.log;
     this.#clock = options.clock;
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
+    this.#tls = options.tls;
     this.#oldstyle = options.oldstyle ?? false;
     this.#strangers = new Strangers(STRANGERS, this.#log, this.#clock);
+  }
+
+  /** For clients that come from now on. */
+  set tls(tls: ServerTls | undefined) {
+    this.#tls = tls;
+  }
+
+  /** Sets other bounds; what is not given is as at the start. Those who are here already are not counted out. */
+  set limits(limits: Partial<NbdLimits>) {
+    this.#limits = { ...DEFAULT_LIMITS, ...limits };
+    this.#startSweep();
   }
 
   /** Whether new clients are let in. */
@@ -170,6 +189,7 @@ export class NbdServer {
       connection.close();
     }).finally(() => {
       this.#connections.delete(connection);
+      this.#inTransmission.delete(connection);
       const left = this.#perAddress.get(peer.address)! - 1;
       if (left > 0) this.#perAddress.set(peer.address, left);
       else this.#perAddress.delete(peer.address);
@@ -201,9 +221,13 @@ export class NbdServer {
     this.#startSweep();
     log.info(`${peer.text} opened "${printable(exported.name)}" to ${client.rights}`);
     if (this.#draining) session.drain("the server is shutting down");
-    // The access list may have changed during the handshake.
+    // The access list may have changed during the handshake, and the export may be gone.
     this.#reconsiderClient(client);
-    const reason = await session.run(rest);
+    const dismissal = this.#dismissed.get(exported);
+    if (dismissal !== undefined) session.drain(dismissal);
+    const ending = session.run(rest);
+    this.#endings.set(client, ending);
+    const reason = await ending;
     this.#clients.delete(id);
     const { requests, errors, readBytes, writtenBytes } = session.traffic;
     const seconds = ((this.#clock.now() - connectedAtMs) / 1000).toFixed(1);
@@ -223,7 +247,7 @@ export class NbdServer {
       late.abort(new Error(`the handshake took longer than ${handshakeMs / 1000} s`));
     });
     // Whoever has proven a key comes through an encrypted channel.
-    const { tls } = this.#options;
+    const tls = this.#tls;
     const tlsMode = tls === undefined || peer.key !== undefined
       ? "off"
       : tls.required
@@ -275,6 +299,24 @@ export class NbdServer {
   }
 
   /**
+   * Serves an export no longer, which the table has forgotten: its clients are answered what they have asked for,
+   * and then are disconnected. Others notice nothing.
+   *
+   * @param reason For the log.
+   * @param deadlineMs After that they are cut off.
+   * @returns When nobody has it any more.
+   */
+  async dismiss(exported: Export, reason: string, deadlineMs: number): Promise<void> {
+    this.#dismissed.set(exported, reason);
+    const clients = this.clients().filter(({ session }) => session.exported === exported);
+    for (const { session } of clients) session.drain(reason);
+    using _timer = this.#clock.timer(deadlineMs, () => {
+      for (const { session } of clients) session.abort(reason);
+    });
+    await Promise.all(clients.map((client) => this.#endings.get(client)));
+  }
+
+  /**
    * Takes no more clients and lets the present ones finish what they have asked for.
    *
    * @param deadlineMs After that they are cut off.
@@ -313,7 +355,7 @@ export class NbdServer {
 
   #startSweep(): void {
     const { requestMs } = this.#limits;
-    if (requestMs === 0 || this.#sweep !== null) return;
+    if (requestMs === 0 || this.#sweep !== null || this.#clients.size === 0) return;
     this.#sweep = this.#clock.timer(SWEEP_MS, () => {
       this.#sweep = null;
       const now = this.#clock.now();
@@ -322,7 +364,7 @@ export class NbdServer {
         this.#log.warn(`${peer.text} cut off: a request took longer than ${requestMs / 1000} s`);
         session.abort(`killswitch: a request took longer than ${requestMs / 1000} s`);
       }
-      if (this.#clients.size > 0) this.#startSweep();
+      this.#startSweep();
     }, { background: true });
   }
 }
@@ -381,16 +423,18 @@ class Hall implements ServerHall {
 
   find(name: string): ExportOffer | Refusal {
     const exported = this.#exports.find(name);
-    if (exported === undefined) {
-      return { refused: "unknown", reason: name === "" ? "there is no default export" : "no such export" };
-    }
-    const verdict = this.#judge(this.#peer, exported);
-    if (verdict.rights === "none") return { refused: "policy", reason: verdict.reason };
+    const unknown: Refusal = {
+      refused: "unknown",
+      reason: name === "" ? "there is no default export" : "no such export",
+    };
+    if (exported === undefined) return unknown;
+    const { rights, reason, conceals } = this.#judge(this.#peer, exported);
+    if (rights === "none") return conceals ? { ...unknown, inTruth: reason } : { refused: "policy", reason };
     const offer: ExportOffer = {
       name: exported.name,
       description: exported.description,
       sizeBytes: exported.sizeBytes,
-      transmissionFlags: transmissionFlags(exported, verdict.rights === "write"),
+      transmissionFlags: transmissionFlags(exported, rights === "write"),
       blockSizes: {
         minimum: exported.device.blockSizes.minimum,
         preferred: exported.device.blockSizes.preferred,

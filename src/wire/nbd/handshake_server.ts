@@ -71,6 +71,8 @@ export interface Refusal {
   readonly refused: "unknown" | "policy" | "tls-required" | "shutdown";
   /** Told to the client: no paths of ours. */
   readonly reason: string;
+  /** Told to the log in its place: what the client is not to know. */
+  readonly inTruth?: string;
 }
 
 /** What the server has for this client. */
@@ -185,7 +187,7 @@ function* answerOptions(
       if (agreement !== null) return agreement;
     } catch (error) {
       if (!(error instanceof OptionRefused)) throw error;
-      hall.refused?.(optionName(option), error.exportName, error.message);
+      hall.refused?.(optionName(option), error.exportName, error.inTruth);
       yield* reply(option, error.reply, encodeText(error.message));
     }
   }
@@ -201,7 +203,12 @@ interface Haggled {
 
 /** An option is not granted; `reply` is the type of error that the client is told, the message its text. */
 class OptionRefused extends Error {
-  constructor(readonly reply: number, reason: string, readonly exportName = "") {
+  constructor(
+    readonly reply: number,
+    reason: string,
+    readonly exportName = "",
+    readonly inTruth = reason,
+  ) {
     super(reason);
   }
 }
@@ -316,7 +323,9 @@ function understand<T>(payload: Uint8Array | null, decode: (payload: Uint8Array)
 
 function find(hall: ServerHall, exportName: string): ExportOffer {
   const found = hall.find(exportName);
-  if ("refused" in found) throw new OptionRefused(replyFor[found.refused], found.reason, exportName);
+  if ("refused" in found) {
+    throw new OptionRefused(replyFor[found.refused], found.reason, exportName, found.inTruth);
+  }
   return found;
 }
 
@@ -341,7 +350,7 @@ function* answerExportName(
     return agreement;
   } catch (error) {
     if (!(error instanceof OptionRefused)) throw error;
-    hall.refused?.("EXPORT_NAME", exportName, error.message);
+    hall.refused?.("EXPORT_NAME", exportName, error.inTruth);
     throw new WireError(`EXPORT_NAME of "${printable(exportName)}" is refused: ${error.message}`);
   }
 }
