@@ -10,6 +10,7 @@ import { parseStatusPlace } from "../base/status_place.ts";
 import { serverHandlers } from "../control/handlers.ts";
 import { ControlServer } from "../control/server.ts";
 import { describeServer } from "../control/server_status.ts";
+import { StateWatch } from "../control/state_watch.ts";
 import type { ProcessStatus } from "../control/status.ts";
 import { StatusHttp } from "../control/status_http.ts";
 import type { BlockDevice } from "../device/device.ts";
@@ -121,6 +122,7 @@ export class RunningServer {
   readonly #startedAtMs = systemClock.now();
   readonly #tls: OpenedTls | null;
   readonly #httpPlace: Endpoint | null;
+  readonly #watch = new StateWatch(() => this.#status(), systemClock);
   #control: ControlServer | null = null;
   #http: StatusHttp | null = null;
   #door: OpenedEntrance | null = null;
@@ -156,6 +158,7 @@ export class RunningServer {
       clock: systemClock,
       oldstyle: options.oldstyle,
       instance: INSTANCE,
+      changed: this.#watch.look,
       tls: this.#tls?.server,
       limits: {
         handshakeMs: options.handshakeTimeout,
@@ -296,13 +299,17 @@ export class RunningServer {
 
   async #listenForControl(path: string): Promise<void> {
     const listener = await listenUnix(path);
-    const handlers = serverHandlers({
-      status: () => this.#status(),
-      replaceAccessList: (entries) => {
-        this.#access.replace(entries);
-        this.#nbd.reconsider();
+    const handlers = serverHandlers(
+      {
+        status: () => this.#status(),
+        replaceAccessList: (entries) => {
+          this.#access.replace(entries);
+          this.#nbd.reconsider();
+        },
       },
-    }, this.#log);
+      this.#watch,
+      this.#log,
+    );
     this.#control = new ControlServer(listener, handlers, this.#log.child("control"));
   }
 

@@ -1,8 +1,10 @@
 import { type Clock, delay, systemClock } from "../os/clock.ts";
+import { followControl } from "../control/client.ts";
 import type { ProcessStatus } from "../control/status.ts";
 import { type Command, command, type Output } from "./command.ts";
 import { CommandFailure } from "./command_failure.ts";
 import { request, SOCK_OPTION } from "./control_request.ts";
+import { decodeAnswer } from "../wire/control/message.ts";
 import { formatStatusView } from "./status_view.ts";
 
 /** A server that takes longer is not well. */
@@ -15,7 +17,7 @@ export function statusCommand(clock: Clock = systemClock): Command {
   return command({
     name: "status",
     summary: "Shows the state of a running server",
-    usage: ["status --sock SOCK [--json] [--watch]"],
+    usage: ["status --sock SOCK [--json] [--watch]", "status --sock SOCK --changes"],
     description: `
       One line of key=value pairs: pid, size, is_mirroring, clients_allowed, num_clients, has_control; while
       migrating migration_speed, migration_duration, migration_seconds_left, migration_bytes_left and
@@ -23,18 +25,23 @@ export function statusCommand(clock: Clock = systemClock): Command {
       writing. --json shows much more: exports, clients, counts, latencies.
 
       --watch shows exports and clients with their rates, once a second until interrupted.
+
+      --changes prints a line of JSON for each change of state until interrupted: clients that come and go, exports
+      that are added and removed, migrations, failed syncs, and whether all is well.
     `,
     options: {
       sock: SOCK_OPTION,
       json: { type: "flag", short: "j", help: "Show everything, as JSON" },
       watch: { type: "flag", short: "w", help: "Show it again every second" },
+      changes: { type: "flag", short: "c", help: "Print each change of state as a line of JSON" },
     },
     examples: [
       { text: "How many clients there are", command: "denbd status --sock /run/disk.sock" },
       { text: "Look on", command: "denbd status --sock /run/disk.sock --watch" },
     ],
     async run({ options, stdout }) {
-      const { sock, json, watch } = options;
+      const { sock, json, watch, changes } = options;
+      if (changes) return await printChanges(sock, stdout);
       if (watch) return await watchStatus(sock, json, stdout, clock);
       if (json) await stdout.write(JSON.stringify(await wholeStatus(sock), null, 2) + "\n");
       else await stdout.write(`${(await request(sock, "status", [], { timeoutMs: TIMEOUT_MS })).text}\n`);
@@ -48,6 +55,16 @@ async function wholeStatus(sock: string): Promise<ProcessStatus> {
     throw new CommandFailure("the server has no status as JSON");
   }
   return result as ProcessStatus;
+}
+
+/** Until the server or the reader is gone. */
+async function printChanges(sock: string, stdout: Output): Promise<void> {
+  const lines = followControl(sock, { command: "changes", args: [] });
+  const { value: answer } = await lines.next();
+  if (typeof answer !== "string") throw new CommandFailure("the server closed without an answer");
+  const { code, text } = decodeAnswer(answer);
+  if (code !== 0) throw new CommandFailure(text, code);
+  for await (const line of lines) await stdout.write(`${line}\n`);
 }
 
 /** Until the server or the reader is gone; as JSON one line each time. */

@@ -60,6 +60,32 @@ export async function askControl(
   }
 }
 
+/**
+ * Sends one request as JSON, and reads the answer and the lines that follow it.
+ *
+ * @returns The lines, the answer's first, until the server closes.
+ * @throws {Error} If the server cannot be reached or breaks off.
+ */
+export async function* followControl(
+  path: string,
+  request: Omit<ControlRequest, "form">,
+): AsyncGenerator<string, void> {
+  // Nobody else needs it, and the program starts faster without.
+  const { TextLineStream } = await import("@std/streams");
+  using conn = await connect(path);
+  try {
+    for (let rest = encodeRequest({ ...request, form: "json" }); rest.length > 0;) {
+      rest = rest.subarray(await conn.write(rest));
+    }
+    const lines: AsyncIterable<string> = conn.readable.pipeThrough(new TextDecoderStream()).pipeThrough(
+      new TextLineStream(),
+    );
+    for await (const line of lines) yield line;
+  } catch (error) {
+    throw new Error(`the server at ${quote(path)} broke off`, { cause: error });
+  }
+}
+
 async function connect(path: string): Promise<Deno.UnixConn> {
   try {
     return await Deno.connect({ transport: "unix", path });

@@ -2,6 +2,7 @@
 import { LOG_LEVELS } from "../base/line_log.ts";
 import type { AdjustableLog, LogLevel } from "../base/log.ts";
 import type { ControlAnswer } from "../wire/control/message.ts";
+import type { StateWatch } from "./state_watch.ts";
 import { formatStatusLine, type ProcessStatus } from "./status.ts";
 
 /**
@@ -10,7 +11,13 @@ import { formatStatusLine, type ProcessStatus } from "./status.ts";
  * @param args The argument lines.
  * @throws What cannot be done; the message goes back under code 1.
  */
-export type ControlHandler = (args: readonly string[]) => ControlAnswer | Promise<ControlAnswer>;
+export type ControlHandler = (args: readonly string[]) => FollowedAnswer | Promise<FollowedAnswer>;
+
+/** An answer, behind which lines of JSON may follow for as long as the client stays. */
+export interface FollowedAnswer extends ControlAnswer {
+  /** Only for clients that speak JSON. The signal is given when the client has left. */
+  readonly follow?: (signal: AbortSignal) => AsyncIterable<unknown>;
+}
 
 /** Commands by name. Whoever has more to offer, such as migration, adds to it. */
 export type ControlHandlers = Map<string, ControlHandler>;
@@ -26,13 +33,21 @@ export interface ControlledServer {
   replaceAccessList(entries: readonly string[]): void;
 }
 
-/** The commands that every server has: `status`, `acl`, `log_level`. */
-export function serverHandlers(server: ControlledServer, log: AdjustableLog): ControlHandlers {
+/** The commands that every server has: `status`, `changes`, `acl`, `log_level`. */
+export function serverHandlers(
+  server: ControlledServer,
+  watch: StateWatch,
+  log: AdjustableLog,
+): ControlHandlers {
   return new Map<string, ControlHandler>([
     ["status", () => {
       const status = server.status();
       return { code: 0, text: formatStatusLine(status), result: status };
     }],
+    [
+      "changes",
+      () => ({ code: 0, text: "changes of state follow", follow: (signal) => watch.follow(signal) }),
+    ],
     ["acl", (entries) => {
       server.replaceAccessList(entries);
       log.info(`access list replaced: ${entries.length === 0 ? "empty" : entries.join(" ")}`);

@@ -10,14 +10,9 @@ import type { Log } from "../base/log.ts";
 import { printable } from "../base/printable.ts";
 import type { Connection } from "../net/connection.ts";
 import type { Listener } from "../net/listener.ts";
-import {
-  type ControlAnswer,
-  type ControlRequest,
-  encodeAnswer,
-  RequestDecoder,
-} from "../wire/control/message.ts";
+import { type ControlRequest, encodeAnswer, encodeLine, RequestDecoder } from "../wire/control/message.ts";
 import { WireError } from "../wire/wire_error.ts";
-import type { ControlHandlers } from "./handlers.ts";
+import type { ControlHandlers, FollowedAnswer } from "./handlers.ts";
 
 export interface ControlLimits {
   /** For a request to arrive whole, and for an answer to be taken. Default 10 s. */
@@ -94,7 +89,7 @@ export class ControlServer {
     const buffer = new Uint8Array(READ_BYTES);
     let ended = false;
     while (!ended && !this.#closing) {
-      let answer: ControlAnswer;
+      let answer: FollowedAnswer;
       try {
         let request = decoder.next();
         if (request === null) {
@@ -117,6 +112,20 @@ export class ControlServer {
       }
       await this.#inTime(client, () => client.write(encodeAnswer(answer, decoder.form)));
       this.#busy.delete(client);
+      if (answer.follow !== undefined && decoder.form === "json") {
+        await this.#send(client, answer.follow);
+        ended = true;
+      }
+    }
+  }
+
+  /** Lines for as long as the client stays; whatever it says means that it has heard enough. */
+  async #send(client: Connection, follow: (signal: AbortSignal) => AsyncIterable<unknown>): Promise<void> {
+    const left = new AbortController();
+    // Reading ends when the connection does, which is after the loop at the latest.
+    Promise.resolve(client.read(new Uint8Array(1))).finally(() => left.abort()).catch(() => {});
+    for await (const value of follow(left.signal)) {
+      await this.#inTime(client, () => client.write(encodeLine(value)));
     }
   }
 
@@ -141,7 +150,7 @@ export class ControlServer {
     }
   }
 
-  async #perform({ command, args }: ControlRequest): Promise<ControlAnswer> {
+  async #perform({ command, args }: ControlRequest): Promise<FollowedAnswer> {
     if (command === "") return { code: 9, text: "missing command" };
     const handler = this.#handlers.get(command);
     if (handler === undefined) return { code: 10, text: "unknown command" };

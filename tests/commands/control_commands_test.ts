@@ -10,8 +10,10 @@ import { statusCommand } from "../../src/commands/status.ts";
 import { serverHandlers } from "../../src/control/handlers.ts";
 import { ControlServer } from "../../src/control/server.ts";
 import { formatStatusLine, type ProcessStatus } from "../../src/control/status.ts";
+import { StateWatch } from "../../src/control/state_watch.ts";
 import { listenUnix } from "../../src/net/listener.ts";
 import type { Clock } from "../../src/os/clock.ts";
+import { systemClock } from "../../src/os/clock.ts";
 import { IDLE } from "../control/idle_status.ts";
 import { temporaryDirectory } from "../testing/process.ts";
 import { FakeSurroundings } from "./fake_surroundings.ts";
@@ -33,9 +35,12 @@ async function running(status: () => ProcessStatus = () => IDLE) {
   const list = new AccessList(["127.0.0.1"]);
   const log = { ...silentLog };
   const server = { status, replaceAccessList: (entries: readonly string[]) => list.replace(entries) };
-  const control = new ControlServer(await listenUnix(sock), serverHandlers(server, log), silentLog);
+  const watch = new StateWatch(status, systemClock);
+  const handlers = serverHandlers(server, watch, log);
+  const control = new ControlServer(await listenUnix(sock), handlers, silentLog);
   return {
     sock,
+    watch,
     list,
     log,
     control,
@@ -193,4 +198,34 @@ Deno.test("check does not know the state of what it cannot ask, and misuse is no
   assertEquals([odd.code, odd.stderr], [3, ""]);
   assertMatch(odd.stdout, /^unknown: /);
   assertEquals((await denbd("check")).code, 3);
+});
+
+Deno.test("status --changes prints a line for each change until its reader has seen enough", async () => {
+  let status: ProcessStatus = IDLE;
+  await using server = await running(() => status);
+  const lines: string[] = [];
+  const around = new FakeSurroundings();
+  const twice = Promise.withResolvers<void>();
+  const stdout: Output = {
+    isTerminal: false,
+    write(data) {
+      lines.push(data as string);
+      if (lines.length < 2) return Promise.resolve();
+      twice.resolve();
+      throw new Deno.errors.BrokenPipe("Broken pipe");
+    },
+  };
+  const ended = runProgram(["status", "-s", server.sock, "--changes"], commands, "1", {
+    ...around,
+    stdout,
+    env: () => undefined,
+  });
+  const changing = setInterval(() => {
+    status = { ...status, clientsAllowed: !status.clientsAllowed };
+    server.watch.look();
+  }, 1);
+  await twice.promise;
+  clearInterval(changing);
+  assertEquals(await ended, 1);
+  assertMatch(lines[0], /^\{"event":"clients_allowed","allowed":(true|false)\}\n$/);
 });

@@ -4,9 +4,11 @@ import { silentLog } from "../../src/base/log.ts";
 import { askControl } from "../../src/control/client.ts";
 import { type ControlHandler, serverHandlers } from "../../src/control/handlers.ts";
 import { type ControlLimits, ControlServer } from "../../src/control/server.ts";
+import { StateWatch } from "../../src/control/state_watch.ts";
 import { listenUnix } from "../../src/net/listener.ts";
 import type { ControlRequest } from "../../src/wire/control/message.ts";
 import { temporaryDirectory } from "../testing/process.ts";
+import { systemClock } from "../../src/os/clock.ts";
 import { IDLE } from "./idle_status.ts";
 
 /** A control socket before an idle server with an access list; gone at the end of the scope. */
@@ -17,6 +19,7 @@ async function controlled(more: Record<string, ControlHandler> = {}, limits: Con
   const log = { ...silentLog };
   const handlers = serverHandlers(
     { status: () => IDLE, replaceAccessList: (entries) => acl.replace(entries) },
+    new StateWatch(() => IDLE, systemClock),
     log,
   );
   for (const [name, handler] of Object.entries(more)) handlers.set(name, handler);

@@ -80,6 +80,8 @@ export interface NbdServerOptions {
   readonly oldstyle?: boolean;
   /** A UUID of this run of the server, told to clients that ask; see `denbd_context.ts`. */
   readonly instance?: string;
+  /** Called when a client has come or gone. */
+  readonly changed?: () => void;
   /** Default: STARTTLS is refused. */
   readonly tls?: ServerTls;
 }
@@ -218,6 +220,7 @@ export class NbdServer {
       session,
     };
     this.#clients.set(id, client);
+    this.#options.changed?.();
     this.#startSweep();
     log.info(`${peer.text} opened "${printable(exported.name)}" to ${client.rights}`);
     if (this.#draining) session.drain("the server is shutting down");
@@ -229,6 +232,7 @@ export class NbdServer {
     this.#endings.set(client, ending);
     const reason = await ending;
     this.#clients.delete(id);
+    this.#options.changed?.();
     const { requests, errors, readBytes, writtenBytes } = session.traffic;
     const seconds = ((this.#clock.now() - connectedAtMs) / 1000).toFixed(1);
     log.info(

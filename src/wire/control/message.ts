@@ -33,6 +33,11 @@ export interface ControlAnswer {
   readonly result?: unknown;
 }
 
+/** One of the lines of JSON that may follow an answer. */
+export function encodeLine(value: unknown): Uint8Array {
+  return encoder.encode(JSON.stringify(value) + "\n");
+}
+
 const LF = 0x0a;
 const encoder = new TextEncoder();
 
