@@ -12,6 +12,8 @@
  * buffer handed to a disk belongs to the disk until the operation has ended, and to the caller afterwards.
  */
 
+import type { OpenFile } from "../os/file_calls.ts";
+
 /** Size constraints in bytes, as NBD has them: all but the maximum are powers of two. */
 export interface BlockSizes {
   /** Offsets and lengths are multiples of this. */
@@ -98,6 +100,14 @@ export interface BlockDevice {
   extents(offset: number, length: number): Extent[] | Promise<Extent[]>;
   /** Prefetches the range. A hint. */
   cache(offset: number, length: number): void | Promise<void>;
+  /**
+   * The open file in which the disk's bytes stand, byte for byte, if those of the range can be sent from it now
+   * without waiting and in their state after everything answered so far. For who would otherwise read them only to
+   * pass them on. A disk of a disk has this only if it lets reads through untouched and unseen.
+   *
+   * @returns `null` if the range has to be read.
+   */
+  cachedFile?(offset: number, length: number): OpenFile | null;
   /** Ends all use; does not flush. Idempotent. */
   close(): Promise<void>;
 }

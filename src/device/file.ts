@@ -434,6 +434,11 @@ export class FileDisk implements BlockDevice {
     }
   }
 
+  cachedFile(offset: number, length: number): OpenFile | null {
+    if (this.#closing !== null || this.#order.conflicts(false, offset, length)) return null;
+    return this.#file.isCached(offset, length) ? this.#file : null;
+  }
+
   /** Waits for what is under way. */
   close(): Promise<void> {
     this.#closing ??= this.#close();

@@ -1,3 +1,4 @@
+import type { OpenFile } from "../os/file_calls.ts";
 import type {
   Abilities,
   BlockDevice,
@@ -73,6 +74,10 @@ export class StickySync implements BlockDevice {
 
   cache(offset: number, length: number): void | Promise<void> {
     return this.#disk.cache(offset, length);
+  }
+
+  cachedFile(offset: number, length: number): OpenFile | null {
+    return this.#disk.cachedFile?.(offset, length) ?? null;
   }
 
   close(): Promise<void> {

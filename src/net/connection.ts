@@ -5,6 +5,8 @@
  * A simulation implements the same interface over a virtual clock.
  */
 
+import type { OpenFile } from "../os/file_calls.ts";
+
 /** Who is at the other end. */
 export interface Peer {
   readonly transport: "tcp" | "unix" | "memory";
@@ -45,6 +47,13 @@ export interface Connection {
    * @throws If the connection is closed or breaks before the transport took the last byte.
    */
   write(bytes: Uint8Array): void | Promise<void>;
+  /**
+   * Writes `bytes`, then a range of a file that is in the page cache, without reading it. Otherwise like
+   * {@linkcode write}. If the range cannot be sent to its end (the file was cut short, or cannot be read any more)
+   * the connection is closed: the peer cannot be told any other way. Transports that change or frame what they carry
+   * do without.
+   */
+  sendFile?(bytes: Uint8Array, file: OpenFile, offset: number, length: number): void | Promise<void>;
   /** Closes both directions and ends every outstanding read and write. Idempotent, never throws. */
   close(): void;
 }

@@ -13,7 +13,16 @@
  * connection (see `attention.ts`), and nobody looks again while other work is waiting.
  */
 import { systemClock } from "../os/clock.ts";
-import { BROKEN, receiveNow, sendNow, setKeepAlive, WOULD_BLOCK } from "../os/socket_calls.ts";
+import type { OpenFile } from "../os/file_calls.ts";
+import {
+  BROKEN,
+  receiveNow,
+  sendFileNow,
+  sendNow,
+  sendNowAndMore,
+  setKeepAlive,
+  WOULD_BLOCK,
+} from "../os/socket_calls.ts";
 import { Attention, GATHER_BYTES, GATHER_MS, LOOK_MS } from "./attention.ts";
 import { claimDescriptor } from "./connection_descriptor.ts";
 import type { Connection, Peer } from "./connection.ts";
@@ -22,6 +31,12 @@ import { tcpPeer, unixPeer } from "./peer.ts";
 /** A connection that never needs to wait gives others their turn after this long, in milliseconds. */
 const TURN_MS = 1;
 
+/** How much of a file is sent in one call: others have their turn in between. */
+const FILE_STEP_BYTES = 1024 * 1024;
+/** How much of a file is read at once that has left the page cache while its reader took its time. */
+const COLD_BYTES = 256 * 1024;
+const PAGE_BYTES = 4096;
+
 /** A dead TCP peer is noticed after about a minute. */
 const KEEP_ALIVE = { idleSeconds: 30, intervalSeconds: 10, probes: 3, unacknowledgedMs: 60_000 };
 
@@ -29,6 +44,7 @@ const nowMs = () => systemClock.now();
 
 export class NativeConnection implements Connection {
   readonly peer: Peer;
+  readonly sendFile: Connection["sendFile"];
   readonly #conn: Deno.Conn;
   #fd: number | null;
   #closed = false;
@@ -43,6 +59,7 @@ export class NativeConnection implements Connection {
     this.#conn = conn;
     this.#fd = claimDescriptor(conn);
     this.peer = describePeer(conn, this.#fd);
+    if (this.#fd !== null) this.sendFile = this.#sendFile.bind(this);
     if (conn.remoteAddr.transport === "tcp") {
       (conn as Deno.TcpConn).setNoDelay(true);
       if (this.#fd !== null) setKeepAlive(this.#fd, KEEP_ALIVE);
@@ -115,15 +132,67 @@ export class NativeConnection implements Connection {
       if (sent === BROKEN) throw new Deno.errors.BrokenPipe("the peer closed the connection");
       if (sent > 0) bytes = bytes.subarray(sent);
     }
+    return this.#later(() => this.#writeThrough(bytes));
+  }
+
+  #later(write: () => Promise<void>): Promise<void> {
     this.#pendingWrites++;
-    this.#lastWrite = this.#lastWrite.then(() => this.#writeThrough(bytes)).finally(() =>
-      this.#pendingWrites--
-    );
+    this.#lastWrite = this.#lastWrite.then(write).finally(() => this.#pendingWrites--);
     return this.#lastWrite;
   }
 
   async #writeThrough(bytes: Uint8Array): Promise<void> {
     while (bytes.length > 0) bytes = bytes.subarray(await this.#conn.write(bytes));
+  }
+
+  #sendFile(bytes: Uint8Array, file: OpenFile, offset: number, length: number): void | Promise<void> {
+    if (this.#closed) throw new Deno.errors.BrokenPipe("the connection is closed");
+    let sent = 0;
+    if (this.#pendingWrites === 0) {
+      const taken = sendNowAndMore(this.#fd!, bytes as Uint8Array<ArrayBuffer>);
+      if (taken === BROKEN) throw new Deno.errors.BrokenPipe("the peer closed the connection");
+      bytes = bytes.subarray(Math.max(0, taken));
+      if (bytes.length === 0) sent = this.#sendFileNow(file, offset, length);
+      if (sent === length) return;
+    }
+    return this.#later(() => this.#sendFileThrough(bytes, file, offset + sent, length - sent));
+  }
+
+  /** Sends what the socket takes of a part of the file. @returns How many bytes that was. */
+  #sendFileNow(file: OpenFile, offset: number, length: number): number {
+    const count = this.#fd === null
+      ? BROKEN
+      : sendFileNow(this.#fd, file.fd, offset, Math.min(length, FILE_STEP_BYTES));
+    if (count === WOULD_BLOCK) return 0;
+    if (count <= 0) this.#failFile();
+    return count;
+  }
+
+  /** Only a write by the runtime can wait until the socket takes more: now and then a page of the file goes so. */
+  async #sendFileThrough(bytes: Uint8Array, file: OpenFile, offset: number, length: number): Promise<void> {
+    await this.#writeThrough(bytes);
+    while (length > 0) {
+      let page = new Uint8Array(Math.min(length, PAGE_BYTES - offset % PAGE_BYTES));
+      if (file.readCached(offset, page) !== page.length) {
+        page = new Uint8Array(Math.min(length, COLD_BYTES));
+        const count = await file.read(offset, page).catch(() => 0);
+        if (count !== page.length) this.#failFile();
+      }
+      await this.#writeThrough(page);
+      offset += page.length;
+      length -= page.length;
+      // What was in the page cache in the beginning may have left it.
+      const step = Math.min(length, FILE_STEP_BYTES);
+      if (step === 0 || !file.isCached(offset, step)) continue;
+      const count = this.#sendFileNow(file, offset, step);
+      offset += count;
+      length -= count;
+    }
+  }
+
+  #failFile(): never {
+    this.close();
+    throw new Deno.errors.BrokenPipe("the connection broke, or the file could not be sent to its end");
   }
 
   close(): void {

@@ -35,6 +35,10 @@ const BLKGETSIZE64 = 0x80081272n;
 const BLKSSZGET = 0x1268n;
 const BLKDISCARD = 0x1277n;
 const BLKROTATIONAL = 0x127en;
+/** The same number on every machine. */
+const SYS_CACHESTAT = 451;
+/** With larger pages fewer are counted, and nothing is taken to be cached. */
+const PAGE_BYTES = 4096;
 /** Linux moves at most this many bytes in one call. */
 const CALL_BYTES_MAX = 0x7ffff000;
 
@@ -122,6 +126,11 @@ function addressOf(bytes: Uint8Array): number {
 /** `struct iovec` { void *base; size_t length }, little endian as on every machine Deno runs on. */
 const iovec = new Uint32Array(4);
 
+/** `struct cachestat_range` { u64 offset, length } and `struct cachestat` { u64 cached, … }, counted in pages. */
+const cachedRange = new Uint32Array(4);
+const cachedPages = new Uint32Array(10);
+const lastByte = new Uint8Array(1);
+
 /** `struct rusage`: two times of 16 bytes, then 64-bit counters, of which the thirteenth is `ru_nvcsw`. */
 const usage = new Uint32Array(36);
 
@@ -137,6 +146,8 @@ export class OpenFile {
   readonly #lib: Libc;
   /** Opened through `node:fs`, so that `node:fs` knows the descriptor. */
   readonly #known: boolean;
+  /** The system tells what is in the page cache, as far as is known. */
+  #tellsCached = true;
 
   private constructor(lib: Libc, fd: number, known: boolean) {
     this.#lib = lib;
@@ -180,6 +191,24 @@ export class OpenFile {
   /** Whether the file system knows reads that do not wait. */
   canReadCached(): boolean {
     return this.readCached(0, new Uint8Array(1)) >= 0 || errnoName(this.#lib.errno[0]) !== "EOPNOTSUPP";
+  }
+
+  /**
+   * Whether a range is in the page cache, as far as can be told: pages that are being read in count unless they are
+   * the last. Without the system call (before Linux 6.5), or where it is not allowed, nothing is.
+   */
+  isCached(offset: number, length: number): boolean {
+    if (!this.#tellsCached) return false;
+    cachedRange[0] = offset; // modulo 2^32
+    cachedRange[1] = offset / 0x1_0000_0000;
+    cachedRange[2] = length;
+    cachedRange[3] = length / 0x1_0000_0000;
+    if (this.#lib.cachestat(SYS_CACHESTAT, this.#fd, cachedRange, cachedPages, 0) !== 0) {
+      this.#tellsCached = false;
+      return false;
+    }
+    const pages = Math.ceil((offset % PAGE_BYTES + length) / PAGE_BYTES);
+    return cachedPages[0] >= pages && this.readCached(offset + length - 1, lastByte) === 1;
   }
 
   /** Reads on the pool. @returns Bytes read; fewer than asked for at the end of the file. @throws {OsError} */

@@ -13,6 +13,7 @@ export const BROKEN = -2;
 
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
+const MSG_MORE = 0x8000;
 const EINTR = 4;
 const EAGAIN = 11;
 
@@ -57,6 +58,27 @@ export function sendNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
   const count = calls().send(fd, bytes, bytes.length, MSG_DONTWAIT | MSG_NOSIGNAL);
   return count >= 0 ? count : failure();
 }
+
+/** As {@linkcode sendNow}, for bytes that more follow at once: they leave together. */
+export function sendNowAndMore(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
+  const count = calls().send(fd, bytes, bytes.length, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE);
+  return count >= 0 ? count : failure();
+}
+
+/**
+ * Sends what the system takes of a file's bytes, without having them copied to us: a count (0 at the end of the
+ * file), {@linkcode WOULD_BLOCK} or {@linkcode BROKEN}. The socket must be one that does not wait, as the runtime's
+ * are; what is not in the page cache is waited for.
+ */
+export function sendFileNow(fd: number, file: number, offset: number, length: number): number {
+  fileOffset[0] = offset; // modulo 2^32
+  fileOffset[1] = offset / 0x1_0000_0000;
+  const count = calls().sendfile(fd, file, fileOffset, length);
+  return count >= 0 ? count : failure();
+}
+
+/** `off_t`, little endian. */
+const fileOffset = new Uint32Array(2);
 
 function failure(): number {
   const errno = calls().errno[0];

@@ -593,3 +593,25 @@ Deno.test("FileDisk opened read-only changes nothing", async () => {
   assert(Deno.readFileSync(path).every((byte) => byte === 3));
   await disk.close();
 });
+
+coldTest("FileDisk lends its file for what is in memory and settled, and for nothing else", async () => {
+  await using opened = await open(8 * MIB, { allocated: true });
+  const { disk, path } = opened;
+  assert(disk.cachedFile!(0, 8 * MIB) !== null);
+  assert(disk.cachedFile!(4095, 2) !== null);
+  const writing = disk.write(MIB, new Uint8Array(2 * MIB).fill(1));
+  assert(writing instanceof Promise);
+  assertEquals(disk.cachedFile!(2 * MIB, MIB), null);
+  assert(disk.cachedFile!(4 * MIB, MIB) !== null);
+  await writing;
+  assert(disk.cachedFile!(2 * MIB, MIB) !== null);
+  await disk.flush();
+  await makeCold(path);
+  assertEquals(disk.cachedFile!(0, 8 * MIB), null);
+  await disk.read(5 * MIB, new Uint8Array(4096));
+  assert(disk.cachedFile!(5 * MIB, 4096) !== null);
+  Deno.truncateSync(path, 5 * MIB);
+  assertEquals(disk.cachedFile!(5 * MIB, 4096), null);
+  await disk.close();
+  assertEquals(disk.cachedFile!(0, 4096), null);
+});

@@ -6,6 +6,7 @@
  */
 import type { BufferPool, PooledBuffer } from "../../net/buffer_pool.ts";
 import type { Connection } from "../../net/connection.ts";
+import type { OpenFile } from "../../os/file_calls.ts";
 
 const CHUNK_BYTES = 256 * 1024;
 
@@ -109,6 +110,27 @@ export class Outbox {
     };
   }
 
+  /** Whether {@linkcode commitFile} may be called. */
+  get sendsFiles(): boolean {
+    return this.#connection.sendFile !== undefined;
+  }
+
+  /** As {@linkcode commit}; behind it comes a range of a file, and all that is ready leaves. */
+  commitFile(byteCount: number, file: OpenFile, offset: number, length: number): void {
+    const chunk = this.#chunk!;
+    const from = this.#from;
+    this.#to += byteCount;
+    const bytes = chunk.buffer.bytes.subarray(from, this.#to);
+    this.#from = this.#to;
+    this.#send(
+      chunk,
+      bytes.length + length,
+      false,
+      () => this.#connection.sendFile!(bytes, file, offset, length),
+    );
+    if (chunk.users === 0) this.#from = this.#to = 0;
+  }
+
   /** Hands all ready replies to the connection. */
   flush(): void {
     if (this.#from === this.#to) return;
@@ -145,13 +167,18 @@ export class Outbox {
   }
 
   #write(chunk: Chunk, from: number, to: number, leaves: boolean): void {
+    const bytes = chunk.buffer.bytes.subarray(from, to);
+    this.#send(chunk, bytes.length, leaves, () => this.#connection.write(bytes));
+  }
+
+  #send(chunk: Chunk, byteCount: number, leaves: boolean, send: () => void | Promise<void>): void {
     if (this.#broken) {
       if (leaves) this.#leave(chunk);
       return;
     }
     let writing: void | Promise<void>;
     try {
-      writing = this.#connection.write(chunk.buffer.bytes.subarray(from, to));
+      writing = send();
     } catch {
       this.#broken = true;
       if (leaves) this.#leave(chunk);
@@ -162,11 +189,11 @@ export class Outbox {
       return;
     }
     if (!leaves) chunk.users++;
-    this.#unsentBytes += to - from;
+    this.#unsentBytes += byteCount;
     writing.catch(() => {
       this.#broken = true;
     }).then(() => {
-      this.#unsentBytes -= to - from;
+      this.#unsentBytes -= byteCount;
       this.#leave(chunk);
       if (this.#unsentBytes === 0 || this.#broken) {
         this.#drained?.resolve();

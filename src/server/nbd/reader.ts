@@ -19,6 +19,9 @@ const ASK_FOR_HOLES_BYTES_MIN = 64 * 1024;
 /** A reply of this size leaves before the rest of the requests is looked at. */
 const SEND_AT_ONCE_BYTES = 192 * 1024;
 
+/** From this size cached data are sent from the file itself: for less the calls cost more than the copy. */
+const SEND_FILE_BYTES_MIN = 64 * 1024;
+
 /** A READ that is answered in several chunks. */
 interface Parts {
   readonly request: Answered;
@@ -46,6 +49,7 @@ export class Reader {
     const { offset, length } = request;
     const mayTellHoles = this.#replies.chunked && (request.flags & CommandFlag.DF) === 0;
     if (mayTellHoles && length >= ASK_FOR_HOLES_BYTES_MIN && this.#readAroundHoles(request)) return;
+    if (this.#sendFile(request, offset, length, true)) return this.#times.answeredNow(Command.READ);
     const overhead = this.#replies.dataOverhead;
     const { outbox } = this.#replies;
     outbox.reserve(overhead + length);
@@ -64,6 +68,18 @@ export class Reader {
     this.#replies.data(outbox.view, outbox.at, request, offset, length, true);
     outbox.commit(overhead + length);
     if (length >= SEND_AT_ONCE_BYTES) outbox.flush();
+  }
+
+  /** Sends data from the file in which they are, if they are in memory already. Returns whether it did. */
+  #sendFile(request: Answered, offset: number, length: number, isLast: boolean): boolean {
+    const { outbox, dataOverhead } = this.#replies;
+    if (length < SEND_FILE_BYTES_MIN || !outbox.sendsFiles) return false;
+    const file = this.#device.cachedFile?.(offset, length) ?? null;
+    if (file === null) return false;
+    outbox.reserve(dataOverhead);
+    this.#replies.data(outbox.view, outbox.at, request, offset, length, isLast);
+    outbox.commitFile(dataOverhead, file, offset, length);
+    return true;
   }
 
   #readLater(shared: Request, reading: Promise<void>): void {
@@ -122,6 +138,7 @@ export class Reader {
 
   /** Reads a part of a READ into a data chunk of its own. */
   #readPart(parts: Parts, offset: number, length: number): void {
+    if (this.#sendFile(parts.request, offset, length, false)) return;
     const overhead = this.#replies.dataOverhead;
     const { outbox } = this.#replies;
     outbox.reserve(overhead + length);

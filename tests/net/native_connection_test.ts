@@ -1,0 +1,133 @@
+import { assert, assertEquals } from "@std/assert";
+import type { Connection } from "../../src/net/connection.ts";
+import { listenTcp, listenUnix } from "../../src/net/listener.ts";
+import { OpenFile } from "../../src/os/file_calls.ts";
+import { libc } from "../../src/os/libc.ts";
+import { temporaryDirectory } from "../testing/process.ts";
+import { randomFrom } from "../testing/random.ts";
+
+const linux = Deno.build.os === "linux";
+const MIB = 1 << 20;
+const randomBytes = (length: number) => randomFrom(length).bytes(length);
+
+/** A file of random bytes, and a connection accepted over the transport with the client at its other end. */
+async function setUp(transport: "tcp" | "unix", sizeBytes: number) {
+  const directory = temporaryDirectory();
+  const path = directory.file("data");
+  const content = randomBytes(sizeBytes);
+  Deno.writeFileSync(path, content);
+  const file = OpenFile.open(libc()!, path);
+  const socket = directory.file("socket");
+  const listener = transport === "tcp" ? listenTcp("127.0.0.1", 0) : await listenUnix(socket);
+  const client = transport === "tcp"
+    ? await Deno.connect({ hostname: "127.0.0.1", port: listener.port! })
+    : await Deno.connect({ transport: "unix", path: socket });
+  const connection = (await listener.accept())!;
+  return {
+    path,
+    content,
+    file,
+    client,
+    connection: connection as Connection & Required<Pick<Connection, "sendFile">>,
+    [Symbol.dispose]() {
+      connection.close();
+      try {
+        client.close();
+      } catch {
+        // The test has done it.
+      }
+      listener.close();
+      file.close();
+      directory[Symbol.dispose]();
+    },
+  };
+}
+
+/** Reads so many bytes, or fewer at the end of the stream or at a reset. */
+async function receive(client: Deno.Conn, byteCount: number): Promise<Uint8Array> {
+  const bytes = new Uint8Array(byteCount);
+  let filled = 0;
+  while (filled < byteCount) {
+    const count = await client.read(bytes.subarray(filled)).catch(() => null);
+    if (count === null) break;
+    filled += count;
+  }
+  return bytes.subarray(0, filled);
+}
+
+for (const transport of ["tcp", "unix"] as const) {
+  const test = (what: string, fn: () => Promise<void>) =>
+    Deno.test({ name: `a file goes out over ${transport} ${what}`, ignore: !linux, fn });
+
+  test("between what was written before and after it, to a reader that is late", async () => {
+    using world = await setUp(transport, 20 * MIB + 123);
+    const { connection, client, file, content } = world;
+    const head = randomBytes(28);
+    const tail = randomBytes(5 * MIB);
+    // The first fits the socket, the second does not, the rest queues behind it.
+    const sent = [
+      connection.sendFile(head, file, 1000, 20_000),
+      connection.sendFile(head, file, 77, content.length - 77),
+      connection.write(tail),
+      connection.sendFile(head, file, 0, 3 * MIB),
+    ];
+    assert(sent.slice(1).every((promise) => promise instanceof Promise));
+    const expected = [
+      [head, content.subarray(1000, 21_000)],
+      [head, content.subarray(77)],
+      [tail],
+      [head, content.subarray(0, 3 * MIB)],
+    ].flat();
+    for (const bytes of expected) assertEquals(await receive(client, bytes.length), bytes);
+    await Promise.all(sent);
+  });
+
+  test("also where it left the page cache meanwhile", async () => {
+    using world = await setUp(transport, 20 * MIB);
+    const { connection, client, file, content } = world;
+    file.isCached = () => false;
+    const sent = connection.sendFile(new Uint8Array(1), file, 0, content.length);
+    file.readCached = () => -1;
+    assertEquals((await receive(client, 1 + content.length)).subarray(1), content);
+    await sent;
+  });
+
+  test("not to its end if it is cut short on the way: the connection is closed", async () => {
+    using world = await setUp(transport, 20 * MIB);
+    const { connection, client, file, content, path } = world;
+    const sent = Promise.resolve(connection.sendFile(new Uint8Array(1), file, 0, content.length));
+    const failed = sent.then(() => false, () => true);
+    Deno.truncateSync(path, 15 * MIB);
+    const received = await receive(client, 1 + content.length);
+    assert(received.length <= 1 + 15 * MIB);
+    assertEquals(received.subarray(1), content.subarray(0, received.length - 1));
+    assertEquals(await failed, true);
+    assertEquals(connection.read(new Uint8Array(1)), null);
+  });
+
+  test("not at all once it is closed, whoever has its descriptor then", async () => {
+    using world = await setUp(transport, 20 * MIB);
+    const { connection, client, file, content, path } = world;
+    const failed = Promise.resolve(connection.sendFile(new Uint8Array(1), file, 0, content.length))
+      .then(() => false, () => true);
+    const fd = file.fd;
+    file.close();
+    Deno.writeFileSync(path, new Uint8Array(content.length));
+    const other = OpenFile.open(libc()!, path);
+    assertEquals(other.fd, fd);
+    const received = await receive(client, 1 + content.length);
+    assertEquals(received.subarray(1), content.subarray(0, received.length - 1));
+    assertEquals(await failed, true);
+    other.close();
+  });
+
+  test("until its reader has gone", async () => {
+    using world = await setUp(transport, 20 * MIB);
+    const { connection, client, file, content } = world;
+    const failed = Promise.resolve(connection.sendFile(new Uint8Array(1), file, 0, content.length))
+      .then(() => false, () => true);
+    await receive(client, 4096);
+    client.close();
+    assertEquals(await failed, true);
+  });
+}
