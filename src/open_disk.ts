@@ -89,14 +89,23 @@ export async function openImageLocator(
  * @throws {OpenError} If that fails.
  */
 export async function openNbdLocator(locator: NbdLocator, options: OpenDiskOptions = {}): Promise<OpenedNbd> {
-  const { connections, log = silentLog, clock, deadlineMs = REQUEST_MS_MAX, soleWriter } = options;
+  const { connections, readOnly, log = silentLog, clock, deadlineMs = REQUEST_MS_MAX, soleWriter } = options;
   const { exportName } = locator;
   const survival = { deadlineMs, soleWriter };
   return await inTime(
     locator,
     options,
     (signal) =>
-      openNbd({ dial: dialOf(locator, options), exportName, connections, survival, signal, log, clock }),
+      openNbd({
+        dial: dialOf(locator, options),
+        exportName,
+        connections,
+        readOnly,
+        survival,
+        signal,
+        log,
+        clock,
+      }),
   );
 }
 

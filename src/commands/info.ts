@@ -107,7 +107,7 @@ function protocolFacts(agreement: Pick<ClientAgreement, "style" | "structured" |
 }
 
 async function describeExport(locator: NbdLocator, description: string, connect: Connect) {
-  const { disk, agreement } = await openNbdLocator(locator, connect);
+  const { disk, agreement } = await openNbdLocator(locator, { ...connect, readOnly: true });
   await disk.close();
   // Contexts are told before transmission only; the size only afterwards can be believed of every server.
   const agreed = agreement.contexts.map((context) => context.name);

@@ -20,7 +20,7 @@ import { type Listener, listenTcp, listenUnix } from "../net/listener.ts";
 import { systemClock } from "../os/clock.ts";
 import { Notifier, notifySettings } from "../os/notify.ts";
 import { ExportTable } from "../server/export_table.ts";
-import { NbdServer, type Verdict } from "../server/nbd/server.ts";
+import { NbdServer, type NbdServerOptions, type Verdict } from "../server/nbd/server.ts";
 import { DEFAULT_PORT } from "../wire/nbd/constants.ts";
 import { channelOptions, type OpenedEntrance, openEntrance } from "./channel_options.ts";
 import type { Invocation } from "./command.ts";
@@ -97,6 +97,8 @@ export interface ServerRole {
    * @param stopped Fires when the program is to stop before that is done.
    */
   openExports(exports: ExportTable, stopped: AbortSignal): Promise<void>;
+  /** Where reservations outlive the program; none do by default. */
+  readonly reservations?: Pick<NbdServerOptions, "reservationStore" | "reservationAwayMs">;
   /** How long the last flush may take, in milliseconds; for disks that may never come back. Default: any time. */
   readonly lastFlushMs?: number;
   /** What is served is for NBD only where the access list lets somebody in. */
@@ -160,6 +162,7 @@ export class RunningServer {
       instance: INSTANCE,
       changed: this.#watch.look,
       tls: this.#tls?.server,
+      ...role.reservations,
       limits: {
         handshakeMs: options.handshakeTimeout,
         connections: options.maxConnections,
@@ -306,6 +309,7 @@ export class RunningServer {
           this.#access.replace(entries);
           this.#nbd.reconsider();
         },
+        unreserve: (name) => this.#unreserve(name),
       },
       this.#watch,
       this.#log,
@@ -319,6 +323,15 @@ export class RunningServer {
       : listenTcp(place.host, place.port);
     this.#http = new StatusHttp(listener, () => this.#status(), systemClock, this.#log.child("http"));
     this.#log.info(`status at http://${listener.text}/metrics`);
+  }
+
+  /** Returns for whom the export was reserved, or `null`. */
+  async #unreserve(name: string): Promise<string | null> {
+    const exported = this.#exports.find(name);
+    if (exported === undefined) {
+      throw new Error(name === "" ? "there is no default export" : `no export "${name}"`);
+    }
+    return await this.#nbd.writersOf(exported).unreserve();
   }
 
   /** Ends everything that was begun. Returns whether all that was written is durable. */

@@ -2,7 +2,10 @@ import { openFileDisk } from "../device/open_file_disk.ts";
 import { DEFAULT_STATE_DIRECTORY } from "../device/state_directory.ts";
 import { systemClock } from "../os/clock.ts";
 import { type Export, type ExportTable, ExportTraffic } from "../server/export_table.ts";
+import { reservationFile } from "../server/reservation_store.ts";
+import { RESERVATION_AWAY_MS } from "../server/writer_sessions.ts";
 import { command, type Invocation } from "./command.ts";
+import { forEver } from "./disk_options.ts";
 import { ImageServing } from "./image_serving.ts";
 import { checkDescription, checkExportName, type ExportOption, parseExportOption } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
@@ -41,7 +44,17 @@ const OPTIONS = {
     type: "string",
     valueName: "DIR",
     default: DEFAULT_STATE_DIRECTORY,
-    help: "Where the identities of disks are kept",
+    help: "Where the identities and reservations of disks are kept",
+  },
+  writers: {
+    type: "enum",
+    values: ["any", "one-session"],
+    help: "How many may write an export at a time: any number, or one session (any)",
+  },
+  reservationTimeout: {
+    type: "duration",
+    default: RESERVATION_AWAY_MS,
+    help: "How long a session that is away keeps its export to itself; 0 until unreserve",
   },
 } as const satisfies OptionTable;
 
@@ -63,6 +76,8 @@ Without an address it listens on this machine only. Access entries are addresses
 With --channel-port it takes encrypted connections of other denbd programs, and no plain ones unless --port, --unix or socket activation asks for them. Who may come in this way is said by the public keys in the file of --authorized-peers, each with read, write (the default) or none in front; where there is an access list as well, both must agree. SIGHUP reads the file again.
 
 With --tls=prefer clients may ask for TLS, with --tls=require they must, unless they come through an encrypted channel. SIGHUP reads the certificate again.
+
+With --writers one-session an export has one writer at a time. A denbd client reserves it when it comes, for as long as it has the disk open: through lost connections, and restarts of client connections and server. Other clients reserve it by their first write, until they disconnect. Meanwhile further denbd clients that want to write are refused, others are served read-only. When a denbd client has been away for longer than --reservation-timeout the next writer takes its place; the command unreserve ends a reservation at once.
 
 With --config it serves images over dnbd3 as the files server.conf and alt-servers of that directory say, to everybody and on all addresses unless --addr names one. With access entries every image is also a read-only export NAME:REVISION of NBD, for those whom an entry allows. SIGHUP reads the directory again and looks at all images.
 
@@ -89,14 +104,19 @@ class FileExports implements ServerRole {
   readonly #options: ServeOptions;
   readonly #wanted: readonly ExportOption[];
   readonly #log: Invocation["log"];
-  readonly #env: Invocation["env"];
+  readonly #stateDirectory: string;
+  readonly reservations: ServerRole["reservations"];
   #images: ImageServing | null = null;
 
   constructor(options: ServeOptions, { log, env }: Pick<Invocation, "log" | "env">) {
     this.#options = options;
     this.#wanted = wantedExports(options);
     this.#log = log;
-    this.#env = env;
+    this.#stateDirectory = env("STATE_DIRECTORY") ?? options.stateDir;
+    this.reservations = {
+      reservationStore: (uuid) => reservationFile(this.#stateDirectory, uuid),
+      reservationAwayMs: forEver(options.reservationTimeout),
+    };
   }
 
   async openExports(exports: ExportTable): Promise<void> {
@@ -131,11 +151,11 @@ class FileExports implements ServerRole {
   }
 
   async #open(wanted: ExportOption): Promise<Export> {
-    const { oldstyle, discard, stateDir } = this.#options;
+    const { oldstyle, discard } = this.#options;
     const device = await openFileDisk(wanted.disk, {
       readOnly: wanted.readOnly,
       discard,
-      stateDirectory: this.#env("STATE_DIRECTORY") ?? stateDir,
+      stateDirectory: this.#stateDirectory,
       log: this.#log,
     });
     return {
@@ -146,6 +166,7 @@ class FileExports implements ServerRole {
       readOnly: wanted.readOnly,
       traffic: new ExportTraffic(),
       source: wanted.disk,
+      writers: this.#options.writers,
     };
   }
 }

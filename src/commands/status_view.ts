@@ -49,6 +49,12 @@ function exportLines(each: ExportStatus, before: ExportStatus | undefined, secon
   if (each.syncFailure !== null) {
     lines.push(`  WRITING HAS ENDED: a sync failed (${printable(each.syncFailure)})`);
   }
+  if (each.reservation !== null) {
+    const { holder, awayMs } = each.reservation;
+    lines.push(
+      `  reserved for ${printable(holder)}${awayMs > 0 ? `, away for ${formatDuration(awayMs)}` : ""}`,
+    );
+  }
   for (const [operation, { count, p50Us, p99Us, maxUs }] of Object.entries(each.latency)) {
     const times = `p50 ${formatUs(p50Us)}, p99 ${formatUs(p99Us)}, max ${formatUs(maxUs)}`;
     lines.push(`  ${operation.padEnd(7)} ${count} times: ${times}`);

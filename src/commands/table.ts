@@ -14,6 +14,7 @@ import { proxy } from "./proxy.ts";
 import { read } from "./read.ts";
 import { serve } from "./serve.ts";
 import { statusCommand } from "./status.ts";
+import { unreserve } from "./unreserve.ts";
 import { write } from "./write.ts";
 
 /** All commands, in the order of the help. */
@@ -29,6 +30,7 @@ export const commands: readonly Command[] = [
   statusCommand(),
   check,
   acl,
+  unreserve,
   logLevel,
   own,
   completionsCommand(() => commands),

@@ -1,5 +1,6 @@
 /** What a control client may ask for. */
 import { LOG_LEVELS } from "../base/line_log.ts";
+import { printable } from "../base/printable.ts";
 import type { AdjustableLog, LogLevel } from "../base/log.ts";
 import type { ControlAnswer } from "../wire/control/message.ts";
 import type { StateWatch } from "./state_watch.ts";
@@ -31,9 +32,17 @@ export interface ControlledServer {
    * @throws {SyntaxError} If one of the entries is none; the old list stays.
    */
   replaceAccessList(entries: readonly string[]): void;
+  /**
+   * Ends the reservation of an export, and cuts off who has it.
+   *
+   * @param exportName "" is the default export.
+   * @returns For whom it was, or `null` if there was none.
+   * @throws {Error} If there is no such export, or it cannot be made durable.
+   */
+  unreserve?(exportName: string): Promise<string | null>;
 }
 
-/** The commands that every server has: `status`, `changes`, `acl`, `log_level`. */
+/** The commands that every server has: `status`, `changes`, `acl`, `unreserve`, `log_level`. */
 export function serverHandlers(
   server: ControlledServer,
   watch: StateWatch,
@@ -52,6 +61,13 @@ export function serverHandlers(
       server.replaceAccessList(entries);
       log.info(`access list replaced: ${entries.length === 0 ? "empty" : entries.join(" ")}`);
       return { code: 0, text: "updated" };
+    }],
+    ["unreserve", async ([name = "", ...rest]) => {
+      if (rest.length > 0) return { code: 1, text: "unreserve takes the name of one export" };
+      const who = await server.unreserve?.(name) ?? null;
+      if (who === null) return { code: 1, text: "it is not reserved" };
+      log.warn(`the reservation of "${printable(name)}" for ${who} was broken`);
+      return { code: 0, text: `was reserved for ${who}` };
     }],
     ["log_level", ([level, ...rest]) => {
       if (rest.length > 0 || !(LOG_LEVELS as readonly string[]).includes(level)) {

@@ -2,7 +2,8 @@
 import type { AccessList } from "../access/acl.ts";
 import type { ExportTable } from "../server/export_table.ts";
 import type { NbdServer } from "../server/nbd/server.ts";
-import type { AccessStatus, ExportStatus, ProcessStatus } from "./status.ts";
+import type { Holder } from "../server/writer_sessions.ts";
+import type { AccessStatus, ExportStatus, ProcessStatus, ReservationStatus } from "./status.ts";
 
 /** The parts of a running server. */
 export interface ServerParts {
@@ -40,6 +41,12 @@ function describeAccess(access: AccessList): AccessStatus {
   return { acl, entries, defaultDeny };
 }
 
+function describeReservation(holder: Holder | null): ReservationStatus | null {
+  if (holder === null) return null;
+  const { session, who, connections, awayMs } = holder;
+  return { session, holder: who, connections, awayMs: Math.round(awayMs) };
+}
+
 function describeExports(exports: ExportTable, nbd: NbdServer, nowMs: number): ExportStatus[] {
   const clients = nbd.clients();
   return exports.list().map((exported) => {
@@ -57,6 +64,8 @@ function describeExports(exports: ExportTable, nbd: NbdServer, nowMs: number): E
       writtenBytes: traffic.writtenBytes,
       dirtyBytes: traffic.dirtyBytes,
       syncFailure: device.syncFailure ?? null,
+      writers: exported.writers ?? "any",
+      reservation: describeReservation(nbd.writersOf(exported).holder),
       latency: traffic.latencies(),
       clients: clients.filter(({ session }) => session.exported === exported).map((client) => ({
         id: client.id,

@@ -36,6 +36,17 @@ export interface ClientStatus {
   readonly writtenBytes: number;
 }
 
+/** For whom an export is reserved. */
+export interface ReservationStatus {
+  /** A UUID; `null` of a client that has none. */
+  readonly session: string | null;
+  /** Address, as in {@linkcode ClientStatus}, of who came last in its name. */
+  readonly holder: string;
+  readonly connections: number;
+  /** Since when it has no connection; 0 while it has one. */
+  readonly awayMs: number;
+}
+
 /** One disk on offer. */
 export interface ExportStatus {
   readonly name: string;
@@ -53,6 +64,9 @@ export interface ExportStatus {
   readonly dirtyBytes: number | null;
   /** Why nothing can be written any more: the failed sync, which holds until the disk is opened anew. */
   readonly syncFailure: string | null;
+  /** How many may write at a time. */
+  readonly writers: "any" | "one-session";
+  readonly reservation: ReservationStatus | null;
   /** By operation: `read`, `write`, `flush`… Operations that never ran are missing. */
   readonly latency: Readonly<Record<string, Latency>>;
   readonly clients: readonly ClientStatus[];

@@ -155,7 +155,7 @@ function refusal(file: string, why: string): DeviceError {
 }
 
 /** Written aside, synced, renamed, and the directory synced: after a crash the old content is there, or the new. */
-async function replaceDurably(directory: string, file: string, text: string): Promise<void> {
+export async function replaceDurably(directory: string, file: string, text: string): Promise<void> {
   const aside = `${file}.new`;
   {
     using written = await Deno.open(aside, { write: true, create: true, truncate: true, mode: 0o600 });

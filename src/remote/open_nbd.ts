@@ -8,7 +8,7 @@ import { WireError } from "../wire/wire_error.ts";
 import { ConnectionSet } from "./connection_set.ts";
 import { NbdDisk } from "./nbd.ts";
 import { denbdFacts, exportFacts } from "./nbd_export.ts";
-import { type SurvivalOptions, SurvivingLink } from "./surviving_link.ts";
+import { type SurvivalOptions, SurvivingLink, withSession } from "./surviving_link.ts";
 import { type Dial, openConnection, type OpenedConnection } from "./open_connection.ts";
 
 export interface NbdOptions {
@@ -20,7 +20,9 @@ export interface NbdOptions {
   /** Ends the attempt to open, not the disk. */
   readonly signal?: AbortSignal;
   /** What happens when connections are lost. Default: what they carried fails. */
-  readonly survival?: Omit<SurvivalOptions, "dial" | "wishes" | "log" | "clock">;
+  readonly survival?: Omit<SurvivalOptions, "dial" | "wishes" | "session" | "log" | "clock">;
+  /** Nothing will be written: the server need not keep others from writing. Default `false`. */
+  readonly readOnly?: boolean;
   readonly log?: Log;
   readonly clock?: Clock;
 }
@@ -40,8 +42,11 @@ export interface OpenedNbd {
  * @throws The signal's reason, or what dialling throws.
  */
 export async function openNbd(options: NbdOptions): Promise<OpenedNbd> {
-  const { dial, exportName, connections = 1, signal, log = silentLog, survival, clock } = options;
-  const wishes = { exportName, contexts: [BASE_ALLOCATION, DENBD_NAMESPACE] };
+  const { dial, exportName, connections = 1, readOnly = false, signal, log = silentLog, survival, clock } =
+    options;
+  const plainWishes = { exportName, contexts: [BASE_ALLOCATION, DENBD_NAMESPACE] };
+  const session = readOnly ? undefined : { id: crypto.randomUUID(), generation: 1 };
+  const wishes = session === undefined ? plainWishes : withSession(plainWishes, session);
   const first = await openConnection(dial, wishes, signal, clock);
   const more = exportFacts(first.agreement).can.multiConn ? connections - 1 : 0;
   const opened: OpenedConnection[] = [first];
@@ -58,7 +63,7 @@ export async function openNbd(options: NbdOptions): Promise<OpenedNbd> {
   }
   const carrier = survival === undefined
     ? new ConnectionSet(opened)
-    : new SurvivingLink(opened, { ...survival, dial, wishes, log, clock });
+    : new SurvivingLink(opened, { ...survival, dial, wishes: plainWishes, session, log, clock });
   return { disk: new NbdDisk(carrier), agreement: first.agreement };
 }
 

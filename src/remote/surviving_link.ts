@@ -6,14 +6,17 @@
  * again. Overlapping requests are never with a server together, so sending again does no harm.
  *
  * Writes that were answered and not flushed may be gone with a server that crashed. A sole writer keeps them and
- * writes them again before anything else happens; otherwise the next flush fails, because nobody can tell. A denbd
- * server says whether it is still the same process, which has lost nothing; with a server of others every lost
- * connection counts as a crash. No server can be made to forget what it has received on the old connection.
+ * writes them again before anything else happens, as does a session for which a denbd server has reserved the export
+ * all the while; otherwise the next flush fails, because nobody can tell. A denbd server says whether it is still the
+ * same process, which has lost nothing; with a server of others every lost connection counts as a crash.
+ *
+ * A denbd server is told the session, and has done with what it received on old connections before it serves new
+ * ones. No other server can be made to forget that.
  */
 import { type Log, silentLog } from "../base/log.ts";
 import { type Clock, systemClock } from "../os/clock.ts";
 import { Command } from "../wire/nbd/constants.ts";
-import type { DenbdFacts } from "../wire/nbd/denbd_context.ts";
+import { type DenbdFacts, encodeSession, type SessionName } from "../wire/nbd/denbd_context.ts";
 import type { ClientWishes } from "../wire/nbd/handshake_client.ts";
 import { Backoff } from "./backoff.ts";
 import type { Carrier } from "./nbd.ts";
@@ -35,6 +38,8 @@ export interface SurvivalOptions {
   readonly deadlineMs?: number;
   /** Nobody else writes to the export, so what may be lost is written again. Default `false`. */
   readonly soleWriter?: boolean;
+  /** As which the connections were opened, if the disk is to be written; later ones have higher generations. */
+  readonly session?: SessionName;
   /** Default 64 MiB. */
   readonly replayBytesMax?: number;
   readonly log?: Log;
@@ -86,6 +91,8 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
 
   /** What a denbd server said last. */
   #denbd: DenbdFacts;
+  /** Of the session. */
+  #generation: number;
 
   #end: Failure | null = null;
   readonly #closing = new AbortController();
@@ -99,6 +106,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     this.facts = exportFacts(first.agreement);
     this.extended = first.agreement.extended;
     this.#denbd = denbdFacts(first.agreement);
+    this.#generation = options.session?.generation ?? 0;
     this.#connectionCount = opened.length;
     this.#peerText = first.peerText;
     this.#log = options.log ?? silentLog;
@@ -214,11 +222,16 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     if (!transaction.changesDisk) return;
     if (transaction.isDurable) return this.#replay.forget(offset, length);
     this.#unflushedEpoch = this.#epoch;
-    if (this.#options.soleWriter !== true || !this.facts.can.flush) return;
+    if (!this.#isSoleWriter || !this.facts.can.flush) return;
     // What was trimmed may read as anything.
     if (type === Command.TRIM) this.#replay.forget(offset, length);
     else this.#replay.remember(offset, length, type === Command.WRITE ? buffer : null, this.#epoch);
     if (this.#replay.bytes > this.#replayBytesMax / 2) this.#flushEarly();
+  }
+
+  /** Whether what the server may lose can be written again. */
+  get #isSoleWriter(): boolean {
+    return this.#options.soleWriter === true || this.#denbd.reservation !== undefined;
   }
 
   /** Makes room in what is remembered. */
@@ -281,12 +294,15 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     const isSameInstance = facts[0].instance !== undefined && facts[0].instance === this.#denbd.instance;
     const connections = opened.map((each) => each.start(this));
     for (const connection of connections) this.#connections.add(connection);
-    if (!isSameInstance) await this.#restore();
+    if (!isSameInstance) await this.#restore(facts[0]);
     if (this.#end !== null) return true;
     if (this.#connections.size < connections.length) {
       // Lost again: nothing goes out before the last of these has ended.
+      // Without a goodbye, which would end the session.
+      const again = new Error("the connection was lost again at once");
+      for (const connection of this.#connections) connection.close(again);
       await Promise.all([...this.#connections].map((connection) => connection.disconnect()));
-      throw new Error("the connection was lost again at once");
+      throw again;
     }
     this.#denbd = facts[0];
     this.#reconnects++;
@@ -335,7 +351,10 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
       late.abort(new Error(`no answer for ${OPEN_MS_MAX / 1000} s`));
     });
     const signal = AbortSignal.any([late.signal, this.#closing.signal]);
-    const { dial, wishes } = this.#options;
+    const { dial, session } = this.#options;
+    const wishes = session === undefined
+      ? this.#options.wishes
+      : withSession(this.#options.wishes, { id: session.id, generation: ++this.#generation });
     const attempts = Array.from(
       { length: this.#connectionCount },
       () => openConnection(dial, wishes, signal, this.#clock),
@@ -347,10 +366,14 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
   }
 
   /** Makes good what the server may have lost, or notes that it cannot be known. */
-  async #restore(): Promise<void> {
+  async #restore({ reservation }: DenbdFacts): Promise<void> {
     if (this.#unflushedEpoch < 0) return;
-    if (this.#options.soleWriter !== true) {
-      this.#doubt = `the connection to ${this.#peerText} was lost; writes since the flush before may be, too`;
+    const keptReservation = reservation !== undefined && reservation === this.#denbd.reservation;
+    if (this.#options.soleWriter !== true && !keptReservation) {
+      const ended = this.#denbd.reservation === undefined ? "" : " and its reservation has ended";
+      this.#doubt =
+        `the connection to ${this.#peerText} was lost${ended}; writes since the flush before may be, too`;
+      this.#replay.forgetBefore(Infinity);
       this.#unflushedEpoch = -1;
       return;
     }
@@ -445,6 +468,11 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     this.#table.clear();
     for (const transaction of left) transaction.fail(failure);
   }
+}
+
+/** The wishes with the query that names a session. */
+export function withSession(wishes: ClientWishes, session: SessionName): ClientWishes {
+  return { ...wishes, contexts: [...wishes.contexts, encodeSession(session)] };
 }
 
 /** Marks a transaction of our own that the connection took with it. */

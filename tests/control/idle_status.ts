@@ -14,6 +14,8 @@ export const IDLE_EXPORT: ExportStatus = {
   writtenBytes: 0,
   dirtyBytes: 0,
   syncFailure: null,
+  writers: "any",
+  reservation: null,
   latency: {},
   clients: [],
 };

@@ -1,73 +1,13 @@
-import { setImmediate } from "node:timers";
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import type { BlockDevice, DiskIdentity } from "../../src/device/device.ts";
+import type { BlockDevice } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
-import { type Fault, FaultDisk } from "../../src/device/fault.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
-import { NbdDisk } from "../../src/remote/nbd.ts";
-import { openConnection } from "../../src/remote/open_connection.ts";
-import { type SurvivalOptions, SurvivingLink } from "../../src/remote/surviving_link.ts";
-import { ManualClock } from "../testing/manual_clock.ts";
-import { RestartableServer } from "../testing/restartable_server.ts";
-
-const MIB = 1024 * 1024;
+import { filled, holding, identity, MIB, settle, setUp } from "../testing/link.ts";
+import type { RestartableServer } from "../testing/restartable_server.ts";
 
 function test(name: string, fn: () => Promise<void>): void {
   Deno.test({ name, permissions: "none", fn });
 }
-
-/** Lets everything happen that needs no time. */
-async function settle(): Promise<void> {
-  for (let turn = 0; turn < 8; turn++) await new Promise((resolve) => setImmediate(resolve));
-}
-
-interface SetUp extends Partial<SurvivalOptions> {
-  readonly connections?: number;
-  readonly wrap?: (disk: BlockDevice) => BlockDevice;
-  readonly identity?: DiskIdentity;
-}
-
-async function setUp(options: SetUp = {}) {
-  const { connections = 1, wrap, identity, ...survival } = options;
-  const server = new RestartableServer(MIB);
-  if (wrap !== undefined) server.wrap = wrap;
-  server.identity = identity;
-  server.start();
-  const clock = new ManualClock();
-  const wishes = { exportName: "disk", contexts: ["base:allocation", "x-denbd:"] };
-  const opened = await Promise.all(
-    Array.from({ length: connections }, () => openConnection(server.dial, wishes)),
-  );
-  const link = new SurvivingLink(opened, { dial: server.dial, wishes, clock, random: () => 0, ...survival });
-  const disk = new NbdDisk(link);
-  /** Lets so much time pass, in small steps. */
-  const pass = async (ms: number) => {
-    for (let left = ms; left > 0; left -= 50) {
-      await settle();
-      clock.advance(Math.min(50, left));
-    }
-    await settle();
-  };
-  return { server, clock, link, disk, pass };
-}
-
-/** A disk whose operations wait; `held` counts them. */
-function holding(
-  operation: "read" | "write" | "flush",
-): { wrap: (disk: BlockDevice) => BlockDevice; faults: Fault[] } {
-  const faults: Fault[] = [];
-  return {
-    faults,
-    wrap: (disk) => {
-      const faulty = new FaultDisk(disk);
-      // Only the first life of the server hangs.
-      if (faults.length === 0) faults.push(faulty.add({ operation, hold: true }));
-      return faulty;
-    },
-  };
-}
-
-const filled = (value: number, length = 4096) => new Uint8Array(length).fill(value);
 
 for (const connections of [1, 4]) {
   test(`requests that a crash left unanswered are sent again, over ${connections} connections`, async () => {
@@ -256,12 +196,6 @@ test("one and 10,000 requests to a dead server fail at the same time", async () 
     await disk.close();
   }
 });
-
-const identity: DiskIdentity = {
-  uuid: "01234567-89ab-4def-8123-456789abcdef",
-  generation: 7,
-  durable: true,
-};
 
 test("a lost connection to the same instance of a denbd server loses nothing, and frightens nobody", async () => {
   for (const soleWriter of [false, true]) {

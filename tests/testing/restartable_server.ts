@@ -4,9 +4,10 @@ import type { BlockDevice, DiskIdentity } from "../../src/device/device.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
 import { VolatileDisk } from "../../src/device/volatile.ts";
 import type { Connection } from "../../src/net/connection.ts";
-import { systemClock } from "../../src/os/clock.ts";
+import { type Clock, systemClock } from "../../src/os/clock.ts";
 import type { Dial } from "../../src/remote/open_connection.ts";
-import { ExportTable, ExportTraffic } from "../../src/server/export_table.ts";
+import { ExportTable, ExportTraffic, type Writers } from "../../src/server/export_table.ts";
+import type { ReservationState } from "../../src/server/reservation_store.ts";
 import { NbdServer } from "../../src/server/nbd/server.ts";
 import { connectionPair } from "./connection_pair.ts";
 
@@ -16,13 +17,19 @@ export class RestartableServer {
   /** Connections that were asked for, refused ones included. */
   dialled = 0;
   readOnly = false;
+  writers: Writers = "any";
+  /** What is kept of a reservation, as in a state directory. */
+  reservation: ReservationState = { reservation: null, barred: [] };
+  clock: Clock = systemClock;
   /** Whether it tells its instance and the identity of the disk, as denbd servers do. */
   identity: DiskIdentity | undefined;
   /** Wraps the disk each time the server starts. */
   wrap: (disk: BlockDevice) => BlockDevice = (disk) => disk;
+  exports = new ExportTable();
   #disk: VolatileDisk | null = null;
   #server: NbdServer | null = null;
   #connections: Connection[] = [];
+  #links: BreakableConnection[] = [];
 
   constructor(sizeBytes: number) {
     this.medium = new MemoryDisk(sizeBytes);
@@ -34,7 +41,9 @@ export class RestartableServer {
     const [here, there] = connectionPair();
     this.#connections.push(there);
     this.#server.handle(there);
-    return Promise.resolve(here);
+    const link = new BreakableConnection(here);
+    this.#links.push(link);
+    return Promise.resolve(link);
   };
 
   start(): void {
@@ -51,19 +60,38 @@ export class RestartableServer {
       readOnly: this.readOnly,
       traffic: new ExportTraffic(),
       source: "test",
+      writers: this.writers,
     });
+    this.exports = exports;
     this.#server = new NbdServer({
       exports,
       judge: () => ({ rights: "write", reason: "a test" }),
       log: silentLog,
-      clock: systemClock,
+      clock: this.clock,
+      reservationStore: () => ({
+        load: () => this.reservation,
+        save: (state) => {
+          this.reservation = state;
+          return Promise.resolve();
+        },
+      }),
       instance: this.identity === undefined ? undefined : crypto.randomUUID(),
     });
+  }
+
+  /** Ends the reservation, at the operator's word. */
+  async unreserve(): Promise<void> {
+    await this.#server!.writersOf(this.exports.find("disk")!).unreserve();
   }
 
   /** Cuts all connections; the server goes on. */
   cut(): void {
     for (const connection of this.#connections.splice(0)) connection.close();
+  }
+
+  /** The clients' ends of all connections break; the server hears nothing of it. */
+  cutSilently(): void {
+    for (const link of this.#links.splice(0)) link.break();
   }
 
   /** Power is lost: what was not flushed is gone, but for what `keeps` picks. */
@@ -79,6 +107,42 @@ export class RestartableServer {
     const content = new Uint8Array(length);
     this.medium.read(offset, content);
     return content;
+  }
+}
+
+/** The client's end of a connection, which can break without the server's noticing. */
+class BreakableConnection implements Connection {
+  readonly peer;
+  readonly #connection: Connection;
+  readonly #broken = Promise.withResolvers<null>();
+  #isBroken = false;
+
+  constructor(connection: Connection) {
+    this.#connection = connection;
+    this.peer = connection.peer;
+  }
+
+  read(into: Uint8Array): number | null | Promise<number | null> {
+    if (this.#isBroken) return null;
+    const reading = this.#connection.read(into);
+    return reading instanceof Promise ? Promise.race([reading, this.#broken.promise]) : reading;
+  }
+
+  write(bytes: Uint8Array): void | Promise<void> {
+    if (this.#isBroken) throw new Error("the link is broken");
+    return this.#connection.write(bytes);
+  }
+
+  close(): void {
+    if (this.#isBroken) return;
+    this.#isBroken = true;
+    this.#broken.resolve(null);
+    this.#connection.close();
+  }
+
+  break(): void {
+    this.#isBroken = true;
+    this.#broken.resolve(null);
   }
 }
 

@@ -74,7 +74,7 @@ export function checkRequest(request: Readonly<Request>, rules: SessionRules): F
   const told = rules.transmissionFlags;
   const known = FLAGS[type];
   const readOnly = (told & TransmissionFlag.READ_ONLY) !== 0;
-  const writes = type === Command.WRITE || type === Command.TRIM || type === Command.WRITE_ZEROES;
+  const writes = changesDisk(type);
   if (known === undefined) return fault(WireErrno.EINVAL, `command ${type} is unknown`);
   const offered = OFFERED[type] ?? 0;
   if ((told & offered) !== offered && !(writes && readOnly)) {
@@ -101,6 +101,11 @@ export function checkRequest(request: Readonly<Request>, rules: SessionRules): F
     return fault(split ? WireErrno.EOVERFLOW : WireErrno.EINVAL, "the read is too large");
   }
   return null;
+}
+
+/** Whether a command changes the content of the disk. */
+export function changesDisk(type: number): boolean {
+  return type === Command.WRITE || type === Command.TRIM || type === Command.WRITE_ZEROES;
 }
 
 function flagsAllowed(flags: number, known: number, rules: SessionRules): boolean {

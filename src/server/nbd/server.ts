@@ -12,7 +12,12 @@ import type { Connection, Peer } from "../../net/connection.ts";
 import { converse, type Conversed } from "../../net/converse.ts";
 import type { Listener } from "../../net/listener.ts";
 import { BASE_ALLOCATION, PAYLOAD_BYTES_ADVERTISED, TransmissionFlag } from "../../wire/nbd/constants.ts";
-import { DENBD_NAMESPACE, encodeFacts } from "../../wire/nbd/denbd_context.ts";
+import {
+  decodeSession,
+  DENBD_NAMESPACE,
+  encodeFacts,
+  type SessionName,
+} from "../../wire/nbd/denbd_context.ts";
 import {
   type Agreement,
   type ExportOffer,
@@ -26,6 +31,8 @@ import {
 import { WireError } from "../../wire/wire_error.ts";
 import { type Export, type ExportTable, transmissionFlags } from "../export_table.ts";
 import { type StrangerLimits, Strangers } from "../strangers.ts";
+import type { ReservationStore } from "../reservation_store.ts";
+import { type Admission, RESERVATION_AWAY_MS, WriterRefused, WriterSessions } from "../writer_sessions.ts";
 import { Session } from "./session.ts";
 
 /** What somebody may do with an export, and why. */
@@ -84,6 +91,10 @@ export interface NbdServerOptions {
   readonly changed?: () => void;
   /** Default: STARTTLS is refused. */
   readonly tls?: ServerTls;
+  /** Where reservations outlive the program, if the disk has an identity that does. Default: nowhere. */
+  readonly reservationStore?: (uuid: string) => ReservationStore;
+  /** See `WriterRules`. Default {@linkcode RESERVATION_AWAY_MS}. */
+  readonly reservationAwayMs?: number;
 }
 
 /** A client in transmission, for status. */
@@ -124,6 +135,7 @@ export class NbdServer {
   readonly #endings = new WeakMap<Client, Promise<unknown>>();
   /** Exports that are served no longer, and what their clients are told. */
   readonly #dismissed = new WeakMap<Export, string>();
+  readonly #writers = new WeakMap<Export, WriterSessions>();
   #sweep: Disposable | null = null;
   #lastId = 0;
   #draining = false;
@@ -158,6 +170,21 @@ export class NbdServer {
   /** Clients in transmission, in the order in which they came. */
   clients(): Client[] {
     return [...this.#clients.values()];
+  }
+
+  /** Who writes to an export. @throws {DeviceError} If its reservation cannot be understood. */
+  writersOf(exported: Export): WriterSessions {
+    let writers = this.#writers.get(exported);
+    if (writers === undefined) {
+      const { reservationStore, reservationAwayMs = RESERVATION_AWAY_MS } = this.#options;
+      const { identity } = exported.device;
+      const store = identity?.durable === true ? reservationStore?.(identity.uuid) ?? null : null;
+      const exclusive = () => exported.writers === "one-session";
+      const log = this.#log.child(`export-${printable(exported.name)}`);
+      writers = new WriterSessions({ exclusive, awayMsMax: reservationAwayMs }, store, this.#clock, log);
+      this.#writers.set(exported, writers);
+    }
+    return writers;
   }
 
   /** Takes connections until the listener is closed. */
@@ -204,12 +231,27 @@ export class NbdServer {
     if (negotiated === null) return connection.close();
     const { agreement, exported, rest, carrier } = negotiated;
     const { peer } = carrier;
-    this.#inTransmission.add(connection);
+    const mayWrite = (agreement.transmissionFlags & TransmissionFlag.READ_ONLY) === 0;
+    let admission: Admission | null = null;
+    try {
+      if (mayWrite) {
+        admission = negotiated.admission ?? await this.writersOf(exported).admitVisitor(peer.text);
+      }
+    } catch (error) {
+      this.#strangers.complain(carrier.peer, (error as Error).message);
+      return carrier.close();
+    }
     const session = new Session(
-      { ...agreement, exported },
+      { ...agreement, exported, mayChange: admission?.mayChange },
       { connection: carrier, pool: this.#pool, log, now: () => this.#clock.now() },
     );
-    const mayWrite = (agreement.transmissionFlags & TransmissionFlag.READ_ONLY) === 0;
+    const ended = Promise.withResolvers<void>();
+    const member = { cut: (reason: string) => session.abort(reason), ended: ended.promise };
+    if (admission !== null && !admission.enter(member)) {
+      admission.leave(false);
+      return carrier.close();
+    }
+    this.#inTransmission.add(connection);
     const connectedAtMs = this.#clock.now();
     const client = {
       id,
@@ -232,6 +274,9 @@ export class NbdServer {
     this.#endings.set(client, ending);
     const reason = await ending;
     this.#clients.delete(id);
+    ended.resolve();
+    // Who leaves because we are going down will be back.
+    admission?.leave(session.saidGoodbye && !this.#draining);
     this.#options.changed?.();
     const { requests, errors, readBytes, writtenBytes } = session.traffic;
     const seconds = ((this.#clock.now() - connectedAtMs) / 1000).toFixed(1);
@@ -257,7 +302,14 @@ export class NbdServer {
       : tls.required
       ? "required"
       : "offered";
-    const hall = new Hall(peer, this.#options, this.#strangers, () => this.#draining, tlsMode);
+    const hall = new Hall(
+      peer,
+      this.#options,
+      this.#strangers,
+      () => this.#draining,
+      tlsMode,
+      (exported) => this.writersOf(exported),
+    );
     let carrier = connection;
     try {
       const conversation = this.#oldstyle ? hall.greetOldstyle() : greetNewstyle(hall);
@@ -271,13 +323,18 @@ export class NbdServer {
         hall.recognise(carrier.peer);
         ({ result, rest } = await converse(resumeNewstyle(hall, result), carrier, { signal }));
       }
-      if (result !== null) return { agreement: result, exported: hall.exportOf(result.offer), rest, carrier };
+      if (result !== null) {
+        const exported = hall.exportOf(result.offer);
+        return { agreement: result, exported, rest, carrier, admission: await hall.takeAdmission(exported) };
+      }
       carrier.close();
       return null;
     } catch (error) {
       this.#strangers.complain(carrier.peer, error instanceof Error ? error.message : String(error));
       carrier.close();
       return null;
+    } finally {
+      hall.leave();
     }
   }
 
@@ -380,6 +437,8 @@ interface Negotiated {
   readonly rest: Uint8Array;
   /** The connection, or what has become of it by TLS. */
   readonly carrier: Connection;
+  /** Of a client that has named its session. */
+  readonly admission: Admission | null;
 }
 
 /** What one client sees of the exports during its handshake. */
@@ -391,7 +450,11 @@ class Hall implements ServerHall {
   readonly #strangers: Strangers;
   readonly #instance: string | undefined;
   readonly #closed: () => boolean;
+  readonly #writersOf: (exported: Export) => WriterSessions;
   readonly #offered = new Map<ExportOffer, Export>();
+  /** Of the sessions that the client has named. */
+  readonly #admissions = new Map<Export, Promise<Admission>>();
+  readonly #refusals = new Map<Export, string>();
 
   constructor(
     peer: Peer,
@@ -399,8 +462,10 @@ class Hall implements ServerHall {
     strangers: Strangers,
     closed: () => boolean,
     tls: ServerHall["tls"],
+    writersOf: (exported: Export) => WriterSessions,
   ) {
     this.tls = tls;
+    this.#writersOf = writersOf;
     this.#peer = peer;
     this.#exports = exports;
     this.#judge = judge;
@@ -434,24 +499,68 @@ class Hall implements ServerHall {
     if (exported === undefined) return unknown;
     const { rights, reason, conceals } = this.#judge(this.#peer, exported);
     if (rights === "none") return conceals ? { ...unknown, inTruth: reason } : { refused: "policy", reason };
+    const refusal = this.#refusals.get(exported);
+    if (refusal !== undefined) return { refused: "policy", reason: refusal };
+    const mayWrite = rights === "write" && !exported.readOnly && exported.device.can.write;
     const offer: ExportOffer = {
       name: exported.name,
       description: exported.description,
       sizeBytes: exported.sizeBytes,
-      transmissionFlags: transmissionFlags(exported, rights === "write"),
+      transmissionFlags: mayWrite ? this.#flagsForWriter(exported) : transmissionFlags(exported, false),
       blockSizes: {
         minimum: exported.device.blockSizes.minimum,
         preferred: exported.device.blockSizes.preferred,
         maximumPayload: Math.max(PAYLOAD_BYTES_ADVERTISED, exported.device.blockSizes.preferred),
       },
       contexts: [BASE_ALLOCATION],
-      contextsFor: (query) =>
-        query === DENBD_NAMESPACE
-          ? encodeFacts({ instance: this.#instance, identity: durable(exported.device.identity) })
-          : [],
+      contextsFor: (query) => {
+        if (query === DENBD_NAMESPACE) {
+          return encodeFacts({ instance: this.#instance, identity: durable(exported.device.identity) });
+        }
+        const session = mayWrite ? decodeSession(query) : null;
+        return session === null ? [] : this.#admit(exported, session);
+      },
     };
     this.#offered.set(offer, exported);
     return offer;
+  }
+
+  /** What somebody may do who has the right to write. */
+  #flagsForWriter(exported: Export): number {
+    const flags = transmissionFlags(exported, true);
+    if (exported.writers !== "one-session" || this.#admissions.has(exported)) return flags;
+    // Several connections of a client that has no session would be several writers.
+    const taken = this.#writersOf(exported).whyTaken;
+    return (taken === null ? flags : transmissionFlags(exported, false)) & ~TransmissionFlag.CAN_MULTI_CONN;
+  }
+
+  async #admit(exported: Export, session: SessionName): Promise<string[]> {
+    if (this.#admissions.has(exported)) return [];
+    const admitting = this.#writersOf(exported).admit(session, this.#peer.text);
+    this.#admissions.set(exported, admitting);
+    try {
+      return encodeFacts({ session, reservation: (await admitting).grant });
+    } catch (error) {
+      this.#admissions.delete(exported);
+      if (!(error instanceof WriterRefused)) throw error;
+      // What cannot be said here is the answer to GO.
+      this.#refusals.set(exported, error.message);
+      return [];
+    }
+  }
+
+  /** The client has the export from now on. */
+  async takeAdmission(exported: Export): Promise<Admission | null> {
+    const admission = await this.#admissions.get(exported) ?? null;
+    this.#admissions.delete(exported);
+    return admission;
+  }
+
+  /** Gives back what the client has not taken. */
+  leave(): void {
+    for (const admitting of this.#admissions.values()) {
+      admitting.then((admission) => admission.leave(false), () => {});
+    }
   }
 
   shuttingDown(): string | null {

@@ -14,7 +14,7 @@ import { decodeRequest, type Request, requestBytes } from "../../wire/nbd/transm
 import { WireError } from "../../wire/wire_error.ts";
 import { type Export, Traffic } from "../export_table.ts";
 import { Backlog } from "./backlog.ts";
-import { checkRequest, type Fault, type SessionRules } from "./check_request.ts";
+import { changesDisk, checkRequest, type Fault, type SessionRules } from "./check_request.ts";
 import { Intake } from "./intake.ts";
 import { Outbox } from "./outbox.ts";
 import { Reader } from "./reader.ts";
@@ -39,6 +39,8 @@ export interface SessionTerms {
   readonly structured: boolean;
   readonly extended: boolean;
   readonly contexts: readonly SelectedContext[];
+  /** Why the client may not change the disk now, or `null`. Default: it may, as far as it was told so. */
+  readonly mayChange?: () => string | null;
 }
 
 /** What a session shares with its server. */
@@ -54,6 +56,7 @@ export class Session {
   readonly traffic = new Traffic();
   readonly exported: Export;
   readonly #contexts: readonly SelectedContext[];
+  readonly #mayChange: SessionTerms["mayChange"];
   readonly #connection: Connection;
   readonly #pool: BufferPool;
   readonly #log: Log;
@@ -80,6 +83,7 @@ export class Session {
     const { device, traffic } = exported;
     this.exported = exported;
     this.#contexts = contexts;
+    this.#mayChange = terms.mayChange;
     this.#connection = connection;
     this.#pool = pool;
     this.#log = log;
@@ -105,6 +109,11 @@ export class Session {
   /** Since when there has been an unfinished request, in milliseconds of the server's clock; `null` if none. */
   get busySinceMs(): number | null {
     return this.#busySinceMs;
+  }
+
+  /** The client has said that it leaves. */
+  get saidGoodbye(): boolean {
+    return this.#ending === "disconnect";
   }
 
   /** Requests that wait for an answer. */
@@ -290,7 +299,11 @@ export class Session {
   }
 
   #refusal(request: Readonly<Request>): Fault | null {
-    return this.#ending === "drain" ? SHUTTING_DOWN : checkRequest(request, this.#rules);
+    if (this.#ending === "drain") return SHUTTING_DOWN;
+    const fault = checkRequest(request, this.#rules);
+    if (fault !== null || this.#mayChange === undefined || !changesDisk(request.type)) return fault;
+    const text = this.#mayChange();
+    return text === null ? null : { error: WireErrno.EPERM, text };
   }
 
   #countRequest(): void {

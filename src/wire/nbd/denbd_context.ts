@@ -8,30 +8,63 @@
  * | --- | --- |
  * | `x-denbd:instance=UUID` | this run of the server; another one after each start |
  * | `x-denbd:identity=UUID.GENERATION` | the disk, and its generation, which rises with each start that may write |
+ * | `x-denbd:session=1.UUID.GENERATION` | the session that was asked for: what it had before is over |
+ * | `x-denbd:reservation=UUID` | nobody else has written since this UUID was first told, and nobody else may |
  *
- * The UUIDs are in lower case, the generation is decimal. Facts that a client does not know it ignores.
+ * A client that writes names its session by a query of the same form, `x-denbd:session=1.UUID.GENERATION`; `1` is the
+ * version. All connections of one session have the same UUID. One with a higher generation takes the place of those
+ * with a lower: the server serves it when it has done with what they had asked for.
+ *
+ * The UUIDs are in lower case, generations are decimal. Facts that a client does not know it ignores, as a server
+ * does with queries.
  */
 import { WireError } from "../wire_error.ts";
 
 /** The query, and the prefix of every name. */
 export const DENBD_NAMESPACE = "x-denbd:";
 
+/** One life of the connections of one writer. */
+export interface SessionName {
+  /** A UUID. */
+  readonly id: string;
+  /** From 1. */
+  readonly generation: number;
+}
+
 /** What a server says of itself and of one export. */
 export interface DenbdFacts {
   readonly instance?: string;
   readonly identity?: { readonly uuid: string; readonly generation: number };
+  readonly session?: SessionName;
+  readonly reservation?: string;
 }
+
+const SESSION_VERSION = "1";
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** The names of the contexts that tell these facts. */
-export function encodeFacts({ instance, identity }: DenbdFacts): string[] {
+export function encodeFacts({ instance, identity, session, reservation }: DenbdFacts): string[] {
   const names: string[] = [];
   if (instance !== undefined) names.push(`${DENBD_NAMESPACE}instance=${instance}`);
   if (identity !== undefined) {
     names.push(`${DENBD_NAMESPACE}identity=${identity.uuid}.${identity.generation}`);
   }
+  if (session !== undefined) names.push(encodeSession(session));
+  if (reservation !== undefined) names.push(`${DENBD_NAMESPACE}reservation=${reservation}`);
   return names;
+}
+
+/** The query that names a session, which is also the fact that it was understood. */
+export function encodeSession({ id, generation }: SessionName): string {
+  return `${DENBD_NAMESPACE}session=${SESSION_VERSION}.${id}.${generation}`;
+}
+
+/** The session that a query names; `null` if it names none, or in a way that we do not know. */
+export function decodeSession(query: string): SessionName | null {
+  const [, version, numbered] = /^x-denbd:session=(\d+)\.(.*)$/s.exec(query) ?? [];
+  const named = version === SESSION_VERSION ? decodeNumbered(numbered) : null;
+  return named === null ? null : { id: named.uuid, generation: named.generation };
 }
 
 /**
@@ -40,21 +73,29 @@ export function encodeFacts({ instance, identity }: DenbdFacts): string[] {
  * @throws {WireError} If a fact that we know is malformed or is told twice.
  */
 export function decodeFacts(names: readonly string[]): DenbdFacts {
-  let instance: string | undefined;
-  let identity: DenbdFacts["identity"];
+  const facts: { -readonly [Name in keyof DenbdFacts]: DenbdFacts[Name] } = {};
   for (const name of names) {
-    const match = /^x-denbd:(instance|identity)=(.*)$/s.exec(name);
+    const match = /^x-denbd:(instance|identity|session|reservation)=(.*)$/s.exec(name);
     if (match === null) continue;
     const [, kind, text] = match;
-    if (kind === "instance") {
-      if (instance !== undefined || !UUID.test(text)) throw new WireError(`instance "${text.slice(0, 64)}"`);
-      instance = text;
-    } else {
-      const [, uuid = "", generation = ""] = /^(.*)\.([1-9]\d{0,15})$/.exec(text) ?? [];
-      const ok = identity === undefined && UUID.test(uuid) && Number.isSafeInteger(Number(generation));
-      if (!ok) throw new WireError(`identity "${text.slice(0, 64)}"`);
-      identity = { uuid, generation: Number(generation) };
+    const fact = kind === "session"
+      ? decodeSession(name)
+      : kind === "identity"
+      ? decodeNumbered(text)
+      : UUID.test(text)
+      ? text
+      : null;
+    if (fact === null || facts[kind as keyof DenbdFacts] !== undefined) {
+      throw new WireError(`${kind} "${text.slice(0, 64)}"`);
     }
+    Object.assign(facts, { [kind]: fact });
   }
-  return { instance, identity };
+  return facts;
+}
+
+/** `UUID.NUMBER`. */
+function decodeNumbered(text: string): { uuid: string; generation: number } | null {
+  const [, uuid = "", digits = ""] = /^(.*)\.([1-9]\d{0,15})$/s.exec(text) ?? [];
+  const generation = Number(digits);
+  return UUID.test(uuid) && Number.isSafeInteger(generation) ? { uuid, generation } : null;
 }

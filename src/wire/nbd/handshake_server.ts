@@ -8,7 +8,7 @@
  * @see NBD proto.md, "Handshake phase"
  */
 import { printable } from "../../base/printable.ts";
-import { type Conversation, need, send } from "../conversation.ts";
+import { type Conversation, need, send, wait } from "../conversation.ts";
 import { WireError } from "../wire_error.ts";
 import {
   ClientFlag,
@@ -63,7 +63,7 @@ export interface ExportOffer {
    * Answers a SET_META_CONTEXT query that is not the name of a context: the names selected by it, if any.
    * This is where queries of the vendor namespace that carry a value are understood.
    */
-  contextsFor?(query: string): readonly string[];
+  contextsFor?(query: string): readonly string[] | Promise<readonly string[]>;
 }
 
 /** Why a client does not get what it asked for. */
@@ -410,9 +410,11 @@ function* answerSetMeta(hall: ServerHall, haggled: Haggled, payload: Uint8Array 
   const { exportName, queries } = understand(payload, decodeMetaRequest);
   const offer = find(hall, exportName);
   expectFewQueries(queries, exportName);
-  const names = new Set(
-    queries.flatMap((query) => offer.contexts.includes(query) ? [query] : offer.contextsFor?.(query) ?? []),
-  );
+  const names = new Set<string>();
+  for (const query of queries) {
+    const selected = offer.contexts.includes(query) ? [query] : offer.contextsFor?.(query) ?? [];
+    for (const name of selected instanceof Promise ? yield* wait(selected) : selected) names.add(name);
+  }
   const contexts = Array.from(names, (name, i) => ({ id: i + 1, name }));
   haggled.selection = { exportName, contexts };
   const option = Option.SET_META_CONTEXT;

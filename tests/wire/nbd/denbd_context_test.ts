@@ -1,5 +1,10 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { decodeFacts, encodeFacts } from "../../../src/wire/nbd/denbd_context.ts";
+import {
+  decodeFacts,
+  decodeSession,
+  encodeFacts,
+  encodeSession,
+} from "../../../src/wire/nbd/denbd_context.ts";
 import { WireError } from "../../../src/wire/wire_error.ts";
 
 const INSTANCE = "8a6e2940-694d-401a-b032-b59b4f516c8a";
@@ -14,13 +19,40 @@ test("encodeFacts() names the contexts literally", () => {
     `x-denbd:instance=${INSTANCE}`,
     `x-denbd:identity=${UUID}.7`,
   ]);
+  assertEquals(encodeFacts({ session: { id: UUID, generation: 3 }, reservation: INSTANCE }), [
+    `x-denbd:session=1.${UUID}.3`,
+    `x-denbd:reservation=${INSTANCE}`,
+  ]);
   assertEquals(encodeFacts({}), []);
 });
 
+test("decodeSession() takes what encodeSession() makes, and no other version", () => {
+  const session = { id: UUID, generation: 12 };
+  assertEquals(encodeSession(session), `x-denbd:session=1.${UUID}.12`);
+  assertEquals(decodeSession(encodeSession(session)), session);
+  for (const wrong of ["x-denbd:", `x-denbd:session=2.${UUID}.12`, `x-denbd:session=1.${UUID}`]) {
+    assertEquals(decodeSession(wrong), null);
+  }
+  for (
+    const wrong of [
+      `x-denbd:session=1.${UUID}.0`,
+      `x-denbd:session=1.${UUID}.12 `,
+      `x-denbd:session=${UUID}.1`,
+    ]
+  ) {
+    assertEquals(decodeSession(wrong), null);
+  }
+});
+
 test("decodeFacts() finds the facts among other contexts, and passes over what it does not know", () => {
-  const facts = { instance: INSTANCE, identity: { uuid: UUID, generation: 2 ** 53 - 1 } };
+  const facts = {
+    instance: INSTANCE,
+    identity: { uuid: UUID, generation: 2 ** 53 - 1 },
+    session: { id: UUID, generation: 1 },
+    reservation: UUID,
+  };
   assertEquals(decodeFacts(["base:allocation", ...encodeFacts(facts), "x-denbd:moon=full"]), facts);
-  assertEquals(decodeFacts(["base:allocation", "x-denbd:"]), { instance: undefined, identity: undefined });
+  assertEquals(decodeFacts(["base:allocation", "x-denbd:"]), {});
 });
 
 test("decodeFacts() refuses what is malformed or told twice", () => {
@@ -30,6 +62,9 @@ test("decodeFacts() refuses what is malformed or told twice", () => {
     [`x-denbd:instance=${INSTANCE}\n`],
     [`x-denbd:instance=${INSTANCE}`, `x-denbd:instance=${INSTANCE}`],
     [`x-denbd:identity=${UUID}`],
+    [`x-denbd:session=1.${UUID}`],
+    [`x-denbd:reservation=${UUID}.1`],
+    [`x-denbd:reservation=${UUID}`, `x-denbd:reservation=${INSTANCE}`],
     [`x-denbd:identity=${UUID}.0`],
     [`x-denbd:identity=${UUID}.-1`],
     [`x-denbd:identity=${UUID}.9007199254740992`],

@@ -1,0 +1,90 @@
+/**
+ * Reservations in the state directory: a file for each disk that is reserved, or was broken off, named after the
+ * disk's UUID.
+ */
+import { DeviceError } from "../device/device_error.ts";
+import { replaceDurably } from "../device/state_directory.ts";
+
+/** For which session an export is reserved. */
+export interface Reservation {
+  /** A UUID. */
+  readonly session: string;
+  /** Who asked in its name, for people. */
+  readonly who: string;
+  /** A UUID made when the reservation was given. */
+  readonly grant: string;
+}
+
+export interface ReservationState {
+  readonly reservation: Reservation | null;
+  /** Sessions whose reservation was broken. */
+  readonly barred: readonly string[];
+}
+
+/** Where the reservation of one disk outlives the program. */
+export interface ReservationStore {
+  /** @throws {DeviceError} If what is there cannot be understood. */
+  load(): ReservationState;
+  /** Durable when it resolves. One at a time. */
+  save(state: ReservationState): Promise<void>;
+}
+
+const FORMAT = "denbd reservation";
+const VERSION = 1;
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
+/** The store of the disk with that UUID. */
+export function reservationFile(directory: string, uuid: string): ReservationStore {
+  const file = `${directory}/reservation-${uuid}.json`;
+  return {
+    load() {
+      let text;
+      try {
+        text = Deno.readTextFileSync(file);
+      } catch (error) {
+        if (error instanceof Deno.errors.NotFound) return { reservation: null, barred: [] };
+        throw error;
+      }
+      try {
+        return parse(text);
+      } catch (error) {
+        throw new DeviceError("EINVAL", "open", undefined, undefined, {
+          detail: `cannot use ${file}: ${(error as Error).message}; remove it to end the reservation`,
+        });
+      }
+    },
+    async save({ reservation, barred }) {
+      await Deno.mkdir(directory, { recursive: true, mode: 0o700 });
+      const record = { format: FORMAT, version: VERSION, reservation, barred };
+      await replaceDurably(directory, file, JSON.stringify(record, null, 2) + "\n");
+    },
+  };
+}
+
+function parse(text: string): ReservationState {
+  let record: { format?: unknown; version?: unknown } & Partial<ReservationState> | null = null;
+  try {
+    record = JSON.parse(text);
+  } catch {
+    // Told next.
+  }
+  if (record?.format !== FORMAT) throw new SyntaxError("it does not hold a reservation");
+  if (record.version !== VERSION) {
+    throw new SyntaxError(`it has version ${record.version}, this program knows version ${VERSION}`);
+  }
+  const { reservation, barred } = record;
+  const isWhole = isReservation(reservation) && Array.isArray(barred) && barred.every(isUuid);
+  if (!isWhole) throw new SyntaxError("it is damaged");
+  return { reservation, barred };
+}
+
+function isUuid(value: unknown): value is string {
+  return typeof value === "string" && UUID.test(value);
+}
+
+function isReservation(value: unknown): value is Reservation | null {
+  if (value === null) return true;
+  if (typeof value !== "object") return false;
+  const { session, who, grant } = value as Partial<Reservation>;
+  return isUuid(session) && isUuid(grant) && typeof who === "string";
+}
