@@ -256,11 +256,13 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     this.#reconnecting = true;
     this.#log.warn(`lost the connection to ${this.#peerText}: ${reason.message}`);
     let told = "";
-    while (this.#end === null) {
+    // A connection may be lost again before this has noticed that it was there.
+    while (this.#end === null && !this.#up) {
+      await Promise.all([...this.#connections].map((connection) => connection.disconnect()));
       await this.#pause(this.#backoff.next());
       if (this.#end !== null) break;
       try {
-        if (await this.#comeBack()) break;
+        await this.#comeBack();
       } catch (error) {
         const { message } = error as Error;
         if (message !== told && this.#end === null) this.#log.warn(`cannot reconnect: ${message}`);
@@ -277,14 +279,14 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     await promise;
   }
 
-  /** One attempt. @returns Whether there is nothing more to do. @throws If there is no connection. */
-  async #comeBack(): Promise<boolean> {
+  /** One attempt, after which requests go out, or all use has ended. @throws If there is no connection. */
+  async #comeBack(): Promise<void> {
     const opened = await this.#open();
     const changed = opened.map((each) => this.#whatChanged(each)).find((what) => what !== null) ?? null;
     if (this.#end !== null || changed !== null) {
       for (const each of opened) each.close();
       if (changed !== null) this.#giveUp(changed);
-      return true;
+      return;
     }
     const facts = opened.map(({ agreement }) => denbdFacts(agreement));
     if (facts.some(({ instance }) => instance !== facts[0].instance)) {
@@ -295,7 +297,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     const connections = opened.map((each) => each.start(this));
     for (const connection of connections) this.#connections.add(connection);
     if (!isSameInstance) await this.#restore(facts[0]);
-    if (this.#end !== null) return true;
+    if (this.#end !== null) return;
     if (this.#connections.size < connections.length) {
       // Lost again: nothing goes out before the last of these has ended.
       // Without a goodbye, which would end the session.
@@ -312,7 +314,6 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     const unanswered = [...this.#table.keys()];
     this.#reportDoubt(unanswered.filter(({ type }) => type === Command.FLUSH));
     for (const transaction of unanswered) if (this.#table.has(transaction)) this.#send(transaction);
-    return true;
   }
 
   /** What keeps an export from being the one it was, or `null`. */

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import type { BlockDevice } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
+import { FaultDisk } from "../../src/device/fault.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
 import { filled, holding, identity, MIB, settle, setUp } from "../testing/link.ts";
 import type { RestartableServer } from "../testing/restartable_server.ts";
@@ -48,6 +49,55 @@ test("requests made while the server is away wait for it, reads among them", asy
   await asking;
   assertEquals(into, filled(7));
   await disk.close();
+});
+
+test("a connection that is lost while it comes back is made once more, whatever the moment", async () => {
+  // At which read of the second connection, and how many microtasks behind it.
+  for (let readNumber = 1; readNumber <= 8; readNumber++) {
+    for (let turns = 0; turns < 12; turns++) {
+      const { server, disk, pass } = await setUp({
+        soleWriter: true,
+        tamper: (connection, dialled) => {
+          if (dialled !== 2) return connection;
+          let reads = 0;
+          const read = async (into: Uint8Array) => {
+            const count = await connection.read(into);
+            if (++reads === readNumber) {
+              void (async () => {
+                for (let turn = 0; turn < turns; turn++) await undefined;
+                connection.close();
+              })();
+            }
+            return count;
+          };
+          return {
+            peer: connection.peer,
+            read,
+            write: (bytes) => connection.write(bytes),
+            close: () => connection.close(),
+          };
+        },
+      });
+      await disk.write(0, filled(1));
+      server.crash();
+      // What is written again fails.
+      server.wrap = (device) => {
+        const faulty = new FaultDisk(device);
+        faulty.add({ operation: "write", errno: "EIO" });
+        return faulty;
+      };
+      server.start();
+      const reading = disk.read(0, new Uint8Array(4096)) as Promise<void>;
+      await pass(2000);
+      await Promise.race([
+        reading,
+        settle().then(() => {
+          throw new Error(`hangs after read ${readNumber} and ${turns} microtasks`);
+        }),
+      ]);
+      await disk.close();
+    }
+  }
 });
 
 test("the first attempt is made at once, later ones with growing pauses up to five seconds", async () => {

@@ -2,8 +2,9 @@
 import { setImmediate } from "node:timers";
 import type { BlockDevice, DiskIdentity } from "../../src/device/device.ts";
 import { type Fault, FaultDisk } from "../../src/device/fault.ts";
+import type { Connection } from "../../src/net/connection.ts";
 import { NbdDisk } from "../../src/remote/nbd.ts";
-import { openConnection } from "../../src/remote/open_connection.ts";
+import { type Dial, openConnection } from "../../src/remote/open_connection.ts";
 import { type SurvivalOptions, SurvivingLink, withSession } from "../../src/remote/surviving_link.ts";
 import type { Writers } from "../../src/server/export_table.ts";
 import { ManualClock } from "./manual_clock.ts";
@@ -21,21 +22,27 @@ export interface SetUp extends Partial<SurvivalOptions> {
   readonly wrap?: (disk: BlockDevice) => BlockDevice;
   readonly identity?: DiskIdentity;
   readonly writers?: Writers;
+  /** Gets between the client and its connections, which are counted from 1. */
+  readonly tamper?: (connection: Connection, dialled: number) => Connection;
 }
 
 /** Another disk over the same server, and whatever it takes to use it. */
 export async function openLink(
   server: RestartableServer,
   clock: ManualClock,
-  options: Partial<SurvivalOptions> & { connections?: number } = {},
+  options: Partial<SurvivalOptions> & Pick<SetUp, "connections" | "tamper"> = {},
 ) {
-  const { connections = 1, ...survival } = options;
+  const { connections = 1, tamper, ...survival } = options;
+  const dial: Dial = async (signal) => {
+    const connection = await server.dial(signal);
+    return tamper?.(connection, server.dialled) ?? connection;
+  };
   const wishes = { exportName: "disk", contexts: ["base:allocation", "x-denbd:"] };
   const first = survival.session === undefined ? wishes : withSession(wishes, survival.session);
   const opened = await Promise.all(
-    Array.from({ length: connections }, () => openConnection(server.dial, first, undefined, clock)),
+    Array.from({ length: connections }, () => openConnection(dial, first, undefined, clock)),
   );
-  const link = new SurvivingLink(opened, { dial: server.dial, wishes, clock, random: () => 0, ...survival });
+  const link = new SurvivingLink(opened, { dial, wishes, clock, random: () => 0, ...survival });
   return { link, disk: new NbdDisk(link) };
 }
 
