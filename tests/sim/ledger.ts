@@ -1,0 +1,277 @@
+/**
+ * What the user of a disk has been promised, held against what it sees and against what is on the medium.
+ *
+ * The disk is looked at in sectors, each of which was written by one numbered write. For each sector the ledger keeps
+ * which content a read may see, which content a flush that succeeds now would promise, and which content power loss
+ * may leave. One is certain most of the time; after an error there are several.
+ */
+import { SECTOR_BYTES } from "./disk.ts";
+
+/** The content of a sector that was never written, or zeroed. */
+export const ZERO = 0;
+/** It was trimmed: anything. */
+export const ANYTHING = -1;
+
+/** A guarantee was broken. */
+export class BrokenPromise extends Error {}
+
+/** A change that was asked for, of so many sectors. */
+export interface Change {
+  readonly number: number;
+  readonly first: number;
+  readonly count: number;
+  /** What it writes. */
+  readonly content: number;
+  /** Power losses before it was asked for. */
+  readonly losses: number;
+}
+
+interface Written {
+  /** Of the change. */
+  readonly number: number;
+  readonly content: number;
+}
+
+interface Sector {
+  /** What a read may see when all that was asked for has ended. */
+  visible: readonly number[];
+  /** What a flush that succeeds promises to be durable, if nothing else is asked for. */
+  claimed: readonly number[];
+  /** What power loss may leave. */
+  possible: readonly Written[];
+  /** Of the last change that has ended. */
+  endedNumber: number;
+  /** There is a change that failed since the last that succeeded: it may happen yet. */
+  unsure: boolean;
+}
+
+/** What a flush will have promised. */
+export interface FlushClaim {
+  readonly claimed: readonly (readonly number[])[];
+  readonly endedNumbers: readonly number[];
+  readonly tellings: number;
+  readonly losses: number;
+}
+
+export class Ledger {
+  readonly #sectors: Sector[];
+  /** Nothing that was acknowledged is ever lost; otherwise the next flush tells. */
+  readonly #kept: boolean;
+  #changes = 0;
+  /** How often the user was told that something may be lost. */
+  #tellings = 0;
+  /** Crashes that may set back what reads see. */
+  #losses = 0;
+  /** Of these, those before the last flush that succeeded. */
+  #lossesFlushed = 0;
+  /** Something was given up of which the user has not been told. */
+  #forgotten = false;
+  /** Sectors whose unflushed content went through a client that is gone. */
+  readonly #orphans = new Set<number>();
+  /** Asked for and not ended. */
+  readonly pending = new Set<Change>();
+  requests = 0;
+  ended = 0;
+
+  constructor(sectors: number, kept: boolean) {
+    this.#kept = kept;
+    this.#sectors = Array.from({ length: sectors }, () => ({
+      visible: [ZERO],
+      claimed: [ZERO],
+      possible: [{ number: 0, content: ZERO }],
+      endedNumber: 0,
+      unsure: false,
+    }));
+  }
+
+  get sectorCount(): number {
+    return this.#sectors.length;
+  }
+
+  // --- Changes ---
+
+  /** @param content Default: the number of the change. */
+  ask(first: number, count: number, content?: number): Change {
+    const number = ++this.#changes;
+    const change: Change = { number, first, count, content: content ?? number, losses: this.#losses };
+    this.pending.add(change);
+    for (const sector of this.#of(change)) sector.possible = [...sector.possible, change];
+    return change;
+  }
+
+  acknowledged(change: Change, durable: boolean): void {
+    this.pending.delete(change);
+    const { first, count, number, content } = change;
+    for (let at = first; at < first + count; at++) {
+      const sector = this.#sectors[at];
+      // The answer may have been on its way when power was lost.
+      const isCertain = this.#kept || change.losses === this.#losses;
+      sector.visible = isCertain ? [content] : union(contents(sector.possible), [content]);
+      sector.claimed = [content];
+      sector.endedNumber = number;
+      sector.unsure = false;
+      this.#orphans.delete(at);
+      // What was asked for later is possible, too.
+      if (durable) sector.possible = sector.possible.filter((written) => written.number >= number);
+    }
+  }
+
+  /** It may have happened or not. */
+  failed(change: Change): void {
+    this.pending.delete(change);
+    for (const sector of this.#of(change)) {
+      sector.visible = union(sector.visible, [change.content]);
+      sector.claimed = union(sector.claimed, [change.content]);
+      sector.endedNumber = change.number;
+      sector.unsure = true;
+    }
+  }
+
+  #of({ first, count }: { first: number; count: number }): Sector[] {
+    return this.#sectors.slice(first, first + count);
+  }
+
+  // --- Flushes ---
+
+  askFlush(): FlushClaim {
+    return {
+      claimed: this.#sectors.map(({ claimed }) => claimed),
+      endedNumbers: this.#sectors.map(({ endedNumber }) => endedNumber),
+      tellings: this.#tellings,
+      losses: this.#losses,
+    };
+  }
+
+  /** @param stored What is on the medium at this moment. */
+  flushed(claim: FlushClaim, stored: Uint8Array): void {
+    // Who was told of a loss after having asked knows nothing by this.
+    if (claim.tellings !== this.#tellings) return;
+    this.#lossesFlushed = claim.losses;
+    for (const [at, sector] of this.#sectors.entries()) {
+      const promised = claim.claimed[at];
+      const later = sector.possible.filter(({ number }) => number > claim.endedNumbers[at]);
+      const found = contentOf(stored, at);
+      const allowed = (content: number) => content === ANYTHING || content === found;
+      if (!promised.some(allowed) && !later.some(({ content }) => allowed(content))) {
+        throw new BrokenPromise(
+          `a flush succeeded, and sector ${at} of the medium has ${found} instead of ${
+            promised.join(" or ")
+          }`,
+        );
+      }
+      sector.possible = [
+        ...promised.map((content) => ({ number: claim.endedNumbers[at], content })),
+        ...later,
+      ];
+      this.#orphans.delete(at);
+    }
+  }
+
+  /** The user is told: what was acknowledged and is not certain to be durable may be lost. */
+  flushFailed(): void {
+    this.#tellings++;
+    if (this.#kept && !this.#forgotten) return;
+    this.#forgotten = false;
+    for (const sector of this.#sectors) {
+      sector.claimed = union(sector.visible, contents(sector.possible));
+    }
+  }
+
+  /** The client could not write again what the server may have lost; the next flush has to tell. */
+  repeatFailed(): void {
+    this.#losses++;
+    this.#forgotten = true;
+    for (const sector of this.#sectors) sector.visible = union(sector.visible, contents(sector.possible));
+  }
+
+  // --- Crashes ---
+
+  /** Power was lost: unless all is kept, reads may see what was before. */
+  powerLost(): void {
+    this.#losses++;
+    // Of what an earlier client forgot, a flush under way knows nothing.
+    if (this.#orphans.size > 0) this.#tellings++;
+    for (const [at, sector] of this.#sectors.entries()) {
+      if (this.#kept && !this.#orphans.has(at)) continue;
+      sector.visible = union(sector.visible, contents(sector.possible));
+      if (this.#orphans.has(at)) sector.claimed = sector.visible;
+    }
+  }
+
+  /** The client is gone, and with it its memory of what was not flushed. What it was asked for has failed. */
+  clientLost(): void {
+    this.#tellings++;
+    // What it would have written again after an earlier loss stays lost.
+    const isLost = this.#losses > this.#lossesFlushed;
+    for (const [at, sector] of this.#sectors.entries()) {
+      if (isLost) sector.visible = union(sector.visible, contents(sector.possible));
+      sector.claimed = sector.visible;
+      this.#orphans.add(at);
+    }
+  }
+
+  // --- Reads ---
+
+  /** @returns To be called with what was read, when everything that was asked for before has ended. */
+  askRead(first: number, count: number): (data: Uint8Array) => void {
+    const losses = this.#losses;
+    return (data) => {
+      for (let at = 0; at < count; at++) {
+        const sector = this.#sectors[first + at];
+        const found = contentOf(data, at);
+        const { visible } = sector;
+        // What was trimmed may read as this now and as that later.
+        if (visible.includes(ANYTHING)) continue;
+        if (!visible.includes(found)) {
+          throw new BrokenPromise(
+            `sector ${first + at} reads as ${found} instead of ${visible.join(" or ")}`,
+          );
+        }
+        // What was seen stays, unless power was lost meanwhile.
+        if (!sector.unsure && losses === this.#losses && Number.isSafeInteger(found)) {
+          sector.visible = [found];
+        }
+      }
+    };
+  }
+
+  /** Whether a sector may be a hole. */
+  mayBeZero(at: number): boolean {
+    const { visible, possible } = this.#sectors[at];
+    const zero = (content: number) => content === ZERO || content === ANYTHING;
+    return visible.some(zero) || possible.some(({ content }) => zero(content));
+  }
+
+  /** At the end, when nothing is pending: what is on the medium after a flush has to be what was written last. */
+  audit(stored: Uint8Array): void {
+    for (const [at, { visible }] of this.#sectors.entries()) {
+      const found = contentOf(stored, at);
+      if (visible.includes(ANYTHING) || visible.includes(found)) continue;
+      throw new BrokenPromise(`sector ${at} ends as ${found} instead of ${visible.join(" or ")}`);
+    }
+  }
+}
+
+function contents(written: readonly Written[]): number[] {
+  return written.map(({ content }) => content);
+}
+
+function union(one: readonly number[], other: readonly number[]): readonly number[] {
+  const added = other.filter((content) => !one.includes(content));
+  return added.length === 0 ? one : [...one, ...new Set(added)];
+}
+
+/** The bytes of sectors that one write fills. */
+export function contentBytes(content: number, sectors: number): Uint8Array {
+  const bytes = new Uint8Array(sectors * SECTOR_BYTES);
+  new Float64Array(bytes.buffer).fill(content);
+  return bytes;
+}
+
+/** Which write filled a sector; NaN if it was more than one, or none. */
+function contentOf(bytes: Uint8Array, sector: number): number {
+  const words = new Float64Array(bytes.buffer, bytes.byteOffset + sector * SECTOR_BYTES, SECTOR_BYTES / 8);
+  const first = words[0];
+  for (let at = 1; at < words.length; at++) if (words[at] !== first) return NaN;
+  return first;
+}

@@ -1,0 +1,395 @@
+/**
+ * One life in a simulated world: a user reads, writes and flushes while things go wrong, and a ledger holds what it
+ * sees against what it was promised. Everything that happens follows from the seed.
+ */
+import { type Log, silentLog } from "../../src/base/log.ts";
+import type { BlockDevice } from "../../src/device/device.ts";
+import { DeviceError } from "../../src/device/device_error.ts";
+import { randomFrom } from "../testing/random.ts";
+import { SECTOR_BYTES } from "./disk.ts";
+import { ANYTHING, BrokenPromise, contentBytes, Ledger, ZERO } from "./ledger.ts";
+import { openLocal, openRemote, ProxyMachine, ServerMachine, type Tampering } from "./machines.ts";
+import { Network, type Surroundings } from "./network.ts";
+import { Trace } from "./trace.ts";
+import { VirtualTime } from "./virtual_time.ts";
+import type { Trouble, World } from "./world.ts";
+
+const SECTORS = 24;
+const STEPS = 60;
+/** With all troubles over everything that was asked for ends within this time. */
+const HANG_MS = 200_000;
+
+export interface LifeOptions {
+  readonly tampering?: Tampering;
+  /** Takes a line for each event. */
+  readonly print?: (line: string) => void;
+}
+
+/** How a life went. */
+export interface LifeReport {
+  /** What was broken; `null` if nothing was. */
+  readonly broken: string | null;
+  /** Follows from everything that happened. */
+  readonly hash: number;
+  readonly events: number;
+  readonly requests: number;
+  /** Requests that failed, as they may in this world. */
+  readonly failures: number;
+  readonly reconnects: number;
+}
+
+/** Why connections may end here, and what may be said of it. Whatever else is said was not to happen. */
+const EXPECTED = [
+  "the connection was closed",
+  "the server closed the connection",
+  "the connection is closed",
+  "connection refused",
+  "no answer for ",
+  "the server restarted meanwhile",
+  "the connection was lost again at once",
+  "the peer closed the connection ",
+  "shutting down",
+  "this proxy was killed",
+  "could not be repeated",
+];
+
+/** Lives a life to its end. Never throws. */
+export async function live(world: World, seed: number, options: LifeOptions = {}): Promise<LifeReport> {
+  return await new Life(world, seed, options).run();
+}
+
+class Life {
+  readonly #world: World;
+  readonly #random;
+  readonly #time = new VirtualTime();
+  readonly #trace: Trace;
+  readonly #surroundings: Surroundings;
+  readonly #network: Network;
+  readonly #server: ServerMachine;
+  readonly #proxy: ProxyMachine | null;
+  readonly #tampering: Tampering;
+  readonly #ledger: Ledger;
+  readonly #log: Log;
+  #disk: BlockDevice | null = null;
+  #broken: string | null = null;
+  #under = 0;
+  #failures = 0;
+  #reconnects = 0;
+  /** Things happened after which a flush may fail without sole writer. */
+  #doubtful = false;
+  #stopped = false;
+
+  constructor(world: World, seed: number, { tampering = {}, print }: LifeOptions) {
+    this.#world = world;
+    this.#random = randomFrom(seed);
+    this.#trace = new Trace(() => this.#time.now(), print ?? null);
+    this.#surroundings = { time: this.#time, random: this.#random, trace: this.#trace };
+    this.#network = new Network(this.#surroundings);
+    this.#tampering = tampering;
+    this.#ledger = new Ledger(SECTORS, world.writer === "sole");
+    this.#log = this.#listener((message) => EXPECTED.some((text) => message.includes(text)));
+    const serverLog = this.#listener((message) => !message.includes("protocol error"));
+    this.#server = new ServerMachine(SECTORS * SECTOR_BYTES, world, this.#network, serverLog, tampering);
+    const logs = { client: this.#log, server: serverLog };
+    this.#proxy = world.proxy === undefined
+      ? null
+      : new ProxyMachine(world, this.#network, this.#server, logs, tampering);
+  }
+
+  async run(): Promise<LifeReport> {
+    try {
+      await this.#live();
+    } catch (error) {
+      this.#breaks(error);
+    }
+    const { requests } = this.#ledger;
+    const { hash, events } = this.#trace;
+    return {
+      broken: this.#broken,
+      hash,
+      events,
+      requests,
+      failures: this.#failures,
+      reconnects: this.#reconnects,
+    };
+  }
+
+  async #live(): Promise<void> {
+    this.#server.start();
+    void this.#connect();
+    await this.#until(() => this.#disk !== null, HANG_MS, "the disk could not be opened");
+    let steps = 0;
+    const step = () => {
+      if (this.#broken !== null) return;
+      this.#act();
+      if (++steps < STEPS) this.#time.timer(this.#gap(), step);
+    };
+    step();
+    await this.#until(() => steps === STEPS, Infinity, "time stood still");
+    await this.#settle();
+  }
+
+  /** All troubles end, and everything that was asked for has to. */
+  async #settle(): Promise<void> {
+    this.#trace.note("settling");
+    this.#stopped = true;
+    this.#network.heal();
+    const { medium } = this.#server;
+    medium.faultChance = 0;
+    medium.slowMs = 10;
+    // A disk whose sync failed has to be opened anew.
+    if (medium.faults > 0 && this.#server.isUp) {
+      this.#doubtful = true;
+      this.#server.kill();
+    }
+    if (!this.#server.isUp) this.#server.start();
+    if (this.#disk === null) {
+      await this.#until(() => this.#disk !== null, HANG_MS, "the disk did not come back");
+    }
+    await this.#until(() => this.#under === 0, HANG_MS, () => `${this.#under} requests never ended`);
+    // The first tells what is in doubt.
+    for (let turn = 0; turn < 2; turn++) {
+      this.#flush();
+      await this.#until(() => this.#under === 0, HANG_MS, "a flush never ended");
+      this.#doubtful = false;
+    }
+    const { ended, requests } = this.#ledger;
+    if (ended !== requests) throw new BrokenPromise(`${requests} requests ended ${ended} times`);
+    for (let at = 0; at < SECTORS; at += 6) this.#read(at, 6);
+    await this.#until(() => this.#under === 0, HANG_MS, "a read never ended");
+    let closed = false;
+    void this.#disk!.close().then(() => closed = true);
+    await this.#until(() => closed, HANG_MS, "the disk was never closed");
+    this.#server.losePower(1000);
+    this.#ledger.audit(medium.stored);
+  }
+
+  async #until(done: () => boolean, withinMs: number, otherwise: string | (() => string)): Promise<void> {
+    const untilMs = this.#time.now() + withinMs;
+    const came = await this.#time.pass(() => this.#broken !== null || done(), untilMs);
+    if (this.#broken !== null) throw new BrokenPromise(this.#broken);
+    if (!came) throw new BrokenPromise(typeof otherwise === "string" ? otherwise : otherwise());
+  }
+
+  #breaks(error: unknown): void {
+    if (this.#broken !== null) return;
+    this.#broken = error instanceof BrokenPromise ? error.message : `${(error as Error).stack ?? error}`;
+    this.#trace.note(`BROKEN: ${error instanceof BrokenPromise ? this.#broken : "it threw"}`);
+  }
+
+  async #connect(): Promise<void> {
+    try {
+      if (this.#proxy !== null) {
+        await this.#proxy.start();
+        this.#disk = await openLocal(this.#network, this.#proxy, this.#surroundings);
+        return;
+      }
+      const dial = async (signal: AbortSignal | undefined) => {
+        const connection = await this.#network.dial(this.#server, signal);
+        return this.#tampering.connection?.(connection, this.#surroundings) ?? connection;
+      };
+      this.#disk = await openRemote(dial, this.#world, this.#surroundings, this.#log);
+    } catch (error) {
+      if (this.#proxy === null || this.#proxy.state === "up") this.#breaks(error);
+    }
+  }
+
+  // --- What the user does ---
+
+  #gap(): number {
+    const { below, chance } = this.#random;
+    if (chance(0.5)) return 0;
+    return below(chance(0.05) ? 8000 : 300);
+  }
+
+  #act(): void {
+    const { below, chance } = this.#random;
+    const { troubles } = this.#world;
+    if (chance(0.12)) return this.#trouble(troubles[below(troubles.length)]);
+    const first = below(SECTORS);
+    const count = Math.min(SECTORS - first, 1 + below(4));
+    const kind = below(100);
+    if (kind < 50) this.#write(first, count);
+    else if (kind < 56) this.#empty(first, count);
+    else if (kind < 80) this.#read(first, count);
+    else if (kind < 84) this.#ask(first, count);
+    else this.#flush();
+  }
+
+  #write(first: number, count: number): void {
+    const fua = this.#random.chance(0.1);
+    const change = this.#ledger.ask(first, count);
+    const data = contentBytes(change.content, count);
+    this.#request("write", first, count, async (disk) => {
+      await disk.write(first * SECTOR_BYTES, data, { fua });
+      this.#ledger.acknowledged(change, fua);
+      // The bytes are ours again.
+      data.fill(0xee);
+    }, () => this.#ledger.failed(change));
+  }
+
+  #empty(first: number, count: number): void {
+    const zero = this.#random.chance(0.6);
+    const fua = this.#random.chance(0.1);
+    const change = this.#ledger.ask(first, count, zero ? ZERO : ANYTHING);
+    const offset = first * SECTOR_BYTES;
+    const length = count * SECTOR_BYTES;
+    this.#request(zero ? "zero" : "trim", first, count, async (disk) => {
+      if (zero) await disk.zero(offset, length, { fua });
+      else await disk.trim(offset, length, { fua });
+      this.#ledger.acknowledged(change, fua);
+    }, () => this.#ledger.failed(change));
+  }
+
+  #read(first: number, count: number): void {
+    const data = new Uint8Array(count * SECTOR_BYTES).fill(0xdd);
+    const check = this.#ledger.askRead(first, count);
+    this.#request("read", first, count, async (disk) => {
+      await disk.read(first * SECTOR_BYTES, data);
+      check(data);
+    });
+  }
+
+  #ask(first: number, count: number): void {
+    this.#request("extents", first, count, async (disk) => {
+      const extents = await disk.extents(first * SECTOR_BYTES, count * SECTOR_BYTES);
+      let at = first;
+      for (const { length, kind } of extents) {
+        const end = at + length / SECTOR_BYTES;
+        for (; at < end; at++) {
+          if (kind !== "data" && !this.#ledger.mayBeZero(at)) {
+            throw new BrokenPromise(`sector ${at} is said to be a ${kind}`);
+          }
+        }
+      }
+      if (at <= first || at > first + count) throw new BrokenPromise(`extents end at sector ${at}`);
+    });
+  }
+
+  #flush(): void {
+    const claim = this.#ledger.askFlush();
+    this.#request("flush", -1, 0, async (disk) => {
+      await disk.flush();
+      this.#ledger.flushed(claim, this.#server.medium.stored);
+    }, () => this.#ledger.flushFailed());
+  }
+
+  /** Asks for something that has to end, once. */
+  #request(
+    what: string,
+    first: number,
+    count: number,
+    perform: (disk: BlockDevice) => Promise<void>,
+    failed: () => void = () => {},
+  ): void {
+    const disk = this.#disk;
+    this.#ledger.requests++;
+    const number = this.#ledger.requests;
+    this.#trace.note(`user: ${what}`, number, first, count);
+    if (disk === null) {
+      // There is no disk to ask: nothing has happened.
+      this.#ledger.ended++;
+      return failed();
+    }
+    this.#under++;
+    perform(disk).then(() => {
+      this.#trace.note(`user: ${what} done`, number);
+    }, (error) => {
+      this.#failures++;
+      this.#trace.note(`user: ${what} failed`, number);
+      this.#trace.remark(() => `${error}`);
+      if (error instanceof DeviceError && this.#mayFail(what, error, disk)) failed();
+      else this.#breaks(error instanceof BrokenPromise ? error : new BrokenPromise(`${what}: ${error}`));
+    }).catch((error) => this.#breaks(error)).finally(() => {
+      this.#under--;
+      this.#ledger.ended++;
+    });
+  }
+
+  #mayFail(what: string, { errno }: DeviceError, disk: BlockDevice): boolean {
+    const { writer, deadlineMs } = this.#world;
+    // The proxy was killed, and the connection to it with it.
+    if (disk !== this.#disk) return true;
+    if (this.#server.medium.faults > 0) return true;
+    if (deadlineMs !== undefined && errno === "ETIMEDOUT") return true;
+    return what === "flush" && writer !== "sole" && this.#doubtful;
+  }
+
+  // --- What goes wrong ---
+
+  #trouble(kind: Trouble): void {
+    const { below, chance } = this.#random;
+    const { medium } = this.#server;
+    const awayMs = below(chance(0.2) ? 40_000 : 3000);
+    if (this.#world.server === "stock" || kind !== "cut" && kind !== "stall" && kind !== "slow") {
+      this.#doubtful = true;
+    }
+    switch (kind) {
+      case "cut": {
+        const all = chance(0.7);
+        return this.#network.cut((link) => all || link.number % 2 === 0);
+      }
+      case "stall":
+        return this.#network.stall(awayMs);
+      case "restart":
+        if (this.#server.isUp) void this.#server.restart(awayMs);
+        return;
+      case "kill":
+        if (!this.#server.isUp) return;
+        this.#server.kill();
+        return this.#startServer(awayMs);
+      case "power":
+        if (!this.#server.isUp) return;
+        this.#server.losePower(awayMs);
+        this.#ledger.powerLost();
+        return this.#startServer(awayMs);
+      case "fault":
+        this.#trace.note("the disk fails");
+        medium.faultChance = 0.3;
+        this.#time.timer(awayMs / 4, () => medium.faultChance = 0);
+        return;
+      case "slow":
+        this.#trace.note("the disk is slow");
+        medium.slowMs = 1000 + below(8000);
+        this.#time.timer(awayMs, () => medium.slowMs = 10);
+        return;
+      case "proxy-kill":
+      case "proxy-power": {
+        const proxy = this.#proxy!;
+        if (proxy.state !== "up") return;
+        this.#disk = null;
+        proxy.kill(kind === "proxy-power");
+        this.#ledger.clientLost();
+        this.#time.timer(500 + awayMs / 4, () => void this.#connect());
+        return;
+      }
+    }
+  }
+
+  #startServer(afterMs: number): void {
+    this.#time.timer(afterMs, () => {
+      if (!this.#server.isUp && !this.#stopped) this.#server.start();
+    });
+  }
+
+  /** Hears what is logged: a client loses only connections that were lost, a server understands its clients. */
+  #listener(isExpected: (message: string) => boolean): Log {
+    const hear = (message: string) => {
+      this.#trace.remark(() => `log: ${message}`);
+      if (message.startsWith("reconnected to ")) this.#reconnects++;
+      if (message.startsWith("writes that ")) this.#ledger.repeatFailed();
+    };
+    const complain = (message: string) => {
+      hear(message);
+      if (!isExpected(message)) this.#breaks(new BrokenPromise(`unexpected: ${message}`));
+    };
+    const log: Log = {
+      ...silentLog,
+      info: hear,
+      warn: complain,
+      error: complain,
+      child: () => log,
+    };
+    return log;
+  }
+}

@@ -1,0 +1,74 @@
+/** What a simulated life is like. */
+
+/** What may go wrong. */
+export type Trouble =
+  /** Connections are cut. */
+  | "cut"
+  /** Nothing gets through for a while, and nobody is told. */
+  | "stall"
+  /** The server ends politely and comes back. */
+  | "restart"
+  /** The server is killed and comes back; the machine and its page cache stay. */
+  | "kill"
+  /** The server's machine loses power. */
+  | "power"
+  /** The server's disk fails. */
+  | "fault"
+  /** It takes seconds. */
+  | "slow"
+  /** The proxy is killed and comes back. */
+  | "proxy-kill"
+  /** The proxy's machine loses power. */
+  | "proxy-power";
+
+export interface World {
+  readonly name: string;
+  /** A denbd server tells its instance and the identity of the disk. */
+  readonly server: "denbd" | "stock";
+  /** Whether nobody else writes, by the operator's word; or anybody may. */
+  readonly writer: "sole" | "shared";
+  /** What is between the user and the server, and where that keeps blocks. Default: nothing is. */
+  readonly proxy?: "plain" | "memory" | "file";
+  /** To the server. Default 1. */
+  readonly connections?: number;
+  /** Requests fail after so long. Default: never. */
+  readonly deadlineMs?: number;
+  readonly troubles: readonly Trouble[];
+}
+
+const SERVER: readonly Trouble[] = ["cut", "stall", "restart", "kill", "power", "slow"];
+
+export const worlds: readonly World[] = [
+  { name: "sole", server: "denbd", writer: "sole", connections: 2, troubles: SERVER },
+  { name: "sole-faults", server: "denbd", writer: "sole", troubles: [...SERVER, "fault"] },
+  { name: "sole-deadline", server: "denbd", writer: "sole", deadlineMs: 20_000, troubles: SERVER },
+  { name: "sole-stock", server: "stock", writer: "sole", troubles: SERVER },
+  { name: "sole-stock-wide", server: "stock", writer: "sole", connections: 3, troubles: SERVER },
+  { name: "shared", server: "denbd", writer: "shared", connections: 2, troubles: SERVER },
+  { name: "shared-faults", server: "denbd", writer: "shared", troubles: [...SERVER, "fault"] },
+  { name: "shared-stock", server: "stock", writer: "shared", troubles: SERVER },
+  { name: "links", server: "denbd", writer: "shared", connections: 3, troubles: ["cut", "stall", "slow"] },
+  { name: "proxy", server: "denbd", writer: "shared", proxy: "plain", troubles: [...SERVER, "proxy-kill"] },
+  {
+    name: "proxy-memory",
+    server: "denbd",
+    writer: "sole",
+    proxy: "memory",
+    connections: 2,
+    troubles: [...SERVER, "fault", "proxy-kill"],
+  },
+  {
+    name: "proxy-file",
+    server: "denbd",
+    writer: "sole",
+    proxy: "file",
+    troubles: [...SERVER, "proxy-kill", "proxy-power"],
+  },
+  {
+    name: "proxy-file-stock",
+    server: "stock",
+    writer: "sole",
+    proxy: "file",
+    troubles: [...SERVER, "fault", "proxy-kill", "proxy-power"],
+  },
+];
