@@ -6,6 +6,7 @@ import type { BlockDevice } from "./device/device.ts";
 import { openFileDisk } from "./device/open_file_disk.ts";
 import { dial } from "./net/dial.ts";
 import { type OpenChannel, prepareChannel } from "./open_channel.ts";
+import { startTlsTo } from "./open_tls.ts";
 import { type Clock, systemClock } from "./os/clock.ts";
 import { askForContexts, askForExports } from "./remote/ask_server.ts";
 import { type OpenedNbd, openNbd } from "./remote/open_nbd.ts";
@@ -129,8 +130,11 @@ export function listNbdContexts(locator: NbdLocator, options: OpenDiskOptions = 
 }
 
 function dialOf(locator: NbdLocator, options: OpenDiskOptions): Dial {
-  const { server, channel } = locator;
+  const { server, channel, tls } = locator;
   const { bind, log = silentLog, env = (name) => Deno.env.get(name) } = options;
+  if (tls !== undefined) {
+    return async (signal) => await startTlsTo(locator, tls, await dial(server, { bind, signal }), signal);
+  }
   if (channel === undefined) return (signal) => dial(server, { bind, signal });
   let prepared: Promise<OpenChannel> | undefined;
   return async (signal) => {

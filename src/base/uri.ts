@@ -28,6 +28,18 @@ export interface NbdLocator {
   readonly exportName: string;
   /** Inside a channel; absent where it is plain. */
   readonly channel?: ChannelLocator;
+  /** Inside TLS; absent where it is plain. */
+  readonly tls?: TlsLocator;
+}
+
+/** How TLS to a server is to be. */
+export interface TlsLocator {
+  /** The directory of `ca-cert.pem`, and perhaps `client-cert.pem` and `client-key.pem`. */
+  readonly certificatesPath?: string;
+  /** Whom the server's certificate must be for. Absent: the host, or `localhost` on a Unix socket. */
+  readonly hostname?: string;
+  /** Take any certificate. Absent: no. */
+  readonly trustAnybody?: true;
 }
 
 /** An image of dnbd3. */
@@ -77,7 +89,9 @@ const schemes: ReadonlyMap<string, (parts: UriParts) => DiskLocator> = new Map<
 >([
   ["file", fileLocator],
   ["nbd", nbdLocator],
+  ["nbds", nbdsLocator],
   ["nbd+unix", nbdUnixLocator],
+  ["nbds+unix", nbdsUnixLocator],
   ["nbd+noise", nbdNoiseLocator],
   ["nbd+crc", nbdCrcLocator],
   ["dnbd3", imageLocator],
@@ -87,7 +101,8 @@ const schemes: ReadonlyMap<string, (parts: UriParts) => DiskLocator> = new Map<
  * Parses the name of a disk.
  *
  * @param text A path, `file:///path`, `nbd://host[:port][/export]`,
- *   `nbd+unix:///[export]?socket=path`, `nbd+noise://host[:port][/export][?key=…&identity=path&psk=path]`,
+ *   `nbd+unix:///[export]?socket=path`, `nbds://…` and `nbds+unix://…` likewise with
+ *   `[?tls-certificates=directory&tls-hostname=name&tls-verify-peer=0|1]`, `nbd+noise://host[:port][/export][?key=…&identity=path&psk=path]`,
  *   `nbd+crc://host[:port][/export]` or `dnbd3://host[:port][,host[:port]…]/image[?rid=revision]`.
  * @throws {SyntaxError} If it is a URI with an unknown scheme, a malformed part or an unknown parameter, or if
  *   it is empty. The message quotes the text and says what is wrong with it.
@@ -121,11 +136,16 @@ export function formatDiskLocator(locator: DiskLocator): string {
   }
   const name = encodeName(locator.exportName);
   const { server } = locator;
+  const tls = locator.tls === undefined ? {} : describeTls(locator.tls);
+  const plainScheme = locator.tls === undefined ? "nbd" : "nbds";
   if (server.transport === "unix") {
-    return `nbd+unix:///${name}?socket=${encodeURIComponent(server.path).replaceAll("%2F", "/")}`;
+    return `${plainScheme}+unix:///${name}${formatParameters({ socket: server.path, ...tls })}`;
   }
-  const { scheme, defaultPort, query } = describeChannel(locator.channel);
-  return `${scheme}://${formatAuthority(server, defaultPort)}/${name}${query}`;
+  if (locator.channel === undefined) {
+    return `${plainScheme}://${formatAuthority(server, NBD_PORT)}/${name}${formatParameters(tls)}`;
+  }
+  const { scheme, parameters } = describeChannel(locator.channel);
+  return `${scheme}://${formatAuthority(server, CHANNEL_PORT)}/${name}${formatParameters(parameters)}`;
 }
 
 /** The slashes of a name stay readable: only what has a meaning in a URI is encoded. */
@@ -138,17 +158,30 @@ function formatAuthority({ host, port }: TcpEndpoint, defaultPort: number): stri
   return port === defaultPort ? text : `${text}:${port}`;
 }
 
-function describeChannel(
-  channel: ChannelLocator | undefined,
-): { scheme: string; defaultPort: number; query: string } {
-  if (channel === undefined) return { scheme: "nbd", defaultPort: NBD_PORT, query: "" };
-  if (channel.protection === "checksum") return { scheme: "nbd+crc", defaultPort: CHANNEL_PORT, query: "" };
+/** Parameters of a URI by their names; those that are undefined are left out. */
+type Parameters = Readonly<Record<string, string | undefined>>;
+
+function describeChannel(channel: ChannelLocator): { scheme: string; parameters: Parameters } {
+  if (channel.protection === "checksum") return { scheme: "nbd+crc", parameters: {} };
   const { serverKey, identityPath, presharedKeyPath } = channel;
-  const parameters = Object.entries({ key: serverKey, identity: identityPath, psk: presharedKeyPath })
-    .filter(([, value]) => value !== undefined)
+  return {
+    scheme: "nbd+noise",
+    parameters: { key: serverKey, identity: identityPath, psk: presharedKeyPath },
+  };
+}
+
+function describeTls({ certificatesPath, hostname, trustAnybody }: TlsLocator): Parameters {
+  return {
+    "tls-certificates": certificatesPath,
+    "tls-hostname": hostname,
+    "tls-verify-peer": trustAnybody ? "0" : undefined,
+  };
+}
+
+function formatParameters(parameters: Parameters): string {
+  const texts = Object.entries(parameters).filter(([, value]) => value !== undefined)
     .map(([name, value]) => `${name}=${encodeURIComponent(value!).replaceAll("%2F", "/")}`);
-  const query = parameters.length === 0 ? "" : `?${parameters.join("&")}`;
-  return { scheme: "nbd+noise", defaultPort: CHANNEL_PORT, query };
+  return texts.length === 0 ? "" : `?${texts.join("&")}`;
 }
 
 /** A scheme with two slashes, or a known scheme without them, which most likely is a mistake. */
@@ -170,15 +203,51 @@ function nbdLocator({ authority, path, parameters }: UriParts): NbdLocator {
   return { kind: "nbd", server: tcpEndpoint(authority), exportName: exportName(path) };
 }
 
-function nbdUnixLocator({ authority, path, parameters }: UriParts): NbdLocator {
+function nbdUnixLocator(parts: UriParts): NbdLocator {
+  expectParameters(parts.parameters, ["socket"]);
+  return unixLocator(parts);
+}
+
+function unixLocator({ authority, path, parameters }: UriParts): NbdLocator {
   if (authority !== "") throw new SyntaxError("a host has no place in it: write three slashes");
-  expectParameters(parameters, ["socket"]);
   const socket = parameters.get("socket");
   if (socket === undefined || socket === "") throw new SyntaxError(`the parameter "socket" is missing`);
   return {
     kind: "nbd",
     server: { transport: "unix", path: checkedPath(socket) },
     exportName: exportName(path),
+  };
+}
+
+function nbdsLocator({ authority, path, parameters }: UriParts): NbdLocator {
+  expectParameters(parameters, TLS_PARAMETERS);
+  const server = tcpEndpoint(authority);
+  return { kind: "nbd", server, exportName: exportName(path), tls: tlsLocator(parameters) };
+}
+
+function nbdsUnixLocator(parts: UriParts): NbdLocator {
+  expectParameters(parts.parameters, ["socket", ...TLS_PARAMETERS]);
+  return { ...unixLocator(parts), tls: tlsLocator(parts.parameters) };
+}
+
+const TLS_PARAMETERS = ["tls-type", "tls-certificates", "tls-hostname", "tls-verify-peer"];
+
+function tlsLocator(parameters: ReadonlyMap<string, string>): TlsLocator {
+  const type = parameters.get("tls-type") ?? "x509";
+  if (type !== "x509") throw new SyntaxError(`tls-type "${type}" is not x509, the only one there is`);
+  const verify = parameters.get("tls-verify-peer") ?? "1";
+  if (verify !== "0" && verify !== "1") throw new SyntaxError(`tls-verify-peer "${verify}" is not 0 or 1`);
+  const certificatesPath = parameters.get("tls-certificates");
+  const hostname = parameters.get("tls-hostname");
+  if (certificatesPath === "") throw new SyntaxError(`the parameter "tls-certificates" is empty`);
+  if (certificatesPath !== undefined) checkedPath(certificatesPath);
+  if (hostname !== undefined && !/^[^\s/\0]+$/.test(hostname)) {
+    throw new SyntaxError(`${JSON.stringify(hostname)} is not a host name`);
+  }
+  return {
+    ...(certificatesPath === undefined ? {} : { certificatesPath }),
+    ...(hostname === undefined ? {} : { hostname }),
+    ...(verify === "0" ? { trustAnybody: true as const } : {}),
   };
 }
 

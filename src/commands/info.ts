@@ -81,7 +81,7 @@ interface ServerFacts extends Facts {
 async function describeServer(locator: NbdLocator, list: boolean, connect: Connect): Promise<ServerFacts> {
   if (!list) {
     const { agreement, facts } = await describeExport(locator, "", connect);
-    return { ...protocolFacts(agreement), exports: [facts] };
+    return { ...protocolFacts(agreement, locator), exports: [facts] };
   }
   const listing = await listNbdExports(locator, connect);
   const exports: Facts[] = [];
@@ -90,20 +90,23 @@ async function describeServer(locator: NbdLocator, list: boolean, connect: Conne
     const each = { ...locator, exportName: name };
     try {
       const { agreement, facts } = await describeExport(each, description, connect);
-      protocol ??= protocolFacts(agreement);
+      protocol ??= protocolFacts(agreement, locator);
       exports.push(facts);
     } catch (error) {
       // One that is busy or forbidden does not hide the others.
       exports.push({ "export-name": name, uri: formatDiskLocator(each), error: (error as Error).message });
     }
   }
-  return { ...(protocol ?? protocolFacts(listing)), exports };
+  return { ...(protocol ?? protocolFacts(listing, locator)), exports };
 }
 
-function protocolFacts(agreement: Pick<ClientAgreement, "style" | "structured" | "extended">) {
+function protocolFacts(
+  agreement: Pick<ClientAgreement, "style" | "structured" | "extended">,
+  locator: NbdLocator,
+) {
   const { style, structured, extended } = agreement;
   const protocol = style === "fixed-newstyle" ? "newstyle-fixed" : style;
-  return { protocol, TLS: false, structured, extended };
+  return { protocol, TLS: locator.tls !== undefined, structured, extended };
 }
 
 async function describeExport(locator: NbdLocator, description: string, connect: Connect) {
@@ -146,9 +149,9 @@ function blockSizeFacts(sizes: ClientAgreement["blockSizes"]): Facts {
   };
 }
 
-function serverText({ protocol, structured, extended, exports }: ServerFacts): string {
+function serverText({ protocol, TLS, structured, extended, exports }: ServerFacts): string {
   const replies = extended ? ", extended headers" : structured ? ", structured replies" : "";
-  const parts = [`protocol: ${protocol} without TLS${replies}\n`];
+  const parts = [`protocol: ${protocol} ${TLS ? "using" : "without"} TLS${replies}\n`];
   for (const { "export-name": name, "export-size-str": sizeText, ...facts } of exports) {
     parts.push(`export="${escaped(String(name))}":\n`, factLines(withSizeText(facts, sizeText)));
   }

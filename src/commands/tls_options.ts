@@ -1,5 +1,5 @@
 /** How `serve` is told about TLS. */
-import { acceptTls, tlsContext } from "../net/tls_server.ts";
+import { type AcceptTls, prepareTlsServer } from "../net/tls_server.ts";
 import type { ServerTls } from "../server/nbd/server.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { UsageError } from "./usage_error.ts";
@@ -10,6 +10,10 @@ export const tlsOptions = {
     type: "string",
     valueName: "DIR",
     help: "Directory of server-cert.pem and server-key.pem, as QEMU and nbdkit have it",
+  },
+  tlsVerifyPeer: {
+    type: "flag",
+    help: "TLS only for clients with a certificate that ca-cert.pem in that directory has signed",
   },
 } as const satisfies OptionTable;
 
@@ -28,30 +32,34 @@ export interface OpenedTls {
  * @throws {Error} If the certificate cannot be used; the message says why.
  */
 export function openTls(
-  { tls = "off", tlsCertificates: directory }: OptionValues<typeof tlsOptions>,
+  { tls = "off", tlsCertificates: directory, tlsVerifyPeer }: OptionValues<typeof tlsOptions>,
 ): OpenedTls | null {
   if (tls === "off") {
-    if (directory !== undefined) {
-      throw new UsageError("--tls-certificates belongs to --tls=prefer or --tls=require");
+    if (directory !== undefined || tlsVerifyPeer) {
+      throw new UsageError(
+        "--tls-certificates and --tls-verify-peer belong to --tls=prefer or --tls=require",
+      );
     }
     return null;
   }
   if (directory === undefined) throw new UsageError(`--tls=${tls} needs --tls-certificates`);
-  let context = readContext(directory);
+  const prepare = () => prepareFrom(directory, tlsVerifyPeer);
+  let accept = prepare();
   return {
     server: {
       required: tls === "require",
-      accept: (connection, signal) => acceptTls(connection, context, signal),
+      accept: (connection, signal) => accept(connection, signal),
     },
-    reload: () => void (context = readContext(directory)),
+    reload: () => void (accept = prepare()),
   };
 }
 
-function readContext(directory: string): ReturnType<typeof tlsContext> {
+function prepareFrom(directory: string, verifyPeer: boolean): AcceptTls {
   const certificate = readText(`${directory}/server-cert.pem`);
   const privateKey = readText(`${directory}/server-key.pem`);
+  const clientAuthorities = verifyPeer ? readText(`${directory}/ca-cert.pem`) : undefined;
   try {
-    return tlsContext({ certificate, privateKey });
+    return prepareTlsServer({ certificate, privateKey, clientAuthorities });
   } catch (error) {
     throw new Error(`cannot use the certificate in ${directory}: ${(error as Error).message}`);
   }

@@ -1,132 +1,105 @@
-/**
- * TLS for the server's side of a connection that has begun in clear.
- *
- * The runtime upgrades its own connections for clients only; its Node-compatible sockets do it for servers, over
- * anything that reads and writes.
- */
-import type { Socket } from "node:net";
-import { Buffer } from "node:buffer";
+/** TLS for the server's side of a connection that has begun in clear. */
 import process from "node:process";
-import { Duplex } from "node:stream";
-import type { SecureContext, TLSSocket } from "node:tls";
+import type { TLSSocket } from "node:tls";
 import type { Connection, Peer } from "./connection.ts";
-import { NodeConnection } from "./node_connection.ts";
+import { checkCertificate, commonName } from "./tls_certificate.ts";
+import {
+  handshakeEnd,
+  streamOver,
+  TLS_VERSION_MIN,
+  type TlsCertificate,
+  TlsConnection,
+} from "./tls_stream.ts";
 
-/** The server's certificate with its chain, and its private key, in PEM. */
-export interface TlsCertificate {
-  readonly certificate: string;
-  readonly privateKey: string;
+/** How a server speaks TLS. */
+export interface TlsServerSettings extends TlsCertificate {
+  /** Certificates in PEM: clients must have one that is signed by one of these. Absent: clients need none. */
+  readonly clientAuthorities?: string;
 }
 
-/** How long the goodbye of TLS may take to leave. */
-const GOODBYE_MS = 1000;
+/** Runs the handshake of TLS as the server; see {@linkcode prepareTlsServer}. */
+export type AcceptTls = (transport: Connection, signal?: AbortSignal) => Promise<Connection>;
 
 /**
  * Prepares a certificate for use.
  *
+ * @returns Runs a handshake over a connection, which belongs to the result from then on, or is closed. It throws if
+ *   the handshake fails, or the client has not shown the certificate that it must have, or the signal's reason.
  * @throws {Error} If certificate and key are malformed or do not belong together.
  */
-export function tlsContext({ certificate, privateKey }: TlsCertificate): SecureContext {
+export function prepareTlsServer(settings: TlsServerSettings): AcceptTls {
+  const { certificate, privateKey, clientAuthorities } = settings;
   // Loaded at the first use: few servers speak TLS, and every start would pay for it.
   const { createPrivateKey, X509Certificate } = process.getBuiltinModule("node:crypto");
+  const tls = process.getBuiltinModule("node:tls");
   if (!new X509Certificate(certificate).checkPrivateKey(createPrivateKey(privateKey))) {
     throw new Error("the private key is not the one of the certificate");
   }
-  return process.getBuiltinModule("node:tls").createSecureContext({
+  if (clientAuthorities !== undefined) new X509Certificate(clientAuthorities);
+  const verifies = clientAuthorities !== undefined;
+  const options = {
     cert: certificate,
     key: privateKey,
-    minVersion: "TLSv1.2",
-  });
+    ca: clientAuthorities,
+    minVersion: TLS_VERSION_MIN,
+    requestCert: verifies,
+    // We look at the verdict ourselves, and so can say what was wrong.
+    rejectUnauthorized: false,
+  } as const;
+  return async (transport, signal) => {
+    const done = Promise.withResolvers<TLSSocket>();
+    const fail = (error: Error) => done.reject(new Error(`the TLS handshake failed: ${error.message}`));
+    // Only servers of the runtime, not its bare sockets, look at what a client's certificate is worth.
+    const server = tls.createServer(options, done.resolve);
+    server.on("tlsClientError", fail);
+    // The runtime says nothing when this happens during the handshake.
+    server.emit(
+      "connection",
+      streamOver(transport, () => fail(new Error("the client closed the connection"))),
+    );
+    const socket = await handshakeEnd(done, transport, signal);
+    const { peer } = transport;
+    const protocol = socket.getProtocol();
+    if (!verifies) return new TlsConnection(socket, describe(peer, `${protocol}`), transport);
+    try {
+      const certificateName = clientName(socket);
+      const named = describe(
+        { ...peer, certificateName },
+        `${protocol}, certificate of "${certificateName}"`,
+      );
+      return new TlsConnection(socket, named, transport);
+    } catch (error) {
+      socket.on("error", () => {});
+      socket.destroy();
+      transport.close();
+      throw new Error(`a client certificate is required: ${(error as Error).message}`);
+    }
+  };
+}
+
+function describe(peer: Peer, note: string): Peer {
+  return { ...peer, text: `${peer.text} (${note})` };
 }
 
 /**
- * Runs the handshake of TLS as the server.
+ * The name of a client that has shown a good certificate.
  *
- * @param transport Belongs to the result from now on; closed on failure.
- * @param signal Ends the handshake with its reason.
- * @throws {Error} If the handshake fails.
+ * @throws {Error} If it has not.
  */
-export async function acceptTls(
-  transport: Connection,
-  context: SecureContext,
-  signal?: AbortSignal,
-): Promise<Connection> {
-  const secure = Promise.withResolvers<void>();
-  const fail = (error: Error) => secure.reject(new Error(`the TLS handshake failed: ${error.message}`));
-  // The socket itself says nothing when this happens during the handshake.
-  const cut = () => fail(new Error("the client closed the connection"));
-  const stream = streamOver(transport, cut) as Socket;
-  const { TLSSocket } = process.getBuiltinModule("node:tls");
-  const socket = new TLSSocket(stream, { isServer: true, secureContext: context });
-  const abort = () => secure.reject(signal!.reason);
-  socket.once("secure", secure.resolve);
-  socket.once("error", fail);
-  signal?.addEventListener("abort", abort);
-  try {
-    signal?.throwIfAborted();
-    await secure.promise;
-  } catch (error) {
-    // A second error would otherwise end the program.
-    socket.on("error", () => {});
-    socket.destroy();
-    transport.close();
-    throw error;
-  } finally {
-    signal?.removeEventListener("abort", abort);
-    socket.off("error", fail);
+function clientName(socket: TLSSocket): string {
+  // The runtime lets every session resume, and calls all that have a certificate good.
+  if (socket.isSessionReused()) throw new Error("the client resumed a session instead of showing one");
+  const certificate = socket.getPeerX509Certificate();
+  if (certificate === undefined) throw new Error("the client has none");
+  const { subject, issuer } = certificate;
+  const whose = (text: string) => JSON.stringify(text.replaceAll("\n", ", "));
+  checkCertificate(certificate);
+  if (!socket.authorized) {
+    throw new Error(
+      `that of ${whose(subject)} by ${whose(issuer)} is not signed by our authority, or not made for clients`,
+    );
   }
-  const { peer } = transport;
-  return new TlsConnection(socket, { ...peer, text: `${peer.text} (${socket.getProtocol()})` }, transport);
-}
-
-class TlsConnection extends NodeConnection {
-  readonly #tls: TLSSocket;
-  readonly #transport: Connection;
-  #closing = false;
-
-  constructor(socket: TLSSocket, peer: Peer, transport: Connection) {
-    super(socket, peer);
-    this.#tls = socket;
-    this.#transport = transport;
-  }
-
-  /** Says goodbye as TLS wants it, so that the peer can tell the end from a cut. */
-  override close(): void {
-    if (this.#closing) return;
-    this.#closing = true;
-    const finish = () => {
-      clearTimeout(timer);
-      super.close();
-      this.#transport.close();
-    };
-    const timer = setTimeout(finish, GOODBYE_MS);
-    this.#tls.end(finish);
-  }
-}
-
-/** A stream of Node over a connection. `onEnd` is told when the peer has ended. */
-function streamOver(transport: Connection, onEnd: () => void): Duplex {
-  return new Duplex({
-    read() {
-      const chunk = new Uint8Array(64 * 1024);
-      const give = (count: number | null) => {
-        this.push(count === null ? null : Buffer.from(chunk.buffer, 0, count));
-        if (count === null) onEnd();
-      };
-      const count = transport.read(chunk);
-      if (count instanceof Promise) count.then(give, (error) => this.destroy(error));
-      else give(count);
-    },
-    write(chunk: Uint8Array, _encoding, done) {
-      writeTo(transport, chunk).then(() => done(), done);
-    },
-    destroy(error, done) {
-      transport.close();
-      done(error);
-    },
-  });
-}
-
-async function writeTo(transport: Connection, bytes: Uint8Array): Promise<void> {
-  await transport.write(bytes);
+  const name = commonName(certificate);
+  if (name === undefined) throw new Error(`that of ${whose(subject)} has no common name`);
+  return name;
 }

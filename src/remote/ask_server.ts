@@ -1,7 +1,7 @@
 /** Questions to a server that need no disk: each takes a connection of its own, and leaves it. */
 import { converse } from "../net/converse.ts";
 import type { Conversation } from "../wire/conversation.ts";
-import { listContexts, listExports, type Listing } from "../wire/nbd/handshake_client.ts";
+import { type GreetedForTls, listContexts, listExports, type Listing } from "../wire/nbd/handshake_client.ts";
 import type { Dial } from "./open_connection.ts";
 
 /**
@@ -12,7 +12,7 @@ import type { Dial } from "./open_connection.ts";
  * @throws The signal's reason, or what dialling throws.
  */
 export function askForExports(dial: Dial, signal?: AbortSignal): Promise<Listing> {
-  return ask(dial, listExports({ details: false }), signal);
+  return ask(dial, (greeted) => listExports({ details: false, greeted }), signal);
 }
 
 /** The metadata contexts of an export, or `null` if the server does not tell. Throws as the other does. */
@@ -21,17 +21,17 @@ export function askForContexts(
   exportName: string,
   signal?: AbortSignal,
 ): Promise<string[] | null> {
-  return ask(dial, listContexts(exportName), signal);
+  return ask(dial, (greeted) => listContexts(exportName, greeted), signal);
 }
 
 async function ask<Result>(
   dial: Dial,
-  conversation: Conversation<Result>,
+  conversation: (greeted: GreetedForTls | undefined) => Conversation<Result>,
   signal: AbortSignal | undefined,
 ): Promise<Result> {
   const connection = await dial(signal);
   try {
-    return (await converse(conversation, connection, { signal })).result;
+    return (await converse(conversation(connection.greeted), connection, { signal })).result;
   } finally {
     connection.close();
   }

@@ -1,12 +1,23 @@
 /** From a server's address to a connection that is ready for requests. */
 import type { Connection } from "../net/connection.ts";
-import { converse } from "../net/converse.ts";
+import { ConversationCutError, converse } from "../net/converse.ts";
 import type { Clock } from "../os/clock.ts";
-import { type ClientAgreement, type ClientWishes, negotiateClient } from "../wire/nbd/handshake_client.ts";
+import {
+  type ClientAgreement,
+  type ClientWishes,
+  type GreetedForTls,
+  negotiateClient,
+} from "../wire/nbd/handshake_client.ts";
+import { WireError } from "../wire/wire_error.ts";
 import { type ConnectionOwner, NbdConnection } from "./nbd_connection.ts";
 
 /** Makes a connection to the server, or fails, at the latest when the signal fires. */
-export type Dial = (signal: AbortSignal | undefined) => Promise<Connection>;
+export type Dial = (signal: AbortSignal | undefined) => Promise<DialledConnection>;
+
+/** A connection to a server, whose greeting comes next unless it came before TLS. */
+export interface DialledConnection extends Connection {
+  readonly greeted?: GreetedForTls;
+}
 
 /** A connection that is through with the handshake. */
 export interface OpenedConnection {
@@ -33,7 +44,13 @@ export async function openConnection(
 ): Promise<OpenedConnection> {
   const connection = await dial(signal);
   try {
-    const { result: agreement, rest } = await converse(negotiateClient(wishes), connection, { signal });
+    const { result: agreement, rest } = await converse(
+      negotiateClient(wishes, connection.greeted),
+      connection,
+      {
+        signal,
+      },
+    );
     return {
       agreement,
       peerText: connection.peer.text,
@@ -42,6 +59,13 @@ export async function openConnection(
     };
   } catch (error) {
     connection.close();
+    if (connection.greeted !== undefined && error instanceof ConversationCutError && !error.answered) {
+      // With TLS 1.3 a client is through with the handshake before the server has looked at its certificate.
+      throw new WireError(
+        "the server closed the connection behind the TLS handshake; most likely it does not take " +
+          "our certificate, or wants one",
+      );
+    }
     throw error;
   }
 }

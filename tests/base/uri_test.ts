@@ -1,6 +1,11 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { formatEndpoint } from "../../src/base/endpoint.ts";
-import { type DiskLocator, formatDiskLocator, parseDiskLocator } from "../../src/base/uri.ts";
+import {
+  type DiskLocator,
+  formatDiskLocator,
+  parseDiskLocator,
+  type TlsLocator,
+} from "../../src/base/uri.ts";
 
 const pure = { permissions: "none" } as const;
 
@@ -31,6 +36,10 @@ const noise = (
     ...parameters,
   },
 });
+const tls = (locator: DiskLocator, settings: TlsLocator = {}): DiskLocator => {
+  if (locator.kind !== "nbd") throw new Error("not NBD");
+  return { ...locator, tls: settings };
+};
 const file = (path: string): DiskLocator => ({ kind: "file", path });
 
 function image(hosts: string[], name: string, revision = 0): DiskLocator {
@@ -62,6 +71,14 @@ const accepted: [string, DiskLocator][] = [
   ["nbd+unix:///disk?socket=nbd%20sock", unix("nbd sock", "disk")],
   ["nbd+unix:////disk?socket=s", unix("s", "/disk")],
   ["nbd+unix://?socket=s", unix("s", "")],
+  ["nbds://host", tls(tcp("host", 10809, ""))],
+  ["nbds://host/x?tls-type=x509&tls-verify-peer=1", tls(tcp("host", 10809, "x"))],
+  [
+    "nbds://127.0.0.1:1/x?tls-certificates=/etc/a%20b&tls-hostname=server&tls-verify-peer=0",
+    tls(tcp("127.0.0.1", 1, "x"), { certificatesPath: "/etc/a b", hostname: "server", trustAnybody: true }),
+  ],
+  ["nbds+unix:///x?socket=s", tls(unix("s", "x"))],
+  ["nbds+unix:///x?tls-certificates=d&socket=s", tls(unix("s", "x"), { certificatesPath: "d" })],
   ["nbd+noise://host/x", noise("host", 10811)],
   ["nbd+noise://host:10811/x", noise("host", 10811)],
   ["nbd+noise://[::1]:10809/x", noise("::1", 10809)],
@@ -96,7 +113,7 @@ const refused: [string, string][] = [
   ["", "empty"],
   ["file://", "empty"],
   ["a\0b", "NUL"],
-  ["nbds://host/x", "the scheme is none of file, nbd, nbd+unix"],
+  ["nbdz://host/x", "the scheme is none of file, nbd, nbds, nbd+unix"],
   ["http://host/x", "scheme"],
   ["nbd:host:10809", "two slashes"],
   ["file:x", "two slashes"],
@@ -120,6 +137,14 @@ const refused: [string, string][] = [
   ["nbd+unix:///x?socket=", '"socket" is missing'],
   ["nbd+unix:///x?socket=a&socket=b", "twice"],
   ["nbd+unix://host/x?socket=a", "three slashes"],
+  ["nbds://alice@host/x", "user name"],
+  ["nbds://host/x?tls-type=psk", 'tls-type "psk" is not x509'],
+  ["nbds://host/x?tls-psk-file=f", 'no parameter "tls-psk-file"'],
+  ["nbds://host/x?tls-verify-peer=no", 'tls-verify-peer "no" is not 0 or 1'],
+  ["nbds://host/x?tls-certificates=", '"tls-certificates" is empty'],
+  ["nbds://host/x?tls-hostname=", '"" is not a host name'],
+  ["nbds+unix:///x?tls-hostname=h", '"socket" is missing'],
+  ["nbd://host/x?tls-certificates=d", 'no parameter "tls-certificates"'],
   ["nbd+noise://host/x?key=AAAA", "the key has 3 bytes and not 32"],
   ["nbd+noise://host/x?key=", '"key" is empty'],
   ["nbd+noise://host/x?identity=", '"identity" is empty'],

@@ -1,30 +1,21 @@
-/** TLS with the clients of others. */
+/** TLS at our server with the clients of others. */
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { dial } from "../../src/net/dial.ts";
 import { serve } from "../program/program.ts";
+import { Authority } from "../testing/certificates.ts";
 import { run, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { peerTest } from "./peers.ts";
 
 const sizeBytes = 4 << 20;
 const content = Uint8Array.from({ length: sizeBytes }, (_, index) => index * 13 + (index >> 9));
 
-/** A directory with the certificate of an authority, and one by it for a server that is called `localhost`. */
-async function certificates(directory: TemporaryDirectory, name: string, days = 2): Promise<string> {
-  const path = directory.file(name);
-  Deno.mkdirSync(path);
-  const openssl = (...words: string[]) => run("openssl", words, { cwd: path });
-  const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-  const keys = (who: string) => [...key, "-keyout", `${who}-key.pem`];
-  await openssl("req", "-x509", ...keys("ca"), "-out", "ca-cert.pem", "-days", "2", "-subj", `/CN=${name}`);
-  await openssl("req", ...keys("server"), "-out", "server.csr", "-subj", "/CN=localhost");
-  Deno.writeTextFileSync(`${path}/extensions`, "subjectAltName=DNS:localhost\n");
-  const by = ["-CA", "ca-cert.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-extfile", "extensions"];
-  await openssl("x509", "-req", "-in", "server.csr", ...by, "-days", `${days}`, "-out", "server-cert.pem");
-  // What a client is given.
-  Deno.mkdirSync(`${path}/client`);
-  Deno.copyFileSync(`${path}/ca-cert.pem`, `${path}/client/ca-cert.pem`);
-  return path;
+/** The directory of an authority with a certificate for a server that is called `localhost`, and `client` below. */
+async function certificates(directory: TemporaryDirectory, name: string): Promise<string> {
+  const authority = await Authority.create(directory.file(name));
+  await authority.issue("server", { names: "DNS:localhost" });
+  authority.clientFiles("client", authority);
+  return authority.path;
 }
 
 function makeImage(directory: TemporaryDirectory): string {
@@ -144,4 +135,40 @@ peerTest("what is sent in clear behind STARTTLS ends the connection", ["openssl"
   assert(received <= 18 + 20, `${received} bytes: more than the greeting and the answer to STARTTLS`);
   await server.logged(/W.* refused: 16 bytes in clear behind STARTTLS/);
   connection.close();
+});
+
+peerTest("clients with a certificate come in under its name, and no others", [
+  "openssl",
+  "nbdinfo",
+  "nbdcopy",
+  "qemu-img",
+], async () => {
+  using directory = temporaryDirectory();
+  const ours = await Authority.create(directory.file("ours"));
+  const other = await Authority.create(directory.file("other"));
+  await ours.issue("server", { names: "DNS:localhost" });
+  await ours.issue("alice", { usage: "clientAuth" });
+  await other.issue("alice");
+  const image = makeImage(directory);
+  const words = ["--tls", "require", "--tls-certificates", ours.path, "--tls-verify-peer"];
+  await using server = await serve(["--file", image, ...words]);
+  const alice = ours.clientFiles("client", ours, "alice");
+  const uri = (files: string) => `nbds://localhost:${server.port}/?tls-certificates=${files}`;
+  assertEquals(Number((await run("nbdinfo", ["--size", uri(alice)])).stdout), sizeBytes);
+  await server.logged(/certificate of "alice"\) opened "" to write/);
+  await run("nbdcopy", [uri(alice), directory.file("copy")]);
+  assertEquals(Deno.readFileSync(directory.file("copy")), content);
+  const credentials = `tls-creds-x509,id=t0,endpoint=client,dir=${alice}`;
+  const source = `driver=nbd,host=localhost,port=${server.port},tls-creds=t0`;
+  await run("qemu-img", [
+    ...["convert", "--object", credentials, "--image-opts", source, "-O", "raw"],
+    directory.file("converted"),
+  ]);
+  assertEquals(Deno.readFileSync(directory.file("converted")), content);
+
+  await run("nbdinfo", [uri(ours.clientFiles("without", ours))], { code: 1 });
+  await server.logged(/W.* refused: a client certificate is required: the client has none/);
+  await run("nbdinfo", [uri(other.clientFiles("foreign", ours, "alice"))], { code: 1 });
+  await run("nbdinfo", [`nbd://localhost:${server.port}`], { code: 1 });
+  await server.logged(/W.* refused: .*: TLS is required/);
 });

@@ -50,6 +50,9 @@ export const REPLY_PAYLOAD_BYTES_MAX = 64 * 1024;
 /** All replies to options together; a server that sends more is stalling. A listed export takes some 250 bytes. */
 export const REPLIES_BYTES_MAX = 16 * 1024 * 1024;
 
+/** The reply to STARTTLS, which nobody has proven: at most a refusal in words. */
+const TLS_REPLY_BYTES_MAX = OPTION_REPLY_HEADER_BYTES + MAX_STRING_BYTES;
+
 /** What a client would like. */
 export interface ClientWishes {
   /** "" is the server's default export. */
@@ -99,21 +102,55 @@ export interface Listing {
   readonly exports: readonly ListedExport[];
 }
 
+/** All that is kept of what was said in clear before TLS. */
+export interface GreetedForTls {
+  readonly style: "fixed-newstyle";
+  readonly noZeroes: boolean;
+}
+
+/**
+ * Asks for TLS. Behind this the handshake of TLS begins, and inside it the other conversations go on with what this
+ * returns. Bytes that arrived beyond its end were sent in clear: whoever gets any must close the connection.
+ *
+ * Nothing that a server, or whoever claims to be it, says here leads to a connection in clear.
+ *
+ * @throws {RefusedError} If the server does not start TLS.
+ * @throws {WireError} If it cannot, or breaks the protocol.
+ */
+export function* startTls(): Conversation<GreetedForTls> {
+  const server = yield* greet();
+  if (server.style !== "fixed-newstyle") {
+    throw new WireError(`the server speaks ${server.style}, which has no TLS`);
+  }
+  const refused = yield* ask(new Budget(TLS_REPLY_BYTES_MAX), Option.STARTTLS, undefined, (type) => {
+    expectType(Option.STARTTLS, type, OptionReply.ACK);
+  });
+  if (refused !== null) {
+    yield* leave();
+    throw refused;
+  }
+  return { style: server.style, noZeroes: server.noZeroes };
+}
+
 /**
  * Negotiates one export, and leaves the connection ready for transmission.
  *
+ * @param greeted Inside TLS: what {@linkcode startTls} returned.
  * @throws {RefusedError} If the server does not give the export.
  * @throws {WireError} If the server breaks the protocol.
  * @throws {RangeError} If the name of the export or of a context is longer than 4096 bytes.
  */
-export function* negotiateClient(wishes: ClientWishes): Conversation<ClientAgreement> {
+export function* negotiateClient(
+  wishes: ClientWishes,
+  greeted?: GreetedForTls,
+): Conversation<ClientAgreement> {
   for (const text of [wishes.exportName, ...wishes.contexts]) checkString(text);
-  const server = yield* greet();
+  const server = greeted ?? (yield* greet());
   const plain = { structured: false, extended: false, contexts: [] };
   if (server.style === "oldstyle") return { style: server.style, ...server.summary, ...plain };
   const { style, noZeroes } = server;
   if (style === "newstyle") return { style, ...plain, ...yield* exportName(wishes.exportName, noZeroes) };
-  const budget = { leftBytes: REPLIES_BYTES_MAX };
+  const budget = new Budget();
   try {
     const forms = yield* askForms(budget, wishes);
     const contexts = forms.structured ? yield* setContexts(budget, wishes) : [];
@@ -132,12 +169,15 @@ export function* negotiateClient(wishes: ClientWishes): Conversation<ClientAgree
 /**
  * Lists the exports of a server and leaves it. An oldstyle server has one export, without a name.
  *
- * @param options `details`: ask for size, flags, block sizes and contexts of each export. Default `true`.
+ * @param options `details`: ask for size, flags, block sizes and contexts of each export. Default `true`. `greeted`:
+ *   inside TLS what {@linkcode startTls} returned.
  * @throws {RefusedError} If the server does not list, or knows no options.
  * @throws {WireError} If the server breaks the protocol.
  */
-export function* listExports(options: { details?: boolean } = {}): Conversation<Listing> {
-  const server = yield* greet();
+export function* listExports(
+  options: { details?: boolean; greeted?: GreetedForTls } = {},
+): Conversation<Listing> {
+  const server = options.greeted ?? (yield* greet());
   if (server.style === "oldstyle") {
     const exports = [{ name: "", description: "", ...server.summary }];
     return { style: server.style, structured: false, extended: false, exports };
@@ -145,7 +185,7 @@ export function* listExports(options: { details?: boolean } = {}): Conversation<
   if (server.style === "newstyle") {
     throw new RefusedError(Option.LIST, OptionReply.ERR_UNSUP, "it speaks plain newstyle");
   }
-  const budget = { leftBytes: REPLIES_BYTES_MAX };
+  const budget = new Budget();
   try {
     const details = options.details ?? true;
     const forms = details ? yield* askForms(budget, {}) : { structured: false, extended: false };
@@ -169,14 +209,18 @@ export function* listExports(options: { details?: boolean } = {}): Conversation<
 /**
  * Lists the metadata contexts of an export and leaves the server.
  *
+ * @param greeted Inside TLS: what {@linkcode startTls} returned.
  * @returns `null` if the server does not tell.
  * @throws {WireError} If the server breaks the protocol.
  */
-export function* listContexts(exportName: string): Conversation<string[] | null> {
+export function* listContexts(
+  exportName: string,
+  greeted?: GreetedForTls,
+): Conversation<string[] | null> {
   checkString(exportName);
-  const server = yield* greet();
+  const server = greeted ?? (yield* greet());
   if (server.style !== "fixed-newstyle") return null;
-  const budget = { leftBytes: REPLIES_BYTES_MAX };
+  const budget = new Budget();
   const { structured } = yield* askForms(budget, {});
   const contexts = structured ? yield* contextNames(budget, exportName) : null;
   yield* leave();
@@ -214,8 +258,12 @@ function* exportName(name: string, noZeroes: boolean): Conversation<ExportSummar
 // --- Options ---
 
 /** What the server may still say before transmission. */
-interface Budget {
+class Budget {
   leftBytes: number;
+
+  constructor(readonly bytes = REPLIES_BYTES_MAX) {
+    this.leftBytes = bytes;
+  }
 }
 
 /**
@@ -245,7 +293,7 @@ function* ask(
     }
     budget.leftBytes -= OPTION_REPLY_HEADER_BYTES + payloadBytes;
     if (budget.leftBytes < 0) {
-      throw new WireError(`more than ${REPLIES_BYTES_MAX} bytes of replies to options`);
+      throw new WireError(`more than ${budget.bytes} bytes of replies to options`);
     }
     const data = payloadBytes === 0 ? new Uint8Array(0) : yield* need(payloadBytes);
     if (type === OptionReply.ACK) {
