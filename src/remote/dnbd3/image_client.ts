@@ -21,7 +21,14 @@ import { BlockRefusedError } from "../../wire/dnbd3/handshake_client.ts";
 import type { SelectedImage, ServerEntry } from "../../wire/dnbd3/message.ts";
 import { WireError } from "../../wire/wire_error.ts";
 import { type BlockRequest, ImageLink, type LinkOwner } from "./image_link.ts";
-import { type Dial, MismatchError, reachAgain, type ReachedServer, reachFirst } from "./reach_server.ts";
+import {
+  type Dial,
+  type KnownImage,
+  MismatchError,
+  reachAgain,
+  type ReachedServer,
+  reachFirst,
+} from "./reach_server.ts";
 import { type KnownServer, roundTripMs, ServerBook } from "./server_book.ts";
 
 /** Blocks asked for and not answered; servers drop who asks for many more. */
@@ -69,6 +76,16 @@ export interface ImageClientOptions {
   readonly flags?: number;
   /** A request that is not answered within this time fails. Default: it waits. */
   readonly deadlineMs?: number;
+  /** A server that is asked and says nothing for so long is given up. Default: half a minute. */
+  readonly silenceMs?: number;
+}
+
+export interface OpenImageOptions extends ImageClientOptions {
+  /** Looks at what a server offers; says why it is not wanted, or null. */
+  readonly refuse?: (image: SelectedImage) => string | null;
+  /** How long the first server may take, in ms. Default: as dnbd3's own client has it. */
+  readonly dialMs?: number;
+  readonly handshakeMs?: number;
 }
 
 /** So much of a wanted block is enough to see that a server can deliver it. */
@@ -77,7 +94,7 @@ const PROOF_BYTES_MAX = 64 * 1024;
 const FIRST_BLOCK = { offset: 0, sizeBytes: BLOCK_BYTES };
 
 interface ClientRequest extends BlockRequest {
-  readonly resolve: () => void;
+  readonly resolve: (server: string) => void;
   readonly reject: (error: unknown) => void;
   readonly askedMs: number;
   /** When it was given to the present link. */
@@ -125,35 +142,41 @@ export class ImageClient implements LinkOwner<ClientRequest> {
   /** Ends the look at the servers that is going on. */
   #looking: AbortController | null = null;
   #lookedForHangingMs = -Infinity;
+  #looks = 0;
   readonly #timers = new Map<"look" | "tick" | "keepalive", Disposable>();
-  /** Links that have not ended. */
-  readonly #ends = new Map<ImageLink<ClientRequest>, PromiseWithResolvers<void>>();
+  /** Links that have not ended: to whom, and how to tell of the end. */
+  readonly #links = new Map<
+    ImageLink<ClientRequest>,
+    { readonly server: KnownServer; readonly end: PromiseWithResolvers<void> }
+  >();
 
   /**
    * Tries the servers one after the other, a little apart, and takes the first that offers the image.
    *
    * @throws {AggregateError} If none does: an error for each server, and all of them in the message.
    */
-  static async open(options: ImageClientOptions, signal?: AbortSignal): Promise<ImageClient> {
-    const book = new ServerBook(options.random);
-    for (const endpoint of options.servers) book.add(endpoint);
+  static async open(options: OpenImageOptions, signal?: AbortSignal): Promise<ImageClient> {
+    const book = bookOf(options);
     const { server, reached } = await openFirst(book, options, signal);
-    return new ImageClient(options, book, server, reached);
+    const client = new ImageClient(options, book, reached);
+    client.#adopt(server, reached);
+    return client;
   }
 
-  private constructor(
-    options: ImageClientOptions,
-    book: ServerBook,
-    server: KnownServer,
-    reached: ReachedServer,
-  ) {
+  /** Goes on with an image that is known from before: at once, and with whichever server turns up first. */
+  static resume(known: KnownImage, options: ImageClientOptions): ImageClient {
+    const client = new ImageClient(options, bookOf(options), known);
+    client.#look("now");
+    return client;
+  }
+
+  private constructor(options: ImageClientOptions, book: ServerBook, known: KnownImage) {
     this.#options = options;
     this.#clock = options.clock;
     this.#log = options.log;
     this.#book = book;
-    this.image = reached.image;
-    this.#checksums = reached.checksums;
-    this.#adopt(server, reached);
+    this.image = known.image;
+    this.#checksums = known.checksums;
   }
 
   /** The checksums that the servers agree on, or null. */
@@ -186,10 +209,11 @@ export class ImageClient implements LinkOwner<ClientRequest> {
    *
    * @param into Lies inside the image; its length is not 0.
    * @param hops The hop byte.
-   * @throws {DeviceError} If every server refuses it, the deadline passes, or the client is closed.
+   * @returns Which server it came from.
+   * @throws {DeviceError} If every server refuses it or sent bad data, the deadline passes, or the client is closed.
    */
-  fetch(offset: number, into: Uint8Array, hops = 0): Promise<void> {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
+  fetch(offset: number, into: Uint8Array, hops = 0): Promise<string> {
+    const { promise, resolve, reject } = Promise.withResolvers<string>();
     const askedMs = this.#clock.now();
     const request = { offset, into, hops, resolve, reject, askedMs, sentMs: askedMs, refusals: 0 };
     if (this.#stop.signal.aborted) {
@@ -197,9 +221,34 @@ export class ImageClient implements LinkOwner<ClientRequest> {
       return promise;
     }
     this.#queue.push(request);
+    if (!this.#book.hasUsable) this.#failAll();
     this.#pump();
     this.#startTicking();
     return promise;
+  }
+
+  /**
+   * A server sent what is not in the image, as its checksums prove. It is left alone for a while; if there is no
+   * other, what is asked for fails.
+   *
+   * @param serverText As {@linkcode fetch} named it.
+   */
+  distrust(serverText: string): void {
+    const server = this.#book.all.find(({ text }) => text === serverText);
+    if (server === undefined || server.shunnedUntilMs > this.#clock.now()) return;
+    this.#book.shun(server);
+    this.#log.error(`${this.#name}: ${server.text} sends what is not in the image; it is left alone`);
+    if (server === this.#server) this.#link?.close(new Error("it sends what is not in the image"));
+    else if (!this.#book.hasUsable) this.#failAll();
+  }
+
+  /** The present server is of no use for a while, although it may answer: another one is looked for. */
+  avoidServer(reason: string, forMs: number): void {
+    const server = this.#server;
+    if (server === null) return;
+    this.#book.avoid(server, forMs);
+    this.#log.warn(`${this.#name}: another server than ${server.text} is looked for: ${reason}`);
+    this.#look("hanging");
   }
 
   /** Ends all use. What is still asked for fails. */
@@ -209,18 +258,18 @@ export class ImageClient implements LinkOwner<ClientRequest> {
       this.#stop.abort(reason);
       for (const timer of this.#timers.values()) timer[Symbol.dispose]();
       this.#timers.clear();
-      for (const link of this.#ends.keys()) link.close(reason);
+      for (const link of this.#links.keys()) link.close(reason);
     }
-    await Promise.all([...this.#ends.values()].map(({ promise }) => promise));
+    await Promise.all([...this.#links.values()].map(({ end }) => end.promise));
     const unanswered = this.#queue.splice(0);
     for (const request of unanswered) this.#fail(request, "ESHUTDOWN", "the image was closed");
   }
 
   // --- What a link says ---
 
-  answered(_link: ImageLink<ClientRequest>, request: ClientRequest): void {
+  answered(link: ImageLink<ClientRequest>, request: ClientRequest): void {
     this.#underWay.delete(request);
-    request.resolve();
+    request.resolve(this.#links.get(link)!.server.text);
     this.#pump();
   }
 
@@ -240,8 +289,8 @@ export class ImageClient implements LinkOwner<ClientRequest> {
   }
 
   ended(link: ImageLink<ClientRequest>, unanswered: ClientRequest[], reason: Error): void {
-    this.#ends.get(link)?.resolve();
-    this.#ends.delete(link);
+    this.#links.get(link)?.end.resolve();
+    this.#links.delete(link);
     for (const request of unanswered) this.#underWay.delete(request);
     this.#queue.unshift(...unanswered);
     if (link !== this.#link) return this.#pump();
@@ -254,6 +303,7 @@ export class ImageClient implements LinkOwner<ClientRequest> {
     this.#log.warn(
       `${this.#name}: lost ${server.text}: ${reason.message}; ${this.#queue.length} blocks wait`,
     );
+    if (!this.#book.hasUsable) this.#failAll();
     this.#look("now");
   }
 
@@ -275,6 +325,13 @@ export class ImageClient implements LinkOwner<ClientRequest> {
     request.reject(new DeviceError(errno, "read", request.offset, request.into.length, { detail }));
   }
 
+  /** There is no server left that could be asked. */
+  #failAll(): void {
+    for (const request of this.#queue.splice(0)) {
+      this.#fail(request, "EIO", "every server sent what is not in the image");
+    }
+  }
+
   /** The request that has waited longest, or none. */
   #oldest(): ClientRequest | undefined {
     let oldest: ClientRequest | undefined;
@@ -282,6 +339,15 @@ export class ImageClient implements LinkOwner<ClientRequest> {
       if (oldest === undefined || request.sentMs < oldest.sentMs) oldest = request;
     }
     return oldest ?? this.#queue[0];
+  }
+
+  /**
+   * The request that another server has to answer before it is taken. Without a server it is another one each time:
+   * what one server cannot deliver must not keep from the others those that it can.
+   */
+  #wantedProof(): ClientRequest | undefined {
+    if (this.#link !== null || this.#queue.length === 0) return this.#oldest();
+    return this.#queue[this.#looks++ % this.#queue.length];
   }
 
   #startTicking(): void {
@@ -301,7 +367,8 @@ export class ImageClient implements LinkOwner<ClientRequest> {
     const silentMs = now - Math.max(link.heardMs, oldest.sentMs);
     const ownMs = this.#server === null ? Infinity : roundTripMs(this.#server);
     const patienceMs = Math.max(SILENT_MS_MIN, Number.isFinite(ownMs) ? SILENT_ROUND_TRIPS * ownMs : 0);
-    if (silentMs >= DEAD_MS) link.close(new Error(`it was silent for ${DEAD_MS / 1000} s`));
+    const { silenceMs = DEAD_MS } = this.#options;
+    if (silentMs >= silenceMs) link.close(new Error(`it was silent for ${silenceMs / 1000} s`));
     else if (silentMs >= patienceMs || now - oldest.sentMs >= WAITING_MS_MAX) {
       if (now - this.#lookedForHangingMs < LOOK_MS) return;
       this.#lookedForHangingMs = now;
@@ -341,7 +408,7 @@ export class ImageClient implements LinkOwner<ClientRequest> {
       this.#clock,
     );
     this.#link = link;
-    this.#ends.set(link, Promise.withResolvers());
+    this.#links.set(link, { server, end: Promise.withResolvers() });
     link.ask(Command.Keepalive);
     if (this.#options.learn ?? true) link.ask(Command.GetServers);
     old?.close(new Error("another server is better"));
@@ -407,7 +474,7 @@ export class ImageClient implements LinkOwner<ClientRequest> {
   /** Tries all servers but the present one at once, and goes on with the first that delivers what is wanted. */
   async #findAny(controller: AbortController, signal: AbortSignal): Promise<void> {
     const current = this.#server;
-    const oldest = this.#oldest();
+    const oldest = this.#wantedProof();
     const block = oldest === undefined
       ? FIRST_BLOCK
       : { offset: oldest.offset, sizeBytes: Math.min(oldest.into.length, PROOF_BYTES_MAX) };
@@ -473,9 +540,15 @@ export class ImageClient implements LinkOwner<ClientRequest> {
   }
 }
 
+function bookOf({ servers, random, clock }: ImageClientOptions): ServerBook {
+  const book = new ServerBook(random, () => clock.now());
+  for (const endpoint of servers) book.add(endpoint);
+  return book;
+}
+
 async function openFirst(
   book: ServerBook,
-  options: ImageClientOptions,
+  options: OpenImageOptions,
   signal: AbortSignal | undefined,
 ): Promise<{ server: KnownServer; reached: ReachedServer }> {
   const { clock, dial, flags = 0, name, revision } = options;
@@ -486,15 +559,16 @@ async function openFirst(
   const attempts = book.all.map(async (server, index) => {
     if (index > 0) await pause(clock, index * STAGGER_MS, won.signal);
     won.signal.throwIfAborted();
-    const limits = { dialMs: FIRST_DIAL_MS, handshakeMs: FIRST_HANDSHAKE_MS };
+    const { dialMs = FIRST_DIAL_MS, handshakeMs = FIRST_HANDSHAKE_MS } = options;
     try {
       const reached = await reachFirst(server.endpoint, { name, revision }, {
         dial,
         clock,
         flags,
-        ...limits,
+        dialMs,
+        handshakeMs,
         signal: won.signal,
-      });
+      }, options.refuse);
       if (won.signal.aborted) {
         reached.connection.close();
         won.signal.throwIfAborted();

@@ -28,7 +28,7 @@ export class ImageDisk implements BlockDevice {
   }
 
   async read(offset: number, into: Uint8Array): Promise<void> {
-    const pieces: Promise<void>[] = [];
+    const pieces: Promise<string>[] = [];
     for (let at = 0; at < into.length; at += PIECE_BYTES) {
       pieces.push(this.client.fetch(offset + at, into.subarray(at, at + PIECE_BYTES)));
     }

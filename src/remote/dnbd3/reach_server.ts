@@ -49,16 +49,21 @@ export interface ReachOptions {
  * Reaches a server for an image that has not been seen yet.
  *
  * @param wanted Revision 0: the newest.
+ * @param refuse Looks at the image before more is asked for; says why it is not wanted, or null.
+ * @throws {MismatchError} If it is not.
  */
 export function reachFirst(
   server: TcpEndpoint,
   wanted: { name: string; revision: number },
   options: ReachOptions,
+  refuse: (image: SelectedImage) => string | null = () => null,
 ): Promise<ReachedServer> {
   return reach(server, options, function* (measured) {
     const { name, revision } = wanted;
     const image = yield* selectImage({ version: PROTOCOL_VERSION, name, revision, flags: options.flags });
     measured();
+    const refusal = refuse(image);
+    if (refusal !== null) throw new MismatchError(refusal);
     return { image, checksums: yield* getChecksums(image.sizeBytes) };
   });
 }

@@ -16,6 +16,8 @@ const SAMPLES_MAX = 5;
 const FAILURES_TOLERATED = 8;
 /** What it costs to offer another image under the same name. */
 const MISMATCH_FAILURES = 10;
+/** The longest that a server which sent bad data is left alone. */
+const SHUNNED_MINUTES_MAX = 64;
 /** Another server is better from this difference on, whatever the ratio… */
 const GAIN_MS_MIN = 80;
 /** …or if it takes less than three quarters of the time, and this much less. */
@@ -29,6 +31,12 @@ export interface KnownServer {
   failures: number;
   /** Round-trip times in ms, the oldest first. */
   readonly samplesMs: number[];
+  /** How often it was caught sending what is not in the image. */
+  lies: number;
+  /** Until then nothing is asked of it, in ms by the clock. */
+  shunnedUntilMs: number;
+  /** Until then it is asked only if no other server can be had. */
+  avoidedUntilMs: number;
 }
 
 /** The median of what was measured; infinite before. */
@@ -41,10 +49,15 @@ export function roundTripMs({ samplesMs }: KnownServer): number {
 export class ServerBook {
   readonly #servers: KnownServer[] = [];
   readonly #random: () => number;
+  readonly #now: () => number;
 
-  /** @param random Numbers from 0 to below 1. */
-  constructor(random: () => number) {
+  /**
+   * @param random Numbers from 0 to below 1.
+   * @param now In ms.
+   */
+  constructor(random: () => number, now: () => number) {
     this.#random = random;
+    this.#now = now;
   }
 
   get all(): readonly KnownServer[] {
@@ -61,7 +74,15 @@ export class ServerBook {
       if (worst.failures <= FAILURES_TOLERATED) return null;
       this.#servers.splice(this.#servers.indexOf(worst), 1);
     }
-    const server: KnownServer = { endpoint, text, failures: 0, samplesMs: [] };
+    const server: KnownServer = {
+      endpoint,
+      text,
+      failures: 0,
+      samplesMs: [],
+      lies: 0,
+      shunnedUntilMs: -Infinity,
+      avoidedUntilMs: -Infinity,
+    };
     this.#servers.push(server);
     return server;
   }
@@ -81,10 +102,27 @@ export class ServerBook {
     server.failures += MISMATCH_FAILURES;
   }
 
+  /** The server sent what is not in the image: left alone for a minute, and longer each time. */
+  shun(server: KnownServer): void {
+    server.lies++;
+    const minutes = Math.min(SHUNNED_MINUTES_MAX, 2 ** (server.lies - 1));
+    server.shunnedUntilMs = this.#now() + minutes * 60_000;
+  }
+
+  /** The server is of no use for a while, for no fault of its own. */
+  avoid(server: KnownServer, forMs: number): void {
+    server.avoidedUntilMs = this.#now() + forMs;
+  }
+
+  /** Whether there is a server that may be asked. */
+  get hasUsable(): boolean {
+    return this.#servers.some((server) => !this.#isShunned(server));
+  }
+
   /** The servers to measure now: the current one and the most promising others. */
   toMeasure(current: KnownServer | null): KnownServer[] {
     const others = this.#servers
-      .filter((server) => server !== current && this.#isWorthATry(server))
+      .filter((server) => server !== current && !this.#isAvoided(server) && this.#isWorthATry(server))
       .sort((one, other) => one.failures - other.failures || compare(roundTripMs(one), roundTripMs(other)));
     return [...current === null ? [] : [current], ...others].slice(0, ACTIVE_MAX);
   }
@@ -92,8 +130,11 @@ export class ServerBook {
   /** All servers to turn to when there is none, the most promising first. */
   toTurnTo(current: KnownServer | null): KnownServer[] {
     return this.#servers
-      .filter((server) => server !== current)
-      .sort((one, other) => one.failures - other.failures || compare(roundTripMs(one), roundTripMs(other)));
+      .filter((server) => server !== current && !this.#isShunned(server))
+      .sort((one, other) =>
+        Number(this.#isAvoided(one)) - Number(this.#isAvoided(other)) ||
+        one.failures - other.failures || compare(roundTripMs(one), roundTripMs(other))
+      );
   }
 
   /** A server that is so much faster than the current one that it is worth a change. */
@@ -101,11 +142,20 @@ export class ServerBook {
     const enough = (server: KnownServer) => server.samplesMs.length >= Math.min(3, current.samplesMs.length);
     const best = this.#servers
       .filter((server) => server.failures === 0 && server !== current && enough(server))
+      .filter((server) => !this.#isAvoided(server))
       .sort((one, other) => compare(roundTripMs(one), roundTripMs(other)))[0];
     if (best === undefined || current.samplesMs.length === 0) return null;
     const [currentMs, bestMs] = [roundTripMs(current), roundTripMs(best)];
     const isBetter = currentMs > bestMs + GAIN_MS_MIN || currentMs * 3 / 4 > bestMs + RATIO_GAIN_MS_MIN;
     return isBetter ? best : null;
+  }
+
+  #isShunned({ shunnedUntilMs }: KnownServer): boolean {
+    return shunnedUntilMs > this.#now();
+  }
+
+  #isAvoided(server: KnownServer): boolean {
+    return this.#isShunned(server) || server.avoidedUntilMs > this.#now();
   }
 
   #isWorthATry({ failures }: KnownServer): boolean {
