@@ -2,7 +2,6 @@
  * The dnbd3 server of a configuration directory: `server.conf`, `alt-servers` and `rpc.acl` as dnbd3-server reads
  * them. Every image is also an export of NBD, under its name and revision: `lab/win10:3`.
  */
-import { statfs } from "node:fs/promises";
 import type { Log } from "../base/log.ts";
 import { printable } from "../base/printable.ts";
 import { readAltServers } from "../config/alt_servers.ts";
@@ -10,10 +9,11 @@ import { ConfigError } from "../config/config_error.ts";
 import { parse } from "../config/ini.ts";
 import { readRpcAcl, type RpcAcl } from "../config/rpc_acl.ts";
 import { formatServerConf, readServerConf, type ServerConf, wantsDnbd3 } from "../config/server_conf.ts";
+import { dial } from "../net/dial.ts";
 import { type Listener, listenTcp } from "../net/listener.ts";
 import type { Clock } from "../os/clock.ts";
 import type { AltServer } from "../server/dnbd3/alt_server.ts";
-import { DirectoryStore } from "../server/dnbd3/directory_store.ts";
+import { CopyDirectory } from "../server/dnbd3/copy_directory.ts";
 import { HttpRpc } from "../server/dnbd3/http_rpc.ts";
 import { serverFacts } from "../server/dnbd3/server_facts.ts";
 import { ExportedImage } from "../server/dnbd3/exported_image.ts";
@@ -21,9 +21,11 @@ import type { Image } from "../server/dnbd3/image.ts";
 import { ImageTable } from "../server/dnbd3/image_table.ts";
 import { Integrity } from "../server/dnbd3/integrity.ts";
 import { LocalImages } from "../server/dnbd3/local_images.ts";
+import { ProxyImages } from "../server/dnbd3/proxy_images.ts";
 import { ImageServer } from "../server/dnbd3/server.ts";
 import { type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import { DEFAULT_PORT } from "../wire/dnbd3/constants.ts";
+import { ImageUpstream } from "./image_upstream.ts";
 import { VERSION } from "./version.ts";
 
 /** How often the maps of incomplete images are read again: another server may be completing them. */
@@ -47,6 +49,12 @@ interface Configuration {
   readonly acl: RpcAcl;
 }
 
+/** What a proxy has besides. */
+interface Proxy {
+  readonly images: ProxyImages;
+  readonly upstream: ImageUpstream;
+}
+
 export class ImageServing {
   readonly server: ImageServer;
   readonly table: ImageTable;
@@ -55,6 +63,9 @@ export class ImageServing {
   readonly #log: Log;
   readonly #listener: Listener;
   readonly #serving: Promise<void>;
+  readonly #images: LocalImages | ProxyImages;
+  /** Of a proxy. */
+  readonly #proxy: Proxy | null = null;
   #configuration: Configuration;
   #mapTimer: Disposable | null = null;
   #closed = false;
@@ -67,7 +78,8 @@ export class ImageServing {
   static async open(options: ImageServingOptions): Promise<ImageServing> {
     const configuration = await readDirectory(options);
     const { conf } = configuration;
-    const table = new ImageTable(new DirectoryStore(conf.basePath), conf, options.log);
+    const store = new CopyDirectory(conf.basePath, options.log);
+    const table = new ImageTable(store, conf, options.log);
     try {
       await table.scan();
     } catch (error) {
@@ -77,10 +89,15 @@ export class ImageServing {
         : (error as Error).message;
       throw new ConfigError(file, 0, `cannot read the base path ${conf.basePath}: ${reason}`);
     }
-    return new ImageServing(options, configuration, table);
+    return new ImageServing(options, configuration, table, store);
   }
 
-  private constructor(options: ImageServingOptions, configuration: Configuration, table: ImageTable) {
+  private constructor(
+    options: ImageServingOptions,
+    configuration: Configuration,
+    table: ImageTable,
+    store: CopyDirectory,
+  ) {
     const { conf, altServers } = configuration;
     const { clock, exports } = options;
     this.#options = options;
@@ -88,7 +105,31 @@ export class ImageServing {
     this.#configuration = configuration;
     this.table = table;
     this.integrity = new Integrity(clock, this.#log.child("integrity"), Math.random);
-    const images = new LocalImages(table, (image) => this.integrity.checkSome(image));
+    const onFirstUse = (image: Image) => this.integrity.checkSome(image);
+    if (conf.isProxy) {
+      const log = this.#log.child("proxy");
+      const upstream = new ImageUpstream({
+        altServers,
+        settings: conf,
+        dial: (server, signal) => dial(server, { signal }),
+        clock,
+        log,
+        random: Math.random,
+      });
+      const images = new ProxyImages({
+        table,
+        store,
+        upstream,
+        settings: conf,
+        clock,
+        log,
+        wallMs: () => Date.now(),
+        onFirstUse,
+      });
+      this.#proxy = { images, upstream };
+      this.integrity.onMismatch = (image, hashBlock) => void images.repair(image, hashBlock);
+    }
+    const images = this.#images = this.#proxy?.images ?? new LocalImages(table, onFirstUse);
     this.server = new ImageServer({
       finder: images,
       source: images,
@@ -105,8 +146,9 @@ export class ImageServing {
       clock,
       startedAtMs: clock.now(),
       configText: () => formatServerConf(this.#configuration.conf),
-      space: () => spaceOf(conf.basePath),
+      space: () => store.space(),
       wallMs: () => Date.now(),
+      proxy: this.#proxy === null ? undefined : factsOf(this.#proxy),
     };
     const http = new HttpRpc({
       permissionsOf: (address) => this.#configuration.acl.permissionsOf(address),
@@ -139,11 +181,21 @@ export class ImageServing {
       this.#configuration = configuration;
       this.table.settings = this.server.settings = configuration.conf;
       this.server.altServers = configuration.altServers;
+      this.#reloadProxy(configuration);
       await this.table.scan();
       this.#log.info(`${this.#options.directory} was read again: ${this.table.list().length} images`);
     } catch (error) {
       this.#log.error(`the configuration stays as it is: ${(error as Error).message}`);
     }
+  }
+
+  #reloadProxy({ conf, altServers }: Configuration): void {
+    if (conf.isProxy !== (this.#proxy !== null)) {
+      this.#log.warn("isProxy cannot change while running: it takes effect at the next start");
+    }
+    if (this.#proxy === null) return;
+    this.#proxy.images.settings = this.#proxy.upstream.settings = conf;
+    this.#proxy.upstream.altServers = altServers;
   }
 
   /** Disconnects everybody. */
@@ -153,6 +205,7 @@ export class ImageServing {
     await this.server.close();
     await this.#serving;
     await this.integrity.stop();
+    await this.#proxy?.images.close();
     await this.table.close();
   }
 
@@ -161,7 +214,7 @@ export class ImageServing {
       this.#options.exports.add({
         name: `${image}`,
         description: `dnbd3 image ${image.name}, revision ${image.revision}`,
-        device: new ExportedImage(image),
+        device: new ExportedImage(image, this.#images),
         sizeBytes: image.sizeBytes,
         readOnly: true,
         traffic: new ExportTraffic(),
@@ -193,11 +246,6 @@ async function readDirectory(
   const sections = parse(text, { file, onMalformed: warn });
   if (!wantsDnbd3(sections)) throw new ConfigError(file, 0, "there is no section [dnbd3]");
   const conf = readServerConf(sections, { file, warn, previous });
-  if (conf.isProxy) {
-    const reason =
-      "isProxy: only images that are here are served; copying from other servers is not part of this version";
-    warn(new ConfigError(file, 0, reason));
-  }
   const altText = await readText(`${directory}/alt-servers`) ?? "";
   const aclText = await readText(`${directory}/rpc.acl`) ?? "";
   return {
@@ -216,9 +264,14 @@ async function readText(path: string): Promise<string | null> {
   }
 }
 
-async function spaceOf(path: string): Promise<{ totalBytes: number; freeBytes: number }> {
-  const { bsize, blocks, bavail } = await statfs(path);
-  return { totalBytes: bsize * blocks, freeBytes: bsize * bavail };
+function factsOf({ images, upstream }: Proxy) {
+  return {
+    get receivedBytes() {
+      return images.receivedBytes;
+    },
+    copyOf: (image: Image) => images.copyOf(image),
+    records: () => upstream.records(),
+  };
 }
 
 /** On all addresses of both families where there are both. */

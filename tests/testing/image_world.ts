@@ -4,11 +4,16 @@
  */
 import type { TcpEndpoint } from "../../src/base/endpoint.ts";
 import { parseIpAddress } from "../../src/base/ip_address.ts";
-import { silentLog } from "../../src/base/log.ts";
+import { type Log, silentLog } from "../../src/base/log.ts";
+import { ImageUpstream, type UpstreamSettings } from "../../src/commands/image_upstream.ts";
 import type { Connection } from "../../src/net/connection.ts";
+import type { Dial } from "../../src/remote/dnbd3/reach_server.ts";
 import type { AltServer } from "../../src/server/dnbd3/alt_server.ts";
 import { ImageTable } from "../../src/server/dnbd3/image_table.ts";
+import { Integrity } from "../../src/server/dnbd3/integrity.ts";
 import { LocalImages } from "../../src/server/dnbd3/local_images.ts";
+import { ProxyImages } from "../../src/server/dnbd3/proxy_images.ts";
+import type { ProxySettings } from "../../src/server/dnbd3/proxy_settings.ts";
 import { ImageServer } from "../../src/server/dnbd3/server.ts";
 import { MemoryStore } from "../server/dnbd3/memory_store.ts";
 import { connectionPair } from "./connection_pair.ts";
@@ -23,6 +28,13 @@ export class ImageWorld {
   /** A new server at this address, without images. */
   add(host: string): SimulatedServer {
     const server = new SimulatedServer(this.clock, host);
+    this.#servers.set(host, server);
+    return server;
+  }
+
+  /** A new proxy at this address, which copies from others. */
+  addProxy(host: string, from: readonly string[], options: ProxyOptions = {}): SimulatedServer {
+    const server = new SimulatedServer(this.clock, host, { ...options, from, dial: this.dial });
     this.#servers.set(host, server);
     return server;
   }
@@ -73,8 +85,54 @@ export class ImageWorld {
   }
 }
 
+export interface ProxyOptions {
+  readonly settings?: Partial<ProxySettings & UpstreamSettings>;
+  /** Of the servers it copies from. */
+  readonly alt?: Partial<AltServer>;
+  readonly store?: MemoryStore;
+  readonly log?: Log;
+}
+
+interface ProxySetup extends ProxyOptions {
+  readonly from: readonly string[];
+  readonly dial: Dial;
+}
+
+/** As in a `server.conf` that says nothing, but nothing is copied that nobody asks for. */
+export const PROXY_SETTINGS: ProxySettings & UpstreamSettings = {
+  backgroundReplication: "off",
+  bgrMinClients: 0,
+  bgrWindowSize: 1,
+  lookupMissingForProxy: true,
+  sparseFiles: false,
+  ignoreAllocErrors: false,
+  pretendClient: false,
+  proxyPrivateOnly: false,
+  autoFreeDiskSpaceDelay: 36_000,
+  maxPayload: 9_000_000,
+  maxReplicationSize: 100_000_000_000,
+  maxPrefetch: 0,
+  minRequestSize: 0,
+  uplinkTimeout: 5000,
+};
+
+/** A block that a server was asked for. */
+interface Request {
+  readonly offset: number;
+  readonly length: number;
+  readonly hops: number;
+}
+
+function altServer(host: string): AltServer {
+  const address = parseIpAddress(host)!;
+  return { address, port: 5003, isPrivate: false, isClientOnly: false, comment: "", namespaces: [] };
+}
+
 export class SimulatedServer {
-  readonly store = new MemoryStore();
+  readonly store: MemoryStore;
+  /** If it is one. */
+  readonly proxy: ProxyImages | null = null;
+  readonly upstream: ImageUpstream | null = null;
   /** `hanging`: what it says is held back, and connections come to be but stay silent. */
   state: "up" | "down" | "unreachable" | "hanging" = "up";
   /** How long everything it says is on its way. */
@@ -83,18 +141,47 @@ export class SimulatedServer {
   connects = 0;
   readonly #clock: ManualClock;
   readonly #server: ImageServer;
-  readonly #table: ImageTable;
+  readonly table: ImageTable;
+  readonly integrity: Integrity;
+  /** All blocks that it was asked for, in order. */
+  readonly asked: Request[] = [];
   readonly #ends = new Set<Connection>();
   #held: (() => void)[] = [];
 
-  constructor(clock: ManualClock, readonly host: string) {
+  constructor(clock: ManualClock, readonly host: string, setup?: ProxySetup) {
     this.#clock = clock;
-    const settings = { vmdkLegacyMode: false, removeMissingImages: true, maxImages: 100 };
-    this.#table = new ImageTable(this.store, settings, silentLog);
-    const images = new LocalImages(this.#table);
+    this.store = setup?.store ?? new MemoryStore();
+    const log = setup?.log ?? silentLog;
+    const tableSettings = { vmdkLegacyMode: false, removeMissingImages: true, maxImages: 100 };
+    this.table = new ImageTable(this.store, tableSettings, log);
+    this.integrity = new Integrity(clock, log, () => 0.5);
+    if (setup !== undefined) {
+      const settings = { ...PROXY_SETTINGS, ...setup.settings };
+      const altServers = setup.from.map((host) => ({ ...altServer(host), ...setup.alt }));
+      const { dial } = setup;
+      this.upstream = new ImageUpstream({ altServers, settings, dial, clock, log, random: () => 0.5 });
+      const { table, store, upstream } = this;
+      this.proxy = new ProxyImages({
+        table,
+        store,
+        upstream,
+        settings,
+        clock,
+        log,
+        wallMs: () => clock.now(),
+        onFirstUse: (image) => this.integrity.checkSome(image),
+      });
+      this.integrity.onMismatch = (image, hashBlock) => void this.proxy!.repair(image, hashBlock);
+    }
+    const images = this.proxy ?? new LocalImages(this.table);
     this.#server = new ImageServer({
       finder: images,
-      source: images,
+      source: {
+        readBlock: (image, offset, into, hops, user) => {
+          this.asked.push({ offset, length: into.length, hops });
+          return images.readBlock(image, offset, into, hops, user);
+        },
+      },
       settings: SETTINGS,
       altServers: [],
       clock,
@@ -104,10 +191,7 @@ export class SimulatedServer {
 
   /** Clients are told of these. */
   tellOf(...hosts: string[]): void {
-    this.#server.altServers = hosts.map((host): AltServer => {
-      const address = parseIpAddress(host)!;
-      return { address, port: 5003, isPrivate: false, isClientOnly: false, comment: "", namespaces: [] };
-    });
+    this.#server.altServers = hosts.map(altServer);
   }
 
   get sessions() {
@@ -172,6 +256,7 @@ export class SimulatedServer {
   async close(): Promise<void> {
     this.kill();
     await this.#server.close();
-    await this.#table.close();
+    await this.proxy?.close();
+    await this.table.close();
   }
 }

@@ -21,12 +21,12 @@ export class DirectoryStore implements ImageStore {
   }
 
   async #collect(directory: string, depth: number, paths: string[]): Promise<void> {
-    for await (const entry of Deno.readDir(this.#absolute(directory))) {
+    for await (const entry of Deno.readDir(this.absolute(directory))) {
       if (!isImageEntry(entry.name)) continue;
       const path = directory === "" ? entry.name : `${directory}/${entry.name}`;
       let { isFile, isDirectory } = entry;
       if (entry.isSymlink) {
-        const target = await Deno.stat(this.#absolute(path)).catch(() => null);
+        const target = await Deno.stat(this.absolute(path)).catch(() => null);
         [isFile, isDirectory] = [target?.isFile ?? false, target?.isDirectory ?? false];
       }
       if (isFile) paths.push(path);
@@ -37,7 +37,7 @@ export class DirectoryStore implements ImageStore {
 
   async entries(directory: string): Promise<string[]> {
     try {
-      return (await Array.fromAsync(Deno.readDir(this.#absolute(directory)))).map((entry) => entry.name);
+      return (await Array.fromAsync(Deno.readDir(this.absolute(directory)))).map((entry) => entry.name);
     } catch {
       return [];
     }
@@ -46,10 +46,10 @@ export class DirectoryStore implements ImageStore {
   identify(path: string): FileIdentity | null {
     const lib = libc();
     try {
-      if (lib === null) return identifyPlainly(this.#absolute(path));
+      if (lib === null) return identifyPlainly(this.absolute(path));
       const { kind, deviceMajor, deviceMinor, inode, sizeBytes, modifiedNs } = fileStatus(
         lib,
-        this.#absolute(path),
+        this.absolute(path),
       );
       if (kind !== "file") return null;
       return { device: deviceMajor * 2 ** 20 + deviceMinor, inode, sizeBytes, modifiedNs };
@@ -60,13 +60,13 @@ export class DirectoryStore implements ImageStore {
   }
 
   open(path: string): Promise<BlockDevice> {
-    return openFileDisk(this.#absolute(path), { readOnly: true });
+    return openFileDisk(this.absolute(path), { readOnly: true });
   }
 
   async readSmall(path: string, bytesMax: number): Promise<Uint8Array | null> {
     let file: Deno.FsFile;
     try {
-      file = await Deno.open(this.#absolute(path));
+      file = await Deno.open(this.absolute(path));
     } catch (error) {
       if (error instanceof Deno.errors.NotFound) return null;
       throw error;
@@ -82,7 +82,8 @@ export class DirectoryStore implements ImageStore {
     return bytes.subarray(0, length);
   }
 
-  #absolute(path: string): string {
+  /** The path as the system knows it. */
+  protected absolute(path: string): string {
     return path === "" ? this.root : `${this.root}/${path}`;
   }
 }

@@ -2,6 +2,7 @@
 import type { Abilities, BlockDevice, BlockSizes, Extent } from "../../device/device.ts";
 import { DeviceError, type DeviceOperation } from "../../device/device_error.ts";
 import type { Image } from "./image.ts";
+import type { BlockSource } from "./session.ts";
 
 export class ExportedImage implements BlockDevice {
   readonly sizeBytes: number;
@@ -19,15 +20,18 @@ export class ExportedImage implements BlockDevice {
     extents: false,
     rotational: false,
   };
-  readonly #image: Image;
+  readonly image: Image;
+  readonly #source: BlockSource;
 
-  constructor(image: Image) {
-    this.#image = image;
+  /** @param source Where its blocks come from, those included that are not here yet. */
+  constructor(image: Image, source: BlockSource) {
+    this.image = image;
+    this.#source = source;
     this.sizeBytes = image.sizeBytes;
   }
 
   read(offset: number, into: Uint8Array): void | Promise<void> {
-    const reading = this.#image.read(offset, into);
+    const reading = this.#source.readBlock(this.image, offset, into, 0, null);
     if (reading === undefined) this.#check(offset, into.length);
     else return reading.then(() => this.#check(offset, into.length));
   }
@@ -60,8 +64,8 @@ export class ExportedImage implements BlockDevice {
 
   /** Asked after reading, so that no answer holds anything but the image as it was loaded. */
   #check(offset: number, length: number): void {
-    if (this.#image.isUnchanged()) return;
-    const detail = `${this.#image}: ${this.#image.quarantine}`;
+    if (this.image.isUnchanged()) return;
+    const detail = `${this.image}: ${this.image.quarantine}`;
     throw new DeviceError("EIO", "read", offset, length, { detail });
   }
 }

@@ -53,6 +53,8 @@ export class Image implements ImageName {
   #quarantine: string | null = null;
   #disk: BlockDevice | null = null;
   #opening: Promise<BlockDevice> | null = null;
+  #closing: Promise<unknown> | null = null;
+  #openForWriting: (() => Promise<BlockDevice>) | null = null;
   #retired = false;
 
   constructor(parts: ImageParts, store: ImageStore) {
@@ -83,6 +85,16 @@ export class Image implements ImageName {
     return this.#disk !== null;
   }
 
+  /** What is missing is being added by this program. */
+  get isCopied(): boolean {
+    return this.#openForWriting !== null;
+  }
+
+  /** No longer on offer. */
+  get isRetired(): boolean {
+    return this.#retired;
+  }
+
   toString(): string {
     return formatImageName(this);
   }
@@ -97,12 +109,19 @@ export class Image implements ImageName {
     await this.#opening;
   }
 
+  /** Its file, open; to write as well while it is copied. */
+  async file(): Promise<BlockDevice> {
+    return this.#disk ?? (await this.open(), this.#disk!);
+  }
+
   async #open(): Promise<BlockDevice> {
     try {
-      const disk = await this.#store.open(this.path);
+      // Its lock is one's own as well.
+      await this.#closing;
+      const disk = await (this.#openForWriting?.() ?? this.#store.open(this.path));
       const now = this.#store.identify(this.path);
       // Between the scan and now another file may have taken the place.
-      if (disk.sizeBytes !== this.fileBytes || now === null || !sameIdentity(now, this.#identity)) {
+      if (disk.sizeBytes !== this.fileBytes || now === null || !this.isMadeOf(now)) {
         await disk.close();
         this.setQuarantine("the file changed before it was opened");
         throw new DeviceError("EIO", "open", undefined, undefined, { detail: `${this} changed` });
@@ -117,7 +136,8 @@ export class Image implements ImageName {
   async closeFile(): Promise<void> {
     const disk = this.#disk ?? await this.#opening?.catch(() => null) ?? null;
     this.#disk = null;
-    await disk?.close();
+    if (disk !== null) this.#closing = Promise.all([this.#closing, disk.close()]);
+    await this.#closing;
   }
 
   /** No longer on offer: closed for good as soon as nobody uses it. */
@@ -182,10 +202,25 @@ export class Image implements ImageName {
     return false;
   }
 
+  /**
+   * From now on this program adds to the image what is missing.
+   *
+   * @param map What is here.
+   * @param open Opens its file to read and write.
+   */
+  async startCopying(map: CacheMap, open: () => Promise<BlockDevice>): Promise<void> {
+    this.map = map;
+    this.#openForWriting = open;
+    await this.closeFile();
+  }
+
   /** All of the image is here: from now on its file is watched. */
   becomeComplete(): void {
     this.map = null;
     this.#identity = this.#store.identify(this.path) ?? this.#identity;
+    if (this.#openForWriting === null) return;
+    this.#openForWriting = null;
+    this.closeFile();
   }
 
   /** Whether a file found at the path is the one this image was made of. */

@@ -115,12 +115,17 @@ export class ImageTable {
   /** Looks at what is here of incomplete images: another server may be completing them on the same storage. */
   async readMapsAgain(): Promise<void> {
     for (const image of this.list()) {
-      if (image.map === null) continue;
+      if (image.map === null || image.isCopied) continue;
       image.map = await this.#readMap(image.path, image.sizeBytes);
       if (image.map !== null) continue;
       image.becomeComplete();
       this.#log.info(`image ${printable(`${image}`)} is complete`);
     }
+  }
+
+  /** Offers an image no more. */
+  forget(image: Image, reason: string): void {
+    this.#remove(image, reason);
   }
 
   /** Forgets all images. */

@@ -26,6 +26,8 @@ export class Integrity {
   readonly #queue = new Map<string, Check>();
   #working: Promise<void> | null = null;
   #stopped = false;
+  /** Told of each hash block that turns out not to fit. */
+  onMismatch: (image: Image, hashBlock: number) => void = () => {};
   /** Hash blocks checked so far, and how many of them did not fit. */
   checked = 0;
   mismatches = 0;
@@ -109,6 +111,7 @@ export class Integrity {
       `image ${printable(`${image}`)}: hash block ${hashBlock} does not fit its checksum; it is refused`,
     );
     image.markBad(hashBlock);
+    this.onMismatch(image, hashBlock);
     this.checkAll(image);
   }
 }

@@ -4,12 +4,15 @@ import type { Clock } from "../../os/clock.ts";
 import type { Json } from "../../wire/dnbd3/http.ts";
 import type { RpcGroup } from "./http_rpc.ts";
 import type { Image } from "./image.ts";
+import type { ImageCopy } from "./image_copy.ts";
 import { worldWideName } from "./image_name.ts";
 import type { ImageTable } from "./image_table.ts";
 import type { ImageServer } from "./server.ts";
 
 /** What is wrong with an image: bits of `problems`. */
-const Problem = { Read: 1, Changed: 4 } as const;
+const Problem = { Read: 1, Write: 2, Changed: 4, NoUplink: 8 } as const;
+/** Round-trip times that are told of each server. */
+const ROUND_TRIPS = 5;
 
 export interface FactSources {
   readonly server: ImageServer;
@@ -23,6 +26,14 @@ export interface FactSources {
   space(): Promise<{ readonly totalBytes: number; readonly freeBytes: number }>;
   /** Unix time in ms. */
   wallMs(): number;
+  /** Of a proxy. */
+  readonly proxy?: {
+    readonly receivedBytes: number;
+    /** The copy of an image that is being made, or null. */
+    copyOf(image: Image): ImageCopy | null;
+    /** What is known of each of the alt-servers, in their order. */
+    records(): readonly { readonly roundTripsMs: readonly number[]; readonly failures: number }[];
+  };
 }
 
 export async function serverFacts(
@@ -35,8 +46,7 @@ export async function serverFacts(
       const sessions = server.sessions();
       const servers = sessions.filter((session) => session.isServer).length;
       return {
-        // Nothing is fetched from other servers.
-        bytesReceived: 0,
+        bytesReceived: sources.proxy?.receivedBytes ?? 0,
         bytesSent: server.sentBytes,
         clientCount: sessions.length - servers,
         serverCount: servers,
@@ -59,28 +69,43 @@ export async function serverFacts(
         })),
       };
     case "images":
-      return { images: table.list().map((image) => imageFacts(image, sources.wallMs())) };
+      return {
+        images: table.list().map((image) =>
+          imageFacts(image, sources.proxy?.copyOf(image) ?? null, sources.wallMs())
+        ),
+      };
     case "logfile":
       return { logfile: null };
     case "config":
       return { config: sources.configText() };
-    case "altservers":
+    case "altservers": {
+      const records = sources.proxy?.records();
       return {
-        altservers: server.altServers.map((each) => ({
+        altservers: server.altServers.map((each, index) => ({
           comment: each.comment,
           host: formatIpEndpoint(each),
-          rtt: [0, 0, 0, 0, 0],
+          rtt: roundTripsUs(records?.[index].roundTripsMs ?? []),
           isPrivate: each.isPrivate,
           isClientOnly: each.isClientOnly,
-          numFails: 0,
+          numFails: records?.[index].failures ?? 0,
         })),
       };
+    }
   }
 }
 
-function imageFacts(image: Image, wallMs: number): Json {
+/** Five of them, in microseconds, the oldest first. */
+function roundTripsUs(roundTripsMs: readonly number[]): number[] {
+  const all = roundTripsMs.map((ms) => Math.round(ms * 1000));
+  return [...Array<number>(ROUND_TRIPS).fill(all[0] ?? 0), ...all].slice(-ROUND_TRIPS);
+}
+
+function imageFacts(image: Image, copy: ImageCopy | null, wallMs: number): Json {
   const problems = (image.badHashBlocks.size > 0 ? Problem.Read : 0) |
-    (image.quarantine === null ? 0 : Problem.Changed);
+    (copy?.problems.write ? Problem.Write : 0) |
+    (image.quarantine === null ? 0 : Problem.Changed) |
+    (copy?.problems.noUplink ? Problem.NoUplink : 0);
+  const server = copy?.uplink?.status().server ?? null;
   return {
     id: image.id,
     name: image.name,
@@ -91,5 +116,7 @@ function imageFacts(image: Image, wallMs: number): Json {
     idle: Math.max(0, Math.floor((wallMs - image.accessedAtMs) / 1000)),
     size: image.sizeBytes,
     problems,
+    ...copy !== null && copy.receivedBytes > 0 ? { bytesReceived: copy.receivedBytes } : {},
+    ...server === null ? {} : { uplinkServer: server },
   };
 }

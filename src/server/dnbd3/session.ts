@@ -46,6 +46,7 @@ export interface BlockSource {
    * Fills `into` from `offset`, which lie inside the image.
    *
    * @param hops The hop byte of the client's request.
+   * @param client Who asks; null for other protocols.
    * @throws If the block cannot be had.
    */
   readBlock(
@@ -53,7 +54,7 @@ export interface BlockSource {
     offset: number,
     into: Uint8Array,
     hops: number,
-    client: ImageUser,
+    client: ImageUser | null,
   ): void | Promise<void>;
 }
 

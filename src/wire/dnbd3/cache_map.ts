@@ -86,6 +86,15 @@ export class CacheMap {
     }
   }
 
+  /** Forgets every block that another map does not have as well. */
+  retain(bytes: Uint8Array): void {
+    this.#missing = this.#blockCount;
+    for (let unit = 0; unit < this.#bits.length; unit++) {
+      this.#bits[unit] &= bytes[unit] ?? 0;
+      this.#missing -= bitCount(this.#bits[unit]);
+    }
+  }
+
   /** The run of blocks alike from `offset`, ending at `offset + length` at the latest. */
   run(offset: number, length: number): MapRun {
     const present = this.#get(Math.floor(offset / BLOCK_BYTES));

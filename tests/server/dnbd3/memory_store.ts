@@ -3,7 +3,7 @@ import type { BlockDevice } from "../../../src/device/device.ts";
 import { DeviceError } from "../../../src/device/device_error.ts";
 import { MemoryDisk } from "../../../src/device/memory.ts";
 import { isImageEntry } from "../../../src/server/dnbd3/image_name.ts";
-import type { FileIdentity, ImageStore } from "../../../src/server/dnbd3/image_store.ts";
+import type { CopyStore, CreateOptions, FileIdentity, Space } from "../../../src/server/dnbd3/image_store.ts";
 import { patternBytes } from "../../wire/dnbd3/vectors.ts";
 
 interface MemoryFile {
@@ -12,11 +12,15 @@ interface MemoryFile {
   modifiedNs: bigint;
 }
 
-export class MemoryStore implements ImageStore {
+export class MemoryStore implements CopyStore {
   readonly root = "/images";
   readonly files = new Map<string, MemoryFile>();
   /** Paths that were opened and not closed, as often as they were. */
   readonly openCounts = new Map<string, number>();
+  /** Bytes that all files together may have. */
+  capacityBytes = Infinity;
+  /** How each image was made. */
+  readonly created = new Map<string, CreateOptions>();
   /** The base path cannot be read. */
   unreadable = false;
   #lastInode = 0n;
@@ -79,6 +83,41 @@ export class MemoryStore implements ImageStore {
         },
       }),
     );
+  }
+
+  async create(path: string, sizeBytes: number, options: CreateOptions): Promise<void> {
+    if (this.files.has(path)) throw new DeviceError("EIO", "open", undefined, undefined, { detail: path });
+    const { freeBytes } = await this.space();
+    if (!options.sparse && !options.ignoreAllocErrors && sizeBytes > freeBytes) {
+      throw new DeviceError("ENOSPC", "write");
+    }
+    this.created.set(path, options);
+    this.put(path, this.makeDisk(path, sizeBytes));
+  }
+
+  /** The disk of a new image. */
+  makeDisk(_path: string, sizeBytes: number): BlockDevice {
+    return new MemoryDisk(sizeBytes);
+  }
+
+  openForWriting(path: string): Promise<BlockDevice> {
+    return this.open(path);
+  }
+
+  writeSmall(path: string, bytes: Uint8Array): Promise<void> {
+    this.put(path, bytes);
+    return Promise.resolve();
+  }
+
+  remove(path: string): Promise<void> {
+    this.delete(path);
+    return Promise.resolve();
+  }
+
+  space(): Promise<Space> {
+    let usedBytes = 0;
+    for (const { disk } of this.files.values()) usedBytes += disk.sizeBytes;
+    return Promise.resolve({ totalBytes: this.capacityBytes, freeBytes: this.capacityBytes - usedBytes });
   }
 
   async readSmall(path: string, bytesMax: number): Promise<Uint8Array | null> {

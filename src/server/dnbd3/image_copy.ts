@@ -1,0 +1,651 @@
+/**
+ * An image that a proxy is copying, block by block, from other servers.
+ *
+ * What is here is read from here. What is missing is fetched, handed to whoever waits for it, and kept; while a
+ * block is on its way everybody who wants it waits for the same one.
+ *
+ * If there are checksums, the last block of a hash block is handed out, and noted in the map, only when all of the
+ * hash block fits its checksum. So a hash block that counts as complete is right, in memory and in the file. What
+ * cannot be known is whether a block is right before its hash block is complete: until then a server is believed.
+ * A hash block that does not fit is forgotten, fetched anew as a whole, and handed out only when it fits; the
+ * server that sent it, if it was one alone, is asked no more.
+ */
+import type { Log } from "../../base/log.ts";
+import { printable } from "../../base/printable.ts";
+import { crc32 } from "../../base/crc32.ts";
+import { DeviceError } from "../../device/device_error.ts";
+import { type Clock, delay } from "../../os/clock.ts";
+import { CacheMap } from "../../wire/dnbd3/cache_map.ts";
+import { encodeChecksumList, hashBlockRange } from "../../wire/dnbd3/checksum_list.ts";
+import { BLOCK_BYTES, HASH_BLOCK_BYTES, Hops, PROTOCOL_VERSION } from "../../wire/dnbd3/constants.ts";
+import { checksumOf } from "./hash_block.ts";
+import type { Image, ImageUser } from "./image.ts";
+import type { CopyStore } from "./image_store.ts";
+import { MapKeeper } from "./map_keeper.ts";
+import type { ProxySettings } from "./proxy_settings.ts";
+import { Replication } from "./replication.ts";
+import type { Uplink, Upstream } from "./uplink.ts";
+
+/** The longest block that is asked for at once. */
+const REQUEST_BYTES_MAX = 1024 * 1024;
+/** Bytes on their way for clients; whoever wants more is dropped. */
+const UNDER_WAY_BYTES_MAX = 256 * 1024 * 1024;
+/** The map is saved this long after something was added to it, or after so much. */
+const SAVE_MS = 30_000;
+const SAVE_BYTES = 256 * 1024 * 1024;
+/** Without a request of a client for so long, and nothing to copy, the servers are left alone. */
+const IDLE_MS = 1_800_000;
+/** What came back to us, and was not answered for so long, goes in a circle. */
+const CIRCLE_MS = 1000;
+/** A server whose requests came back is not asked for so long. */
+const AVOID_MS = 300_000;
+/** A hash block is fetched so often before it is refused… */
+const REPAIRS_MAX = 3;
+/** …and tried again so much later. */
+const REPAIR_AGAIN_MS = 60_000;
+
+export interface CopyTools {
+  readonly store: CopyStore;
+  readonly upstream: Upstream;
+  settings(): ProxySettings;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** There is no room for what was fetched. Returns whether some was made. */
+  makeRoom(): Promise<boolean>;
+  /** Told when the copy is complete, and need not be asked any more. */
+  completed(image: Image): void;
+}
+
+/** Blocks on their way from another server. They lie in one hash block. */
+interface Fetch {
+  readonly offset: number;
+  readonly bytes: Uint8Array;
+  /** As sent. */
+  readonly hops: number;
+  readonly askedMs: number;
+  /** A client waits for it. */
+  isWanted: boolean;
+  /** Resolves when the bytes may be handed out. */
+  ready: Promise<void>;
+  /** Other servers that asked us for it after it had passed more proxies, and since when. */
+  returned: { readonly users: Set<ImageUser>; readonly sinceMs: number } | null;
+}
+
+export class ImageCopy {
+  readonly image: Image;
+  /** Bytes fetched from other servers. */
+  receivedBytes = 0;
+  /** Hash blocks that did not fit their checksum. */
+  mismatches = 0;
+  readonly #map: CacheMap;
+  /** What the map has and what has arrived besides. */
+  readonly #received: CacheMap;
+  readonly #keeper: MapKeeper;
+  readonly #tools: CopyTools;
+  readonly #log: Log;
+  readonly #replication: Replication;
+  #uplink: Uplink | null;
+  /** By the number of the block. */
+  readonly #underWay = new Map<number, Fetch>();
+  readonly #fetches = new Set<Fetch>();
+  #underWayBytes = 0;
+  /** By hash block: the servers that parts of it came from, as long as it has not been checked. */
+  readonly #sources = new Map<number, Set<string>>();
+  /** By hash block: what is being written into it. */
+  readonly #writing = new Map<number, Set<Promise<boolean>>>();
+  readonly #repairs = new Map<number, Promise<void>>();
+  #repairing: Promise<unknown> = Promise.resolve();
+  #repairAgainMs = Infinity;
+  /** When a client last wanted what is not here. */
+  #missedMs = -Infinity;
+  #openedMs: number;
+  #unsavedBytes = 0;
+  #unsavedSinceMs = Infinity;
+  /** Why nothing is kept any more, or null. */
+  #writeProblem: string | null = null;
+  #checkedList = false;
+  #closing: Promise<void> | null = null;
+  #finishing: Promise<void> | null = null;
+
+  /**
+   * Begins, or goes on.
+   *
+   * @param image Its map is that in its file. If it has none, a hash block of it is damaged.
+   * @param options `uplink`: if there is one already; `damaged`: the hash block to fetch anew.
+   */
+  static async open(
+    image: Image,
+    tools: CopyTools,
+    options: { readonly uplink?: Uplink; readonly damaged?: number } = {},
+  ): Promise<ImageCopy> {
+    const { store } = tools;
+    const { uplink = null, damaged } = options;
+    const path = `${image.path}.map`;
+    const map = image.map ?? fullMap(image.sizeBytes);
+    if (damaged !== undefined) {
+      const { offset, length } = hashBlockRange(damaged, image.sizeBytes);
+      map.remove(offset, length);
+    }
+    // One that was cut short, or is not there, gets its length.
+    const bytes = map.encode();
+    const inFile = await store.readSmall(path, bytes.length);
+    if (inFile === null || inFile.length < bytes.length) await store.writeSmall(path, bytes);
+    await image.startCopying(map, () => store.openForWriting(image.path));
+    await image.open();
+    const keeper = new MapKeeper(map, await store.openForWriting(path), () => image.file());
+    const copy = new ImageCopy(image, map, keeper, tools, uplink);
+    if (damaged !== undefined) copy.repair(damaged);
+    return copy;
+  }
+
+  private constructor(
+    image: Image,
+    map: CacheMap,
+    keeper: MapKeeper,
+    tools: CopyTools,
+    uplink: Uplink | null,
+  ) {
+    this.image = image;
+    this.#map = map;
+    this.#received = new CacheMap(image.sizeBytes, map.encode());
+    this.#keeper = keeper;
+    this.#tools = tools;
+    this.#log = tools.log;
+    this.#uplink = uplink;
+    this.#openedMs = tools.clock.now();
+    this.#replication = new Replication({
+      map,
+      settings: () => tools.settings(),
+      users: () => image.users.size,
+      isUnderWay: (offset) => this.#isTaken(offset),
+      fetch: (offset, length, hops) => this.#startFetch(offset, length, hops).ready,
+      idleMs: () => this.#hasWanted() ? 0 : tools.clock.now() - this.#missedMs,
+    });
+  }
+
+  /** What stands in the way of a complete copy, as far as is known. */
+  get problems(): { readonly write: boolean; readonly noUplink: boolean } {
+    const noUplink = this.#uplink !== null && this.#uplink.status().server === null;
+    return { write: this.#writeProblem !== null, noUplink };
+  }
+
+  /** The present connection to other servers, for status. */
+  get uplink(): Uplink | null {
+    return this.#uplink;
+  }
+
+  /** Requests of clients that wait for another server. */
+  get waiting(): number {
+    let count = 0;
+    for (const fetch of this.#fetches) if (fetch.isWanted) count++;
+    return count;
+  }
+
+  /**
+   * Reads what is here, and fetches what is not.
+   *
+   * @param hops The hop byte of the client's request.
+   * @throws If the request may not be relayed, or no server gives the block.
+   */
+  read(offset: number, into: Uint8Array, hops: number, user: ImageUser | null): void | Promise<void> {
+    if (this.image.has(offset, into.length)) return this.image.read(offset, into);
+    return this.#relay(offset, into, hops, user);
+  }
+
+  /** Has a hash block fetched anew that does not fit its checksum. */
+  repair(hashBlock: number): void {
+    this.#repair(hashBlock).catch(() => {});
+  }
+
+  /** To be called about once a second. */
+  tick(): void {
+    if (this.#closing !== null || this.#finishing !== null) return;
+    const nowMs = this.#tools.clock.now();
+    this.#findCircles(nowMs);
+    if (nowMs - this.#unsavedSinceMs >= SAVE_MS || this.#unsavedBytes >= SAVE_BYTES) {
+      this.save().catch(() => {});
+    }
+    if (nowMs >= this.#repairAgainMs) {
+      this.#repairAgainMs = Infinity;
+      for (const hashBlock of this.image.badHashBlocks) this.repair(hashBlock);
+    }
+    if (this.#uplink === null) return;
+    this.#adoptChecksums(this.#uplink);
+    if (this.#writeProblem === null) this.#replication.pump();
+    const idleMs = nowMs - Math.max(this.#missedMs, this.#openedMs);
+    if (idleMs >= IDLE_MS && this.#fetches.size === 0) this.#closeUplink();
+  }
+
+  /** Makes durable what is here. */
+  async save(): Promise<void> {
+    if (this.#finishing !== null || this.#keeper.failure !== null) return;
+    this.#unsavedBytes = 0;
+    this.#unsavedSinceMs = Infinity;
+    try {
+      await this.#keeper.save();
+    } catch (error) {
+      this.#writeFailed(error);
+      throw error;
+    }
+  }
+
+  /** Ends all copying, and makes durable what is here. */
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+
+  async #close(): Promise<void> {
+    await this.#closeUplink();
+    await Promise.all([...this.#fetches].map((fetch) => fetch.ready.catch(() => {})));
+    await Promise.all([...this.#writing.values()].flatMap((each) => [...each]));
+    await this.#repairing;
+    if (this.#finishing !== null) return await this.#finishing;
+    await this.save().catch(() => {});
+    await this.#keeper.close();
+  }
+
+  // --- Reading ---
+
+  async #relay(offset: number, into: Uint8Array, hops: number, user: ImageUser | null): Promise<void> {
+    const settings = this.#tools.settings();
+    const passed = hops & Hops.CountMask;
+    if (passed > Hops.CountMax) throw new Error(`a block was asked for through ${passed} proxies: a circle`);
+    if ((hops & Hops.Replication) !== 0 && settings.backgroundReplication !== "full") {
+      throw new Error("only what is here is given to a proxy that replicates");
+    }
+    const flags = hops & ~Hops.CountMask;
+    if (flags === 0) this.#missedMs = this.#tools.clock.now();
+    const start = offset - offset % BLOCK_BYTES;
+    const end = Math.ceil((offset + into.length) / BLOCK_BYTES) * BLOCK_BYTES;
+    const parts: Promise<void>[] = [];
+    let asked = false;
+    for (let at = start, until = start; at < end; at = until) {
+      const hashBlock = Math.floor(at / HASH_BLOCK_BYTES);
+      const hashEnd = Math.min(end, (hashBlock + 1) * HASH_BLOCK_BYTES);
+      const repair = this.#repairs.get(hashBlock);
+      const fetch = this.#underWay.get(at / BLOCK_BYTES);
+      if (repair !== undefined) {
+        until = hashEnd;
+        const from = at;
+        parts.push(repair.then(() => this.#readHere(from, hashEnd, offset, into)));
+      } else if (fetch !== undefined) {
+        until = Math.min(end, fetch.offset + fetch.bytes.length);
+        this.#join(fetch, passed, flags, user);
+        parts.push(fetch.ready.then(() => copyOverlap(fetch, offset, into)));
+      } else if (this.image.has(at, BLOCK_BYTES)) {
+        until = at + BLOCK_BYTES;
+        while (until < hashEnd && !this.#underWay.has(until / BLOCK_BYTES) && this.#map.has(until, 1)) {
+          until += BLOCK_BYTES;
+        }
+        parts.push(this.#readHere(at, until, offset, into));
+      } else {
+        if (this.image.badHashBlocks.has(hashBlock)) throw this.#refused(hashBlock);
+        const limit = this.#requestLimit(at, Math.max(end, start + settings.minRequestSize), hashBlock);
+        const length = this.#missingRun(at, limit);
+        const fetch = this.#startFetch(at, length, passed + 1 | flags);
+        if (flags === 0) fetch.isWanted = true;
+        parts.push(fetch.ready.then(() => copyOverlap(fetch, offset, into)));
+        until = Math.min(end, at + length);
+        asked = asked || at + length === end;
+      }
+    }
+    if (asked && flags === 0 && (offset + into.length) % BLOCK_BYTES === 0) {
+      this.#prefetch(end, into.length);
+    }
+    // The buffer is the caller's again only when nobody writes to it any more.
+    const ended = await Promise.allSettled(parts);
+    for (const each of ended) if (each.status === "rejected") throw each.reason;
+  }
+
+  /** Where a request from `at` has to end. */
+  #requestLimit(at: number, wishedEnd: number, hashBlock: number): number {
+    const bytesMax = Math.min(REQUEST_BYTES_MAX, wholeBlocks(this.#tools.settings().maxPayload));
+    const limit = Math.min(wishedEnd, at + bytesMax, (hashBlock + 1) * HASH_BLOCK_BYTES);
+    return Math.min(limit, this.image.sizeBytes);
+  }
+
+  /** Bytes from `at`, a block that is missing, to the first that is here or on its way. */
+  #missingRun(at: number, limit: number): number {
+    let end = at + BLOCK_BYTES;
+    while (end < limit && !this.#isTaken(end)) end += BLOCK_BYTES;
+    return Math.min(end, this.image.sizeBytes) - at;
+  }
+
+  /** A block is here or on its way. */
+  #isTaken(offset: number): boolean {
+    return this.#map.has(offset, 1) || this.#underWay.has(offset / BLOCK_BYTES) ||
+      this.#repairs.has(Math.floor(offset / HASH_BLOCK_BYTES));
+  }
+
+  async #readHere(from: number, until: number, offset: number, into: Uint8Array): Promise<void> {
+    const start = Math.max(from, offset);
+    const end = Math.min(until, offset + into.length);
+    if (end > start) await this.image.read(start, into.subarray(start - offset, end - offset));
+  }
+
+  /** Somebody more waits for a fetch. */
+  #join(fetch: Fetch, passed: number, flags: number, user: ImageUser | null): void {
+    if (flags === 0) fetch.isWanted = true;
+    if (user === null || passed <= (fetch.hops & Hops.CountMask)) return;
+    fetch.returned ??= { users: new Set(), sinceMs: this.#tools.clock.now() };
+    fetch.returned.users.add(user);
+  }
+
+  /** Fetches what a client is likely to want next. */
+  #prefetch(start: number, length: number): void {
+    const { maxPrefetch } = this.#tools.settings();
+    if (length > maxPrefetch) return;
+    const end = Math.min(start + Math.min(3 * length, maxPrefetch), this.image.sizeBytes);
+    for (let at = start - start % BLOCK_BYTES; at < end;) {
+      if (this.#isTaken(at)) {
+        at += BLOCK_BYTES;
+        continue;
+      }
+      const run = this.#missingRun(at, this.#requestLimit(at, end, Math.floor(at / HASH_BLOCK_BYTES)));
+      this.#startFetch(at, run, Hops.Prefetch | 1);
+      at += run;
+    }
+  }
+
+  // --- Fetching ---
+
+  #connect(): Uplink {
+    if (this.#closing !== null) throw this.#missing("the server is shutting down");
+    if (this.#uplink !== null) return this.#uplink;
+    const { name, revision, sizeBytes, checksums } = this.image;
+    const uplink = this.#tools.upstream.resume({
+      image: { version: PROTOCOL_VERSION, name, revision, sizeBytes },
+      checksums,
+    });
+    if (uplink === null) throw this.#missing("no other server has it");
+    this.#openedMs = this.#tools.clock.now();
+    return this.#uplink = uplink;
+  }
+
+  /** @throws If too much is on its way, or there is nobody to ask. */
+  #startFetch(offset: number, length: number, hops: number): Fetch {
+    const uplink = this.#connect();
+    if (this.#underWayBytes + length > UNDER_WAY_BYTES_MAX) throw this.#missing("too much is waited for");
+    const fetch: Fetch = {
+      offset,
+      bytes: new Uint8Array(length),
+      hops,
+      askedMs: this.#tools.clock.now(),
+      isWanted: false,
+      ready: Promise.resolve(),
+      returned: null,
+    };
+    this.#underWayBytes += length;
+    this.#fetches.add(fetch);
+    for (let at = offset; at < offset + length; at += BLOCK_BYTES) {
+      this.#underWay.set(at / BLOCK_BYTES, fetch);
+    }
+    fetch.ready = this.#obtain(fetch, uplink);
+    fetch.ready.catch(() => {});
+    return fetch;
+  }
+
+  async #obtain(fetch: Fetch, uplink: Uplink): Promise<void> {
+    let server: string;
+    try {
+      server = await uplink.fetch(fetch.offset, fetch.bytes, fetch.hops);
+    } catch (error) {
+      this.#forget(fetch);
+      throw error;
+    } finally {
+      this.#fetches.delete(fetch);
+    }
+    const { length } = fetch.bytes;
+    this.receivedBytes += length;
+    const hashBlock = Math.floor(fetch.offset / HASH_BLOCK_BYTES);
+    remember(this.#sources, hashBlock, server);
+    this.#received.add(fetch.offset, length);
+    const writing = this.#write(fetch.offset, fetch.bytes);
+    const others = this.#writing.get(hashBlock) ?? new Set();
+    this.#writing.set(hashBlock, others);
+    others.add(writing);
+    const isLast = this.image.checksums !== null &&
+      this.#received.hashBlockState(hashBlock) === "complete";
+    const kept = this.#finish(fetch, hashBlock, writing, isLast).finally(() => {
+      others.delete(writing);
+      if (others.size === 0) this.#writing.delete(hashBlock);
+    });
+    // Nothing more is known of this block for now, so nobody has to wait.
+    if (!isLast) return void kept.catch(() => {});
+    await kept;
+  }
+
+  /** Notes what has been written, checked if it can be. */
+  async #finish(fetch: Fetch, hashBlock: number, writing: Promise<boolean>, isLast: boolean): Promise<void> {
+    const { offset, bytes } = fetch;
+    if (!await writing) {
+      this.#received.remove(offset, bytes.length);
+      return this.#forget(fetch);
+    }
+    if (isLast) {
+      await Promise.all(this.#writing.get(hashBlock)!);
+      if (this.#received.hashBlockState(hashBlock) === "complete" && !await this.#fits(hashBlock)) {
+        // Whoever waits for the fetch gets what the repair brings.
+        const repairing = this.#repair(hashBlock);
+        this.#forget(fetch);
+        await repairing;
+        return void await this.image.read(offset, bytes);
+      }
+      this.#sources.delete(hashBlock);
+    }
+    this.#map.add(offset, bytes.length);
+    this.#forget(fetch);
+    this.#changed(bytes.length);
+  }
+
+  /** Nobody can wait for the fetch any more. */
+  #forget(fetch: Fetch): void {
+    this.#underWayBytes -= fetch.bytes.length;
+    for (let at = fetch.offset; at < fetch.offset + fetch.bytes.length; at += BLOCK_BYTES) {
+      if (this.#underWay.get(at / BLOCK_BYTES) === fetch) this.#underWay.delete(at / BLOCK_BYTES);
+    }
+  }
+
+  /** @returns Whether it is in the file. */
+  async #write(offset: number, bytes: Uint8Array): Promise<boolean> {
+    if (this.#writeProblem !== null) return false;
+    for (let attempt = 1;; attempt++) {
+      try {
+        const file = await this.image.file();
+        await file.write(offset, bytes);
+        return true;
+      } catch (error) {
+        const noRoom = error instanceof DeviceError && (error.errno === "ENOSPC" || error.errno === "EDQUOT");
+        if (noRoom && attempt === 1 && await this.#tools.makeRoom()) continue;
+        this.#writeFailed(error);
+        return false;
+      }
+    }
+  }
+
+  #writeFailed(error: unknown): void {
+    if (this.#writeProblem !== null) return;
+    this.#writeProblem = (error as Error).message;
+    this.#log.error(
+      `image ${printable(`${this.image}`)}: nothing more is kept of it: ${printable(this.#writeProblem)}`,
+    );
+  }
+
+  #changed(byteCount: number): void {
+    if (this.#unsavedSinceMs === Infinity) this.#unsavedSinceMs = this.#tools.clock.now();
+    this.#unsavedBytes += byteCount;
+    if (this.#map.complete) this.#finishing ??= this.#complete();
+    else this.#replication.pump();
+  }
+
+  /** All is here. */
+  async #complete(): Promise<void> {
+    try {
+      await (await this.image.file()).flush();
+      await this.#keeper.close();
+      await this.#tools.store.remove(`${this.image.path}.map`);
+    } catch (error) {
+      // The map in the file lags behind, which does no harm but to the next start.
+      this.#log.error(
+        `image ${printable(`${this.image}`)}: all is here, but is not durable: ${(error as Error).message}`,
+      );
+      this.#writeFailed(error);
+      return;
+    }
+    this.image.becomeComplete();
+    this.#log.info(
+      `image ${printable(`${this.image}`)} is complete${this.image.checksums === null ? ", unverified" : ""}`,
+    );
+    await this.#closeUplink();
+    this.#tools.completed(this.image);
+  }
+
+  // --- Checking ---
+
+  async #fits(hashBlock: number): Promise<boolean> {
+    const { checksums, sizeBytes } = this.image;
+    const expected = checksums!.checksums[hashBlock];
+    const read = (offset: number, into: Uint8Array) => this.image.readUnchecked(offset, into);
+    let slices = 0;
+    const pause = () => ++slices % 4 === 0 ? delay(this.#tools.clock, 0) : Promise.resolve();
+    return await checksumOf(read, sizeBytes, hashBlock, pause) === expected;
+  }
+
+  /** The servers have checksums after all: what is here already is checked, and kept for the next start. */
+  #adoptChecksums({ checksums }: Uplink): void {
+    if (checksums === null || this.image.checksums !== null || this.#checkedList) return;
+    this.#checkedList = true;
+    this.image.checksums = checksums;
+    this.#tools.store.writeSmall(`${this.image.path}.crc`, encodeChecksumList(checksums))
+      .catch((error) => this.#writeFailed(error));
+    for (let hashBlock = 0; hashBlock < checksums.checksums.length; hashBlock++) {
+      if (this.#map.hashBlockState(hashBlock) === "complete") this.#checkLater(hashBlock);
+    }
+  }
+
+  #checkLater(hashBlock: number): void {
+    this.#repairing = this.#repairing.then(async () => {
+      if (this.#closing === null && !await this.#fits(hashBlock)) this.repair(hashBlock);
+    }).catch(() => {});
+  }
+
+  /** Fetches a hash block anew, as a whole. Whoever reads from it waits meanwhile. */
+  #repair(hashBlock: number): Promise<void> {
+    const known = this.#repairs.get(hashBlock);
+    if (known !== undefined) return known;
+    const { offset, length } = hashBlockRange(hashBlock, this.image.sizeBytes);
+    this.#map.remove(offset, length);
+    this.#received.remove(offset, length);
+    this.mismatches++;
+    this.#log.error(
+      `image ${printable(`${this.image}`)}: hash block ${hashBlock} does not fit its checksum; ` +
+        "it is fetched anew",
+    );
+    // One at a time: each takes 16 MiB.
+    const repair = this.#repairing.then(() => this.#repairNow(hashBlock));
+    this.#repairing = repair.catch(() => {});
+    const repaired = repair.finally(() => this.#repairs.delete(hashBlock));
+    repaired.catch(() => {});
+    this.#repairs.set(hashBlock, repaired);
+    repaired.then(() => this.#changed(length), () => {});
+    return repaired;
+  }
+
+  async #repairNow(hashBlock: number): Promise<void> {
+    const { offset, length } = hashBlockRange(hashBlock, this.image.sizeBytes);
+    const expected = this.image.checksums!.checksums[hashBlock];
+    const bytes = new Uint8Array(length);
+    this.#blame(this.#sources.get(hashBlock));
+    this.#sources.delete(hashBlock);
+    await this.save().catch(() => {});
+    for (let attempt = 0; attempt < REPAIRS_MAX; attempt++) {
+      const servers = new Set<string>();
+      const uplink = this.#connect();
+      const pieces: Promise<void>[] = [];
+      for (let at = 0; at < length; at += REQUEST_BYTES_MAX) {
+        const piece = bytes.subarray(at, at + REQUEST_BYTES_MAX);
+        pieces.push(uplink.fetch(offset + at, piece, 1).then((server) => void servers.add(server)));
+      }
+      const ended = await Promise.allSettled(pieces);
+      this.receivedBytes += length;
+      if (ended.some(({ status }) => status === "rejected")) break;
+      if (crc32(bytes) !== expected) {
+        this.#blame(servers);
+        continue;
+      }
+      if (!await this.#write(offset, bytes)) break;
+      this.#received.add(offset, length);
+      this.#map.add(offset, length);
+      this.image.markGood(hashBlock);
+      this.#log.info(`image ${printable(`${this.image}`)}: hash block ${hashBlock} is in order again`);
+      return;
+    }
+    this.image.markBad(hashBlock);
+    this.#repairAgainMs = this.#tools.clock.now() + REPAIR_AGAIN_MS;
+    throw this.#refused(hashBlock);
+  }
+
+  /** A server that alone sent what does not fit is asked no more. */
+  #blame(servers: ReadonlySet<string> | undefined): void {
+    if (servers?.size === 1) { for (const server of servers) this.#uplink?.distrust(server); }
+  }
+
+  // --- Other servers ---
+
+  #hasWanted(): boolean {
+    for (const fetch of this.#fetches) if (fetch.isWanted) return true;
+    return false;
+  }
+
+  /**
+   * A request that comes back to us from another server, having passed more proxies than when we sent it, and that
+   * nobody answers, goes in a circle. Both ends of it let go.
+   */
+  #findCircles(nowMs: number): void {
+    for (const fetch of this.#fetches) {
+      if (fetch.returned === null || nowMs - fetch.returned.sinceMs < CIRCLE_MS) continue;
+      const { users } = fetch.returned;
+      fetch.returned = null;
+      this.#uplink?.avoidServer("what it is asked for comes back to us", AVOID_MS);
+      for (const user of users) user.drop("it asks for what we have asked of it: a circle");
+    }
+  }
+
+  async #closeUplink(): Promise<void> {
+    const uplink = this.#uplink;
+    this.#uplink = null;
+    await uplink?.close();
+  }
+
+  #refused(hashBlock: number): Error {
+    return this.#missing(`hash block ${hashBlock} does not fit its checksum, whoever sends it`);
+  }
+
+  #missing(reason: string): Error {
+    return new Error(`${printable(`${this.image}`)}: a block is missing: ${reason}`);
+  }
+}
+
+function copyOverlap(fetch: Fetch, offset: number, into: Uint8Array): void {
+  const start = Math.max(fetch.offset, offset);
+  const end = Math.min(fetch.offset + fetch.bytes.length, offset + into.length);
+  if (end > start) {
+    into.set(fetch.bytes.subarray(start - fetch.offset, end - fetch.offset), start - offset);
+  }
+}
+
+function fullMap(sizeBytes: number): CacheMap {
+  const map = new CacheMap(sizeBytes);
+  map.add(0, sizeBytes);
+  return map;
+}
+
+function wholeBlocks(byteCount: number): number {
+  return byteCount - byteCount % BLOCK_BYTES;
+}
+
+function remember(sources: Map<number, Set<string>>, hashBlock: number, server: string): void {
+  const servers = sources.get(hashBlock);
+  if (servers === undefined) sources.set(hashBlock, new Set([server]));
+  else servers.add(server);
+}
