@@ -101,12 +101,12 @@ export function* settle(record: DiskRecord, now: () => string): SourceConversati
       return { is: "moved" };
     }
     if (answer?.is !== "receiving") return { is: "in-doubt", answer };
-    yield* write(ended(record));
+    yield* write(forget(record));
     return { is: "owner", answer };
   }
   if (migration === undefined || role !== "leaving") return { is: "owner", answer: null };
   const answer = yield* ask({ verb: "release", id: migration.id });
-  if (answer?.is === "receiving" || answer?.is === "unknown") yield* write(ended(record));
+  if (answer?.is === "receiving" || answer?.is === "unknown") yield* write(forget(record));
   return { is: "owner", answer };
 }
 
@@ -116,7 +116,7 @@ function withState(record: DiskRecord, state: "in-doubt" | "moved", now: string)
 }
 
 /** The record of an owner who has nobody to tell anything. */
-function ended(record: DiskRecord): DiskRecord {
+export function forget(record: DiskRecord): DiskRecord {
   const ownership: Ownership = { state: "owner", epoch: record.ownership.epoch };
   return { ...record, ownership };
 }

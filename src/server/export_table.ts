@@ -1,6 +1,7 @@
 /** What a server offers: disks under names. */
 import type { BlockDevice } from "../device/device.ts";
 import { TransmissionFlag } from "../wire/nbd/constants.ts";
+import type { MigrationDesk } from "./migration_desk.ts";
 import { LatencyHistogram, type LatencySummary } from "./latency.ts";
 
 /** Counts since an export or a session began. */
@@ -66,6 +67,8 @@ export interface Export {
   readonly traffic: ExportTraffic;
   /** Path or URI of the disk, for status; never told to clients. */
   readonly source: string;
+  /** Where another denbd that wants to move a disk here is heard, or that has moved it. Default: nowhere. */
+  readonly desk?: MigrationDesk;
   /** How many writing sessions it has at the same time; see {@linkcode Writers}. Default `any`. */
   writers?: Writers;
 }

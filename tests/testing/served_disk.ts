@@ -5,6 +5,7 @@ import type { BlockDevice } from "../../src/device/device.ts";
 import { systemClock } from "../../src/os/clock.ts";
 import type { Dial } from "../../src/remote/open_connection.ts";
 import { type Export, ExportTable, ExportTraffic } from "../../src/server/export_table.ts";
+import type { MigrationDesk } from "../../src/server/migration_desk.ts";
 import { NbdServer, type NbdServerOptions } from "../../src/server/nbd/server.ts";
 import type { ClientWishes } from "../../src/wire/nbd/handshake_client.ts";
 import { connectionPair } from "./connection_pair.ts";
@@ -22,13 +23,14 @@ export interface ServedDiskOptions extends Partial<NbdServerOptions> {
   /** Default `disk`, which also answers to the empty name. */
   readonly exportName?: string;
   readonly readOnly?: boolean;
+  readonly desk?: MigrationDesk;
   /** The most that one read of a connection delivers. Default: anything. */
   readonly bytesPerRead?: number;
 }
 
 /** Serves a disk to whoever dials; the disk stays the caller's. */
 export function serveDisk(device: BlockDevice, options: ServedDiskOptions = {}): ServedDisk {
-  const { exportName = "disk", readOnly = false, bytesPerRead } = options;
+  const { exportName = "disk", readOnly = false, bytesPerRead, desk } = options;
   const exports = new ExportTable();
   const exported: Export = {
     name: exportName,
@@ -38,6 +40,7 @@ export function serveDisk(device: BlockDevice, options: ServedDiskOptions = {}):
     readOnly,
     traffic: new ExportTraffic(),
     source: "test",
+    desk,
   };
   exports.add(exported, { isDefault: exportName !== "" });
   const server = new NbdServer({

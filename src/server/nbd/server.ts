@@ -28,8 +28,10 @@ import {
   type ServerHall,
   type StartTls,
 } from "../../wire/nbd/handshake_server.ts";
+import { CRC32_CONTEXT, MIGRATION_QUERY } from "../../wire/nbd/migration_message.ts";
 import { WireError } from "../../wire/wire_error.ts";
 import { type Export, type ExportTable, transmissionFlags } from "../export_table.ts";
+import { answerQuery, type MigrationDesk } from "../migration_desk.ts";
 import { type StrangerLimits, Strangers } from "../strangers.ts";
 import type { ReservationStore } from "../reservation_store.ts";
 import { type Admission, RESERVATION_AWAY_MS, WriterRefused, WriterSessions } from "../writer_sessions.ts";
@@ -229,7 +231,7 @@ export class NbdServer {
   async #serveClient(id: number, connection: Connection, log: Log): Promise<void> {
     const negotiated = await this.#negotiate(connection);
     if (negotiated === null) return connection.close();
-    const { agreement, exported, rest, carrier } = negotiated;
+    const { agreement, exported, rest, carrier, migrationId } = negotiated;
     const { peer } = carrier;
     const mayWrite = (agreement.transmissionFlags & TransmissionFlag.READ_ONLY) === 0;
     let admission: Admission | null = null;
@@ -270,9 +272,11 @@ export class NbdServer {
     this.#reconsiderClient(client);
     const dismissal = this.#dismissed.get(exported);
     if (dismissal !== undefined) session.drain(dismissal);
+    const left = mayWrite ? exported.desk?.enter(migrationId, session) : undefined;
     const ending = session.run(rest);
     this.#endings.set(client, ending);
     const reason = await ending;
+    left?.();
     this.#clients.delete(id);
     ended.resolve();
     // Who leaves because we are going down will be back.
@@ -325,7 +329,8 @@ export class NbdServer {
       }
       if (result !== null) {
         const exported = hall.exportOf(result.offer);
-        return { agreement: result, exported, rest, carrier, admission: await hall.takeAdmission(exported) };
+        const admission = await hall.takeAdmission(exported);
+        return { agreement: result, exported, rest, carrier, admission, migrationId: hall.migrationId };
       }
       carrier.close();
       return null;
@@ -439,6 +444,7 @@ interface Negotiated {
   readonly carrier: Connection;
   /** Of a client that has named its session. */
   readonly admission: Admission | null;
+  readonly migrationId: string | null;
 }
 
 /** What one client sees of the exports during its handshake. */
@@ -455,6 +461,8 @@ class Hall implements ServerHall {
   /** Of the sessions that the client has named. */
   readonly #admissions = new Map<Export, Promise<Admission>>();
   readonly #refusals = new Map<Export, string>();
+  /** Of the migration whose data are to come over this connection. */
+  migrationId: string | null = null;
 
   constructor(
     peer: Peer,
@@ -517,8 +525,11 @@ class Hall implements ServerHall {
         if (query === DENBD_NAMESPACE) {
           return encodeFacts({ instance: this.#instance, identity: durable(exported.device.identity) });
         }
-        const session = mayWrite ? decodeSession(query) : null;
-        return session === null ? [] : this.#admit(exported, session);
+        if (!mayWrite) return [];
+        const session = decodeSession(query);
+        return session === null
+          ? this.#answerMigration(exported.desk, query)
+          : this.#admit(exported, session);
       },
     };
     this.#offered.set(offer, exported);
@@ -561,6 +572,13 @@ class Hall implements ServerHall {
     for (const admitting of this.#admissions.values()) {
       admitting.then((admission) => admission.leave(false), () => {});
     }
+  }
+
+  #answerMigration(desk: MigrationDesk | undefined, query: string): string[] | Promise<string[]> {
+    if (desk === undefined) return [];
+    if (query === CRC32_CONTEXT) return [query];
+    if (!query.startsWith(MIGRATION_QUERY)) return [];
+    return answerQuery(desk, query, this.#peer, (id) => this.migrationId = id);
   }
 
   shuttingDown(): string | null {

@@ -1,5 +1,7 @@
 /** BLOCK_STATUS: what the disk knows of a range, in the metadata contexts that were selected. */
+import { crc32 } from "../../base/crc32.ts";
 import type { BlockDevice, Extent } from "../../device/device.ts";
+import { DeviceError } from "../../device/device_error.ts";
 import type { StatusExtent } from "../../wire/nbd/chunk.ts";
 import {
   AllocationStatus,
@@ -8,9 +10,13 @@ import {
   CommandFlag,
   STATUS_EXTENTS_MAX,
 } from "../../wire/nbd/constants.ts";
+import { CRC32_BYTES_MAX, CRC32_CONTEXT } from "../../wire/nbd/migration_message.ts";
 import type { Backlog } from "./backlog.ts";
 import type { Answered, Replies } from "./replies.ts";
 import type { RequestTimes } from "./request_times.ts";
+
+/** How much is read at a time for a checksum. */
+const CHECKSUM_BUFFER_BYTES = 1024 * 1024;
 
 /** A metadata context that the client has selected. */
 export interface SelectedContext {
@@ -34,20 +40,20 @@ export class StatusReporter {
   /** Performs a BLOCK_STATUS that has been checked. */
   report(shared: Answered, contexts: readonly SelectedContext[]): void {
     const request = { ...shared };
-    let extents: Extent[] | Promise<Extent[]>;
+    let learning: Learned | Promise<Learned>;
     try {
-      extents = this.#device.extents(request.offset, request.length);
+      learning = this.#learn(request, contexts);
     } catch (error) {
       return this.#replies.failure(request, error);
     }
-    if (!(extents instanceof Promise)) {
+    if (!(learning instanceof Promise)) {
       this.#times.answeredNow(Command.BLOCK_STATUS);
-      return this.#tell(request, contexts, extents);
+      return this.#tell(request, contexts, learning);
     }
     const sinceMs = this.#times.batchAtMs;
     this.#backlog.begin(0);
-    extents.then(
-      (extents) => this.#tell(request, contexts, extents),
+    learning.then(
+      (learned) => this.#tell(request, contexts, learned),
       (error) => this.#replies.failure(request, error),
     ).then(() => {
       this.#times.answeredLater(Command.BLOCK_STATUS, sinceMs);
@@ -56,16 +62,52 @@ export class StatusReporter {
     });
   }
 
-  #tell(request: Answered, contexts: readonly SelectedContext[], extents: readonly Extent[]): void {
+  #learn(
+    { offset, length, flags }: Answered,
+    contexts: readonly SelectedContext[],
+  ): Learned | Promise<Learned> {
+    const one = (flags & CommandFlag.REQ_ONE) !== 0;
+    const extents = this.#device.extents(offset, length);
+    if (!one || !contexts.some(({ name }) => name === CRC32_CONTEXT)) {
+      return extents instanceof Promise ? extents.then((extents) => ({ extents })) : { extents };
+    }
+    if (length > CRC32_BYTES_MAX) {
+      throw new DeviceError("EINVAL", "extents", offset, length, { detail: "too long for a checksum" });
+    }
+    return Promise.all([extents, this.#checksum(offset, length)])
+      .then(([extents, crc32]) => ({ extents, crc32 }));
+  }
+
+  async #checksum(offset: number, length: number): Promise<number> {
+    const buffer = new Uint8Array(Math.min(length, CHECKSUM_BUFFER_BYTES));
+    let value = 0;
+    for (let done = 0; done < length;) {
+      const bytes = buffer.subarray(0, Math.min(buffer.length, length - done));
+      await this.#device.read(offset + done, bytes);
+      value = crc32(bytes, value);
+      done += bytes.length;
+    }
+    return value;
+  }
+
+  #tell(request: Answered, contexts: readonly SelectedContext[], { extents, crc32 = 0 }: Learned): void {
     const one = (request.flags & CommandFlag.REQ_ONE) !== 0;
     const allocation = statusExtents(extents, request.length, one);
-    // What else we publish are facts about the export as a whole: one extent, status 0.
-    const whole = [{ length: request.length, status: 0 }];
     for (const [index, { id, name }] of contexts.entries()) {
       const isLast = index === contexts.length - 1;
+      // What else we publish are facts about the export as a whole: one extent, status 0.
+      const status = name === CRC32_CONTEXT ? crc32 : 0;
+      const whole = [{ length: request.length, status }];
       this.#replies.status(request, id, name === BASE_ALLOCATION ? allocation : whole, isLast);
     }
   }
+}
+
+/** What was asked about. */
+interface Learned {
+  readonly extents: readonly Extent[];
+  /** Of the whole range. */
+  readonly crc32?: number;
 }
 
 const STATUS: Readonly<Record<Extent["kind"], number>> = {

@@ -7,8 +7,7 @@
  *
  * | query | the source says | answers |
  * | --- | --- | --- |
- * | hello | this disk wants to move to you | `fresh`, `resume`, `owner`, `refused` |
- * | carry | this connection brings its data | `receiving` |
+ * | hello | this disk wants to move to you, over this connection | `fresh`, `resume`, `owner`, `refused` |
  * | prepare | all is there: make it durable | `prepared` |
  * | commit | it is yours, I have stopped | `owner`; `receiving` if it was released |
  * | acknowledge | I know that it is yours | `owner` |
@@ -50,7 +49,7 @@ export interface MigrationHello {
 export type MigrationRequest =
   | MigrationHello
   | {
-    readonly verb: "carry" | "prepare" | "commit" | "acknowledge" | "release" | "ask";
+    readonly verb: "prepare" | "commit" | "acknowledge" | "release" | "ask";
     readonly id: string;
   };
 
@@ -59,7 +58,7 @@ export type MigrationAnswer =
   /** `size`: the sizes differ. */
   | { readonly is: "refused"; readonly why: "size" | "busy" | "policy"; readonly reason: string };
 
-const VERBS: readonly string[] = ["carry", "prepare", "commit", "acknowledge", "release", "ask"];
+const VERBS: readonly string[] = ["prepare", "commit", "acknowledge", "release", "ask"];
 const STATES: readonly string[] = ["fresh", "resume", "receiving", "prepared", "owner", "unknown"];
 const REASONS: readonly string[] = ["size", "busy", "policy"];
 

@@ -1,0 +1,126 @@
+/**
+ * Where the other host of a migration is heard: carries out what `ownership_destination.ts` decides, one message at a
+ * time, and keeps whoever writes to the disk apart from the data that come.
+ */
+import type { Log } from "../base/log.ts";
+import type { BlockDevice } from "../device/device.ts";
+import type { DiskRecord } from "../device/ownership.ts";
+import type { Peer } from "../net/connection.ts";
+import type { MigrationDesk, WritingSession } from "../server/migration_desk.ts";
+import type { MigrationAnswer, MigrationRequest } from "../wire/nbd/migration_message.ts";
+import { answerSource } from "./ownership_destination.ts";
+
+/** Where a disk's record is kept. */
+export interface RecordStore {
+  /** `null`: there is none. */
+  read(): Promise<DiskRecord | null>;
+  /** Durable when this resolves. */
+  write(record: DiskRecord): Promise<void>;
+}
+
+export interface OwnershipDeskOptions {
+  readonly store: RecordStore;
+  /** What is made durable before a copy counts as whole. */
+  readonly device: Pick<BlockDevice, "flush">;
+  readonly sizeBytes: number;
+  readonly log: Log;
+  /** Whether a disk may move here: not over one that is served. */
+  readonly receives: boolean;
+  /** Told when the data of a migration are going to come; what came before does not count if it is `fresh`. */
+  readonly onBegin?: (fresh: boolean) => void;
+  /** Told when the disk has become ours, with its record. */
+  readonly onOwner?: (record: DiskRecord) => void;
+  /** Told when the source knows that. */
+  readonly onAcknowledged?: () => void;
+}
+
+export class OwnershipDesk implements MigrationDesk {
+  readonly #options: OwnershipDeskOptions;
+  /** The migration whose data have been coming, and nothing else since. */
+  #receivingId: string | null = null;
+  /** Clients that may write, with what resolves when they have gone. */
+  readonly #sessions = new Map<WritingSession, PromiseWithResolvers<void>>();
+  /** The message before. */
+  #turn: Promise<unknown> = Promise.resolve();
+  /** A record may have been written or not: nothing is said any more. */
+  #failure: string | null = null;
+
+  constructor(options: OwnershipDeskOptions) {
+    this.#options = options;
+  }
+
+  answer(request: MigrationRequest, peer: Peer): Promise<MigrationAnswer> {
+    const turn = this.#turn.then(() => this.#answer(request, peer)).catch((error): MigrationAnswer => {
+      const { message } = error as Error;
+      this.#options.log.error(`migration ${request.id}: ${request.verb} of ${peer.text} failed: ${message}`);
+      return { is: "refused", why: "busy", reason: message };
+    });
+    this.#turn = turn;
+    return turn;
+  }
+
+  enter(id: string | null, session: WritingSession): () => void {
+    if (id === null) {
+      // It may write what it likes: nothing of what has come can be relied upon.
+      this.#receivingId = null;
+    } else if (id !== this.#receivingId) {
+      session.abort("another attempt has begun");
+    }
+    const gone = Promise.withResolvers<void>();
+    this.#sessions.set(session, gone);
+    return () => {
+      this.#sessions.delete(session);
+      gone.resolve();
+    };
+  }
+
+  async #answer(request: MigrationRequest, peer: Peer): Promise<MigrationAnswer> {
+    const { store, device, sizeBytes, log, receives } = this.#options;
+    if (this.#failure !== null) throw new Error(this.#failure);
+    if (request.verb === "hello" && !receives) {
+      return {
+        is: "refused",
+        why: "policy",
+        reason: "the disk there is in use; a disk is received by denbd listen",
+      };
+    }
+    const known = await store.read();
+    const step = answerSource(known, request, {
+      sizeBytes,
+      receivingId: this.#receivingId,
+      newUuid: () => crypto.randomUUID(),
+      now: new Date().toISOString(),
+      peer: peer.text,
+    });
+    const { answer, record, syncs } = step;
+    const begins = answer.is === "fresh" || answer.is === "resume";
+    if (begins) await this.#endSessions();
+    if (syncs) await device.flush();
+    if (record !== null) {
+      try {
+        await store.write(record);
+      } catch (error) {
+        this.#failure = `its record could not be written: ${(error as Error).message}`;
+        throw new Error(this.#failure, { cause: error });
+      }
+      const { state } = record.ownership;
+      if (state !== known?.ownership.state) log.info(`migration ${request.id} from ${peer.text}: ${state}`);
+      if (state === "owner") this.#options.onOwner?.(record);
+    }
+    if (begins) {
+      this.#receivingId = request.id;
+      this.#options.onBegin?.(answer.is === "fresh");
+    }
+    // The word is given: nothing may change any more.
+    if (answer.is === "prepared") { for (const session of this.#sessions.keys()) session.forbidWrites(); }
+    if (request.verb === "acknowledge" && answer.is === "owner") this.#options.onAcknowledged?.();
+    return answer;
+  }
+
+  /** What an earlier connection still has in flight must not come after what the next one sends. */
+  async #endSessions(): Promise<void> {
+    const sessions = [...this.#sessions];
+    for (const [session] of sessions) session.abort("another attempt begins");
+    await Promise.all(sessions.map(([, gone]) => gone.promise));
+  }
+}
