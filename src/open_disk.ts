@@ -129,7 +129,8 @@ export function listNbdContexts(locator: NbdLocator, options: OpenDiskOptions = 
   return inTime(locator, options, (signal) => askForContexts(dialOf(locator, options), exportName, signal));
 }
 
-function dialOf(locator: NbdLocator, options: OpenDiskOptions): Dial {
+/** How the server of an export is reached, channel and TLS included. */
+export function dialOf(locator: NbdLocator, options: OpenDiskOptions): Dial {
   const { server, channel, tls } = locator;
   const { bind, log = silentLog, env = (name) => Deno.env.get(name) } = options;
   if (tls !== undefined) {

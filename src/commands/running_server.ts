@@ -8,6 +8,7 @@ import type { Endpoint } from "../base/endpoint.ts";
 import type { AdjustableLog } from "../base/log.ts";
 import { parseStatusPlace } from "../base/status_place.ts";
 import { serverHandlers } from "../control/handlers.ts";
+import { Migrations } from "../control/migrations.ts";
 import { ControlServer } from "../control/server.ts";
 import { describeServer } from "../control/server_status.ts";
 import { StateWatch } from "../control/state_watch.ts";
@@ -15,15 +16,17 @@ import type { ProcessStatus } from "../control/status.ts";
 import { StatusHttp } from "../control/status_http.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { activatedDescriptors, listenDescriptor } from "../net/activation.ts";
+import type { Receiver } from "../migrate/receiver.ts";
 import type { Peer } from "../net/connection.ts";
 import { type Listener, listenTcp, listenUnix } from "../net/listener.ts";
 import { systemClock } from "../os/clock.ts";
 import { Notifier, notifySettings } from "../os/notify.ts";
-import { ExportTable } from "../server/export_table.ts";
-import { NbdServer, type NbdServerOptions, type Verdict } from "../server/nbd/server.ts";
+import { type Export, ExportTable } from "../server/export_table.ts";
+import { type NbdLimits, NbdServer, type NbdServerOptions, type Verdict } from "../server/nbd/server.ts";
 import { DEFAULT_PORT } from "../wire/nbd/constants.ts";
 import { channelOptions, type OpenedEntrance, openEntrance } from "./channel_options.ts";
 import type { Invocation } from "./command.ts";
+import { openDestination, silenceLimit } from "./migration_destination.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { StopSignals } from "./stop_signals.ts";
 import { type OpenedTls, openTls, tlsOptions } from "./tls_options.ts";
@@ -105,6 +108,10 @@ export interface ServerRole {
   readonly isClosed?: boolean;
   /** Where it listens besides, for other protocols. */
   listening?(): readonly string[];
+  /** Takes a disk in, until it has come. */
+  readonly receiver?: Receiver;
+  /** What has come is served, rather than that the program ends. */
+  readonly servesReceived?: boolean;
   /** Reads its configuration again. Never throws. Returns whether it has one. */
   reload?(): Promise<boolean>;
   /** Ends what it serves besides. */
@@ -125,6 +132,10 @@ export class RunningServer {
   readonly #tls: OpenedTls | null;
   readonly #httpPlace: Endpoint | null;
   readonly #watch = new StateWatch(() => this.#status(), systemClock);
+  readonly #limits: Partial<NbdLimits>;
+  readonly #migrations: Migrations;
+  /** Resolves with the exit code when the last disk has moved away. */
+  readonly #moved = Promise.withResolvers<number>();
   #control: ControlServer | null = null;
   #http: StatusHttp | null = null;
   #door: OpenedEntrance | null = null;
@@ -153,6 +164,12 @@ export class RunningServer {
     this.#httpPlace = options.http === undefined ? null : statusPlace(options.http);
     this.#tls = openTls(options);
     if (options.oldstyle && this.#tls?.server.required) throw new UsageError("--oldstyle has no TLS");
+    this.#limits = {
+      handshakeMs: options.handshakeTimeout,
+      connections: options.maxConnections,
+      connectionsPerAddress: options.maxPerAddress,
+      requestMs: options.killswitch ? KILLSWITCH_MS : 0,
+    };
     this.#nbd = new NbdServer({
       exports: this.#exports,
       judge: (peer) => this.#judge(peer),
@@ -163,16 +180,22 @@ export class RunningServer {
       changed: this.#watch.look,
       tls: this.#tls?.server,
       ...role.reservations,
-      limits: {
-        handshakeMs: options.handshakeTimeout,
-        connections: options.maxConnections,
-        connectionsPerAddress: options.maxPerAddress,
-        requestMs: options.killswitch ? KILLSWITCH_MS : 0,
-      },
+      // One source at a time.
+      limits: this.#receives ? { ...this.#limits, connections: 1 } : this.#limits,
+      onLeft: ({ session }) => role.receiver?.left(session.saidGoodbye),
+    });
+    this.#migrations = new Migrations({
+      exports: this.#exports,
+      clock: systemClock,
+      log,
+      silenceMsMax: silenceLimit(env),
+      destination: (request, exported) => openDestination(request, exported, INSTANCE, { log, env }),
+      unlink: (exported) => Deno.remove(exported.source),
+      moved: (exported, certain, refuse) => this.#letGo(exported, certain, refuse),
     });
   }
 
-  /** Serves until a signal asks it to stop. Returns the exit code. */
+  /** Serves until a signal asks it to stop, or until nothing is left to serve. Returns the exit code. */
   async run(): Promise<number> {
     using signals = new StopSignals(() => void this.#reload());
     const notifier = new Notifier(notifySettings(this.#env, Deno.pid));
@@ -195,6 +218,8 @@ export class RunningServer {
       this.#log.info(`${error.message}: stopping before anything was served`);
       return 0;
     }
+    const { receiver } = this.#role;
+    if (receiver !== undefined) void this.#receive(receiver);
     const listening = this.#listening().join(", ");
     this.#log.info(`serving ${this.#exports.list().length} exports on ${listening}`);
     notifier.ready(`serving on ${listening}`);
@@ -202,16 +227,22 @@ export class RunningServer {
       () => notifier.alive(),
       notifier.aliveEveryMs,
     );
-    const signal = await signals.stop;
+    const cause = await Promise.race([signals.stop, this.#moved.promise]);
     clearInterval(alive);
-    this.#log.info(`${signal}: stopping`);
+    if (typeof cause === "string") this.#log.info(`${cause}: stopping`);
     notifier.stopping();
     const atOnce = signals.stopAtOnce.then((signal) => {
       this.#log.warn(`${signal}: stopping at once`);
       this.#nbd.abort();
       return 1;
     });
-    return await Promise.race([this.#stop(), atOnce]);
+    const exitCode = typeof cause === "string" ? await this.#abandonMigrations() : cause;
+    return await Promise.race([this.#stop().then((stopped) => Math.max(stopped, exitCode)), atOnce]);
+  }
+
+  /** As with flexnbd, whoever stops a server that migrates learns that it had not finished. */
+  async #abandonMigrations(): Promise<number> {
+    return await this.#migrations.stop() || this.#receives ? 1 : 0;
   }
 
   /** Lets clients finish, makes everything durable, and ends. Returns the exit code. */
@@ -223,8 +254,40 @@ export class RunningServer {
     return await this.#close() ? 0 : 1;
   }
 
+  get #receives(): boolean {
+    return this.#role.receiver?.isWaiting === true;
+  }
+
+  async #receive(receiver: Receiver): Promise<void> {
+    const whole = await receiver.received;
+    if (!whole) return this.#moved.resolve(1);
+    if (this.#role.servesReceived !== true) return this.#moved.resolve(0);
+    this.#nbd.limits = this.#limits;
+    this.#log.info("the disk has been received and is served from now on");
+  }
+
+  /** A disk is another host's now, or may be. */
+  async #letGo(exported: Export, certain: boolean, refuse: () => void): Promise<void> {
+    this.#exports.remove(exported.name);
+    for (const { session } of this.#nbd.clients()) {
+      if (session.exported === exported) session.abort("the disk has moved");
+    }
+    const gone = this.#nbd.dismiss(exported, "the disk has moved", 0);
+    refuse();
+    await gone;
+    await exported.device.close();
+    if (!certain) {
+      this.#log.error(`${exported.source}: nobody knows whether it has moved; it is served no longer`);
+    }
+    const exitCode = certain ? 0 : 1;
+    if (this.#exports.list().length === 0) this.#moved.resolve(exitCode);
+  }
+
   /** By the address, and for clients of the channel by their key as well. */
-  #judge({ address, key }: Peer): Verdict {
+  #judge({ address, key, transport }: Peer): Verdict {
+    if (this.#receives && this.#access.isOpen && transport === "tcp" && !isLoopback(address)) {
+      return { rights: "none", reason: "only this machine may send a disk while there is no access list" };
+    }
     const byAddress = this.#access.rightsFor(address);
     return key === undefined || this.#door === null
       ? byAddress
@@ -297,6 +360,8 @@ export class RunningServer {
       listening: () => this.#listening(),
       nowMs: () => systemClock.now(),
       startedAtMs: this.#startedAtMs,
+      hasControl: !this.#receives,
+      migrationOf: (exported) => this.#migrations.progressOf(exported),
     });
   }
 
@@ -314,6 +379,12 @@ export class RunningServer {
       this.#watch,
       this.#log,
     );
+    for (const [name, handler] of this.#migrations.handlers()) {
+      handlers.set(name, (args) => {
+        if (this.#receives) throw new Error("the disk has not been received yet");
+        return handler(args);
+      });
+    }
     this.#control = new ControlServer(listener, handlers, this.#log.child("control"));
   }
 
@@ -402,6 +473,7 @@ export function servedBytes(
   return device.sizeBytes - lost;
 }
 
-function isLoopback(address: string): boolean {
+function isLoopback(text: string): boolean {
+  const address = text.replace(/^::ffff:/, "");
   return address === "::1" || address.startsWith("127.");
 }

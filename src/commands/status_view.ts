@@ -1,5 +1,6 @@
 import { printable } from "../base/printable.ts";
 import { formatSize } from "../base/size_text.ts";
+import type { MigrationProgress } from "../migrate/migration.ts";
 import type { ClientStatus, ExportStatus, ProcessStatus } from "../control/status.ts";
 
 /**
@@ -12,15 +13,6 @@ export function formatStatusView(status: ProcessStatus, before: ProcessStatus | 
     ? Math.max(status.uptimeMs - before.uptimeMs, 1) / 1000
     : null;
   const lines = [headline(status)];
-  const { mirror } = status;
-  if (mirror !== null) {
-    lines.push(
-      `migrating: ${formatSize(mirror.bytesLeft)} left, ${
-        formatSize(Math.floor(mirror.bytesPerSecond))
-      }/s, ` +
-        `about ${formatDuration(mirror.secondsLeft * 1000)} to go`,
-    );
-  }
   for (const each of status.exports) {
     const earlier = before?.exports.find(({ name }) => name === each.name);
     lines.push("", ...exportLines(each, seconds === null ? undefined : earlier, seconds ?? 1));
@@ -43,6 +35,7 @@ function exportLines(each: ExportStatus, before: ExportStatus | undefined, secon
     printable(each.source),
     `  ${trafficText(each, before, seconds)}`,
   ];
+  if (each.migration != null) lines.push(...migrationLines(each.migration));
   if (each.dirtyBytes !== null && each.dirtyBytes > 0) {
     lines.push(`  ${formatSize(each.dirtyBytes)} not synced`);
   }
@@ -64,6 +57,32 @@ function exportLines(each: ExportStatus, before: ExportStatus | undefined, secon
     clientRow(client, before?.clients.find(({ id }) => id === client.id), seconds)
   );
   return [...lines, ...table([["client", "rights", "age", "waiting", "traffic"], ...rows])];
+}
+
+const BAR_CELLS = 30;
+
+function migrationLines(migration: MigrationProgress): string[] {
+  const { destination, phase, attempt, pass, bytesTotal, bytesLeft, bytesPerSecond, leftMs } = migration;
+  const part = bytesTotal === 0 ? 1 : 1 - bytesLeft / bytesTotal;
+  const full = Math.floor(part * BAR_CELLS);
+  const bar = `[${"#".repeat(full)}${"-".repeat(BAR_CELLS - full)}] ${Math.floor(part * 100)} %`;
+  const parts = [`${formatSize(bytesLeft)} left`, `${formatSize(bytesPerSecond)}/s`];
+  if (migration.speedLimit !== null) parts.push(`limit ${formatSize(migration.speedLimit)}/s`);
+  if (leftMs !== null) parts.push(`about ${formatDuration(leftMs)} to go`);
+  const lines = [
+    `  moving to ${printable(destination)}: ${phase}, attempt ${attempt}, pass ${pass}`,
+    `  ${bar}  ${parts.join(", ")}`,
+  ];
+  if (migration.writersLimit !== null) {
+    lines.push(`  clients may write ${formatSize(migration.writersLimit)}/s`);
+  }
+  if (!migration.converges) {
+    lines.push("  IT DOES NOT CONVERGE: clients write faster than the disk can be moved");
+  }
+  if (migration.lastError !== null) {
+    lines.push(`  the last attempt failed: ${printable(migration.lastError)}`);
+  }
+  return lines;
 }
 
 function clientRow(client: ClientStatus, before: ClientStatus | undefined, seconds: number): string[] {

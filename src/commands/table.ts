@@ -10,6 +10,8 @@ import { info } from "./info.ts";
 import { own } from "./own.ts";
 import { logLevel } from "./log_level.ts";
 import { keygen } from "./keygen.ts";
+import { listen } from "./listen.ts";
+import { breakCommand, mirror, mirrorSpeed } from "./mirror.ts";
 import { proxy } from "./proxy.ts";
 import { read } from "./read.ts";
 import { serve } from "./serve.ts";
@@ -20,6 +22,10 @@ import { write } from "./write.ts";
 /** All commands, in the order of the help. */
 export const commands: readonly Command[] = [
   serve,
+  listen,
+  mirror,
+  breakCommand,
+  mirrorSpeed,
   proxy,
   read,
   write,

@@ -1,9 +1,10 @@
 /** Puts the status of a server together. */
 import type { AccessList } from "../access/acl.ts";
-import type { ExportTable } from "../server/export_table.ts";
+import type { MigrationProgress } from "../migrate/migration.ts";
+import type { Export, ExportTable } from "../server/export_table.ts";
 import type { NbdServer } from "../server/nbd/server.ts";
 import type { Holder } from "../server/writer_sessions.ts";
-import type { AccessStatus, ExportStatus, ProcessStatus, ReservationStatus } from "./status.ts";
+import type { AccessStatus, ExportStatus, MirrorStatus, ProcessStatus, ReservationStatus } from "./status.ts";
 
 /** The parts of a running server. */
 export interface ServerParts {
@@ -12,6 +13,10 @@ export interface ServerParts {
   readonly exports: ExportTable;
   readonly nbd: NbdServer;
   readonly access: AccessList;
+  /** The disks are ours: not so while a migration is being received. Default `true`. */
+  readonly hasControl?: boolean;
+  /** How far the migration of an export is; `null` if there is none. */
+  migrationOf(exported: Export): MigrationProgress | null;
   /** Where it listens, as in {@linkcode ProcessStatus}. */
   listening(): readonly string[];
   nowMs(): number;
@@ -19,8 +24,9 @@ export interface ServerParts {
 }
 
 export function describeServer(parts: ServerParts): ProcessStatus {
-  const { version, instance, exports, nbd, access } = parts;
+  const { version, instance, nbd, access } = parts;
   const nowMs = parts.nowMs();
+  const described = describeExports(parts, nowMs);
   return {
     version,
     pid: Deno.pid,
@@ -28,11 +34,21 @@ export function describeServer(parts: ServerParts): ProcessStatus {
     instance,
     listening: parts.listening(),
     clientsAllowed: !nbd.draining,
-    hasControl: true,
-    mirror: null,
+    hasControl: parts.hasControl ?? true,
+    mirror: asFlexnbd(described.find(({ migration }) => migration !== null)?.migration ?? null),
     access: describeAccess(access),
-    exports: describeExports(exports, nbd, nowMs),
+    exports: described,
   };
+}
+
+/** flexnbd's figures: over all of the attempt, in whole seconds, of which it counts one too many. */
+function asFlexnbd(migration: MigrationProgress | null): MirrorStatus | null {
+  if (migration === null) return null;
+  const { bytesSent, bytesLeft, durationMs, speedLimit } = migration;
+  const durationSeconds = Math.floor(durationMs / 1000);
+  const bytesPerSecond = Math.floor(bytesSent / (durationSeconds + 1));
+  const secondsLeft = Math.floor(bytesLeft / (bytesPerSecond + 1));
+  return { bytesPerSecond, durationSeconds, secondsLeft, bytesLeft, speedLimit };
 }
 
 function describeAccess(access: AccessList): AccessStatus {
@@ -47,7 +63,7 @@ function describeReservation(holder: Holder | null): ReservationStatus | null {
   return { session, holder: who, connections, awayMs: Math.round(awayMs) };
 }
 
-function describeExports(exports: ExportTable, nbd: NbdServer, nowMs: number): ExportStatus[] {
+function describeExports({ exports, nbd, migrationOf }: ServerParts, nowMs: number): ExportStatus[] {
   const clients = nbd.clients();
   return exports.list().map((exported) => {
     const { traffic, device } = exported;
@@ -66,6 +82,7 @@ function describeExports(exports: ExportTable, nbd: NbdServer, nowMs: number): E
       syncFailure: device.syncFailure ?? null,
       writers: exported.writers ?? "any",
       reservation: describeReservation(nbd.writersOf(exported).holder),
+      migration: migrationOf(exported),
       latency: traffic.latencies(),
       clients: clients.filter(({ session }) => session.exported === exported).map((client) => ({
         id: client.id,

@@ -5,6 +5,7 @@
  * another unit, counts begin at the start of what they count for.
  */
 import type { Rights } from "../access/acl.ts";
+import type { MigrationProgress } from "../migrate/migration.ts";
 
 /** How long requests took, in microseconds from their last byte in to their reply out. */
 export interface Latency {
@@ -67,12 +68,13 @@ export interface ExportStatus {
   /** How many may write at a time. */
   readonly writers: "any" | "one-session";
   readonly reservation: ReservationStatus | null;
+  readonly migration: MigrationProgress | null;
   /** By operation: `read`, `write`, `flush`… Operations that never ran are missing. */
   readonly latency: Readonly<Record<string, Latency>>;
   readonly clients: readonly ClientStatus[];
 }
 
-/** A migration under way. */
+/** A migration under way, as flexnbd counts. */
 export interface MirrorStatus {
   /** Bytes per second since the attempt began. */
   readonly bytesPerSecond: number;
@@ -103,6 +105,7 @@ export interface ProcessStatus {
   readonly clientsAllowed: boolean;
   /** The disk is ours: not so while a migration is being received. */
   readonly hasControl: boolean;
+  /** The first migration that there is. */
   readonly mirror: MirrorStatus | null;
   readonly access: AccessStatus;
   /** In order; the first is the one that the status line gives the size of. */

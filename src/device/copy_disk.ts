@@ -14,8 +14,10 @@ import { pieces, type Segment, segments } from "./segments.ts";
 const BLOCK_BYTES = 4096;
 /** Shorter runs of zeroes cost less as part of a write than as a request of their own. */
 const ZERO_RUN_BYTES_MIN = 64 * 1024;
+/** One read or write, unless the caller wants otherwise. */
+const REQUEST_BYTES = 256 * 1024;
 /** One request for a range without data. */
-const EMPTY_PIECE_BYTES = 128 * 1024 * 1024;
+export const EMPTY_PIECE_BYTES = 128 * 1024 * 1024;
 /** Disks that answer at once must leave others their turn, in milliseconds. */
 const TURN_MS_MAX = 20;
 
@@ -28,8 +30,8 @@ export interface CopyOptions {
   readonly destinationIsZero?: boolean;
   /** Ends the copy with the signal's reason. Requests may then still be under way. */
   readonly signal?: AbortSignal;
-  /** Told of progress: bytes of the source that are done. */
-  readonly onBytes?: (byteCount: number) => void;
+  /** Told of progress: bytes of the source that are done, and where. */
+  readonly onBytes?: (byteCount: number, piece: Segment) => void;
   readonly clock?: Clock;
 }
 
@@ -51,13 +53,30 @@ export async function copyDisk(
       `the destination has ${destination.sizeBytes} bytes, the source ${source.sizeBytes}`,
     );
   }
+  const { requestBytes = REQUEST_BYTES } = options;
+  const plan = pieces(segments(source, 0, source.sizeBytes), requestBytes, EMPTY_PIECE_BYTES);
+  await copyPieces(source, destination, plan, options);
+}
+
+/**
+ * Copies parts of `source` to the same places of `destination`.
+ *
+ * @param plan What to copy, in pieces that do not overlap; those of data are no longer than `requestBytes`.
+ * @throws As {@linkcode copyDisk}, and what the plan throws.
+ */
+export async function copyPieces(
+  source: BlockDevice,
+  destination: BlockDevice,
+  plan: AsyncGenerator<Segment>,
+  options: CopyOptions = {},
+): Promise<void> {
   const { signal } = options;
   signal?.throwIfAborted();
   const { promise: aborted, reject } = Promise.withResolvers<never>();
   const abort = () => reject(signal!.reason);
   signal?.addEventListener("abort", abort, { once: true });
   try {
-    await Promise.race([new Copy(source, destination, options).run(), aborted]);
+    await Promise.race([new Copy(source, destination, plan, options).run(), aborted]);
   } finally {
     signal?.removeEventListener("abort", abort);
   }
@@ -70,7 +89,7 @@ class Copy {
   readonly #depth: number;
   readonly #destinationIsZero: boolean;
   readonly #signal: AbortSignal | undefined;
-  readonly #onBytes: (byteCount: number) => void;
+  readonly #onBytes: (byteCount: number, piece: Segment) => void;
   readonly #clock: Clock;
   readonly #plan: AsyncGenerator<Segment>;
   #turnBeganMs: number;
@@ -78,17 +97,22 @@ class Copy {
   /** A buffer of zeroes for a destination that cannot zero. */
   #zeroes = new Uint8Array(0);
 
-  constructor(source: BlockDevice, destination: BlockDevice, options: CopyOptions) {
+  constructor(
+    source: BlockDevice,
+    destination: BlockDevice,
+    plan: AsyncGenerator<Segment>,
+    options: CopyOptions,
+  ) {
     this.#source = source;
     this.#destination = destination;
-    this.#requestBytes = options.requestBytes ?? 256 * 1024;
+    this.#requestBytes = options.requestBytes ?? REQUEST_BYTES;
     this.#depth = options.depth ?? 64;
     this.#destinationIsZero = options.destinationIsZero ?? false;
     this.#signal = options.signal;
     this.#onBytes = options.onBytes ?? (() => {});
     this.#clock = options.clock ?? systemClock;
     this.#turnBeganMs = this.#clock.now();
-    this.#plan = pieces(segments(source, 0, source.sizeBytes), this.#requestBytes, EMPTY_PIECE_BYTES);
+    this.#plan = plan;
   }
 
   async run(): Promise<void> {
@@ -109,7 +133,7 @@ class Copy {
         } else {
           await this.#copyEmpty(piece.offset, piece.length);
         }
-        this.#onBytes(piece.length);
+        this.#onBytes(piece.length, piece);
         await this.#takeTurns();
       }
     } catch (error) {

@@ -28,7 +28,7 @@ export interface Attempt {
   readonly disk: BlockDevice;
   /**
    * The destination still holds everything that the attempt before this one had acknowledged, and nobody has touched
-   * it since: only what is left is sent. Otherwise all of it is.
+   * it since, not even what was still under way to it: only what is left is sent. Otherwise all of it is.
    */
   readonly resumes: boolean;
   /** Resolves, with the reason, when the destination has gone; never rejects. */
@@ -39,13 +39,14 @@ export interface Attempt {
    */
   checksum?(offset: number, length: number): Promise<number>;
   /**
-   * Hands the disk over. Everything has been written to the attempt's disk, though not flushed; clients are held.
+   * Hands the disk over. Everything has been written to the attempt's disk and flushed; clients are held.
    *
    * @param leave Gives the disk up on this side (no new clients, and with `--unlink` no file). To be called once, at
    *   the moment from which the disk must not be served here again; if it throws, nothing has been handed over, and
    *   nothing may be.
-   * @throws {AttemptFailure} Before `leave` has been called: the disk is still ours, and goes on being served.
-   * @throws {HandoverInDoubt} After that: it may be the destination's.
+   * @throws {AttemptFailure} If the destination certainly does not have the disk.
+   * @throws {HandoverInDoubt} If it may have it.
+   * @throws What `leave` threw.
    */
   finish(leave: () => Promise<void>): Promise<void>;
   /** Ends the attempt; the destination must not take it for complete. Never throws. Idempotent. */

@@ -162,22 +162,38 @@ export class NbdConnection {
   async disconnect(): Promise<void> {
     if (!this.#leaving) {
       this.#leaving = true;
-      if (this.#endReason === null && !this.#writing) await this.#sayGoodbye();
+      if (this.#endReason === null && !this.#writing) await this.#leaveWord();
       this.close(new Error("the connection was closed"));
     }
     await this.#ended;
   }
 
-  async #sayGoodbye(): Promise<void> {
-    const length = this.#encode(0, Command.DISC, 0, 0n, 0, 0);
+  async #leaveWord(): Promise<void> {
     const late = Promise.withResolvers<void>();
     using _timer = this.#clock.timer(GOODBYE_MS_MAX, late.resolve);
     try {
-      const sent = this.#connection.write(this.#sendBytes.subarray(0, length));
-      if (sent !== undefined) await Promise.race([sent, late.promise]);
+      await Promise.race([this.#sendGoodbye(), late.promise]);
     } catch {
       // The server left first.
     }
+  }
+
+  /**
+   * Sends a DISC when everything has been answered, and leaves it to the server to close.
+   *
+   * @throws {Error} If it could not be sent: the connection is over, requests are unanswered, or it broke.
+   */
+  async sayGoodbye(): Promise<void> {
+    if (this.#endReason !== null) throw this.#endReason;
+    if (this.unansweredCount > 0) throw new Error(`${this.unansweredCount} requests are unanswered`);
+    this.#leaving = true;
+    await this.#sendGoodbye();
+  }
+
+  async #sendGoodbye(): Promise<void> {
+    const length = this.#encode(0, Command.DISC, 0, 0n, 0, 0);
+    const sent = this.#connection.write(this.#sendBytes.subarray(0, length));
+    if (sent !== undefined) await sent;
   }
 
   /** Ends the connection at once. Idempotent; the owner hears of it when all buffers are at rest. */

@@ -59,7 +59,8 @@ export interface Export {
   readonly name: string;
   /** For people; may be empty. Clients learn of another one when they come anew. */
   description: string;
-  readonly device: BlockDevice;
+  /** Each operation goes to what is here when it begins: a migration puts something before the disk. */
+  device: BlockDevice;
   /** Bytes that clients see: the disk's size, or less. */
   readonly sizeBytes: number;
   /** Refuses writes although the disk would take them. */

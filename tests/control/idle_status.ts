@@ -16,6 +16,7 @@ export const IDLE_EXPORT: ExportStatus = {
   syncFailure: null,
   writers: "any",
   reservation: null,
+  migration: null,
   latency: {},
   clients: [],
 };

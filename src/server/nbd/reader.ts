@@ -5,9 +5,10 @@
  * Holes that the disk knows of, and small reads of nothing but zeroes, are told as holes.
  */
 import { isZero } from "../../base/zero_check.ts";
-import type { BlockDevice, Extent } from "../../device/device.ts";
+import type { Extent } from "../../device/device.ts";
 import { Command, CommandFlag } from "../../wire/nbd/constants.ts";
 import type { Request } from "../../wire/nbd/transmission.ts";
+import type { Export } from "../export_table.ts";
 import type { Backlog } from "./backlog.ts";
 import type { Answered, Replies } from "./replies.ts";
 import type { RequestTimes } from "./request_times.ts";
@@ -32,13 +33,13 @@ interface Parts {
 }
 
 export class Reader {
-  readonly #device: BlockDevice;
+  readonly #exported: Export;
   readonly #replies: Replies;
   readonly #backlog: Backlog;
   readonly #times: RequestTimes;
 
-  constructor(device: BlockDevice, replies: Replies, backlog: Backlog, times: RequestTimes) {
-    this.#device = device;
+  constructor(exported: Export, replies: Replies, backlog: Backlog, times: RequestTimes) {
+    this.#exported = exported;
     this.#replies = replies;
     this.#backlog = backlog;
     this.#times = times;
@@ -56,7 +57,7 @@ export class Reader {
     const into = outbox.bytes.subarray(outbox.at + overhead, outbox.at + overhead + length);
     let reading: void | Promise<void>;
     try {
-      reading = this.#device.read(offset, into);
+      reading = this.#exported.device.read(offset, into);
     } catch (error) {
       return this.#replies.failure(request, error);
     }
@@ -74,7 +75,7 @@ export class Reader {
   #sendFile(request: Answered, offset: number, length: number, isLast: boolean): boolean {
     const { outbox, dataOverhead } = this.#replies;
     if (length < SEND_FILE_BYTES_MIN || !outbox.sendsFiles) return false;
-    const file = this.#device.cachedFile?.(offset, length) ?? null;
+    const file = this.#exported.device.cachedFile?.(offset, length) ?? null;
     if (file === null) return false;
     outbox.reserve(dataOverhead);
     this.#replies.data(outbox.view, outbox.at, request, offset, length, isLast);
@@ -108,11 +109,11 @@ export class Reader {
    * what is all data, or not known at once, is read as usual.
    */
   #readAroundHoles(shared: Request): boolean {
-    if (!this.#device.can.extents) return false;
+    if (!this.#exported.device.can.extents) return false;
     const { offset, length } = shared;
     let extents: Extent[] | Promise<Extent[]>;
     try {
-      extents = this.#device.extents(offset, length);
+      extents = this.#exported.device.extents(offset, length);
     } catch {
       return false; // Reading will tell.
     }
@@ -145,7 +146,7 @@ export class Reader {
     const at = outbox.at + overhead;
     let reading: void | Promise<void>;
     try {
-      reading = this.#device.read(offset, outbox.bytes.subarray(at, at + length));
+      reading = this.#exported.device.read(offset, outbox.bytes.subarray(at, at + length));
     } catch (error) {
       parts.error ??= error;
       return;

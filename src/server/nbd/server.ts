@@ -97,6 +97,8 @@ export interface NbdServerOptions {
   readonly reservationStore?: (uuid: string) => ReservationStore;
   /** See `WriterRules`. Default {@linkcode RESERVATION_AWAY_MS}. */
   readonly reservationAwayMs?: number;
+  /** Told when a client is gone and all that it asked for is done. */
+  readonly onLeft?: (client: Client) => void;
 }
 
 /** A client in transmission, for status. */
@@ -281,6 +283,7 @@ export class NbdServer {
     ended.resolve();
     // Who leaves because we are going down will be back.
     admission?.leave(session.saidGoodbye && !this.#draining);
+    this.#options.onLeft?.(client);
     this.#options.changed?.();
     const { requests, errors, readBytes, writtenBytes } = session.traffic;
     const seconds = ((this.#clock.now() - connectedAtMs) / 1000).toFixed(1);

@@ -93,7 +93,7 @@ export class Session {
     this.#backlog = new Backlog(() => this.#onNothingWaiting());
     this.#times = new RequestTimes(traffic, now);
     this.#replies = new Replies(this.#outbox, terms, [this.traffic, traffic], log);
-    this.#reader = new Reader(device, this.#replies, this.#backlog, this.#times);
+    this.#reader = new Reader(exported, this.#replies, this.#backlog, this.#times);
     this.#writer = new Writer(exported, this.traffic, this.#replies, this.#backlog, this.#times);
     this.#status = new StatusReporter(device, this.#replies, this.#backlog, this.#times);
     this.#rules = {
@@ -111,7 +111,7 @@ export class Session {
     return this.#busySinceMs;
   }
 
-  /** The client has said that it leaves. */
+  /** Whether the client has said that it leaves. */
   get saidGoodbye(): boolean {
     return this.#ending === "disconnect";
   }

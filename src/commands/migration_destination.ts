@@ -1,0 +1,44 @@
+/** From what somebody asked for to the place that a disk is to move to. */
+import type { AdjustableLog } from "../base/log.ts";
+import { formatEndpoint } from "../base/endpoint.ts";
+import type { MigrationRequest } from "../control/migrations.ts";
+import type { Destination } from "../migrate/handover.ts";
+import { NbdDestination } from "../migrate/nbd_destination.ts";
+import { dialOf } from "../open_disk.ts";
+import { systemClock } from "../os/clock.ts";
+import type { Export } from "../server/export_table.ts";
+
+/** flexnbd's name for it: seconds, with a fraction if need be; 0 is no limit. */
+const SILENCE_VARIABLE = "FLEXNBD_MS_REQUEST_LIMIT_SECS";
+
+interface Surroundings {
+  readonly log: AdjustableLog;
+  env(name: string): string | undefined;
+}
+
+/** @param instance Of this run of the program. */
+export function openDestination(
+  { to, bind }: MigrationRequest,
+  exported: Export,
+  instance: string,
+  { log, env }: Surroundings,
+): Destination {
+  const name = to.exportName === "" ? "" : `/${to.exportName}`;
+  return new NbdDestination({
+    text: `${formatEndpoint(to.server)}${name}`,
+    dial: dialOf(to, { bind, log, env }),
+    exportName: to.exportName,
+    sizeBytes: exported.sizeBytes,
+    identity: exported.device.identity,
+    instance,
+    clock: systemClock,
+  });
+}
+
+/** How long a destination may be silent, in milliseconds; `undefined` for the usual time. */
+export function silenceLimit(env: (name: string) => string | undefined): number | undefined {
+  const text = env(SILENCE_VARIABLE);
+  if (text === undefined) return undefined;
+  const seconds = Number.parseFloat(text);
+  return Number.isFinite(seconds) && seconds > 0 ? seconds * 1000 : 0;
+}

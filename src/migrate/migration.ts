@@ -1,0 +1,532 @@
+/**
+ * Moves a disk to another place while clients use it.
+ *
+ * Everything is sent in a first pass, what clients change meanwhile in further ones, until what is left can be sent
+ * within the downtime that clients may see. Then they are held, the rest is sent and made durable, and the disk is
+ * handed over. Whatever fails before that leaves clients with a disk that was a little slow.
+ *
+ * @see spec: flexnbd section 12, and 17 for what is done otherwise
+ */
+import { crc32 } from "../base/crc32.ts";
+import type { Log } from "../base/log.ts";
+import type { BlockDevice } from "../device/device.ts";
+import { type Clock, delay } from "../os/clock.ts";
+import { copyPass } from "./copy_pass.ts";
+import { DirtyMap } from "./dirty_map.ts";
+import { type Attempt, AttemptFailure, type Destination, HandoverInDoubt } from "./handover.ts";
+import { Outflow } from "./outflow.ts";
+import { Throttle } from "./throttle.ts";
+import { Tracker } from "./tracker.ts";
+
+/** Before a broken attempt is followed by the next. */
+const RETRY_MS = 1000;
+/** A destination that answers nothing for so long has gone. */
+const SILENCE_MS_MAX = 60_000;
+/** How often it is looked after. */
+const WATCH_MS = 250;
+/** Clients are let go on when the end takes this many times longer than promised, and at least the milliseconds below. */
+const HOLD_FACTOR_MAX = 4;
+const HOLD_MS_MIN = 1000;
+/** A pass that sent less says little about the speed. */
+const MEASURABLE_BYTES = 1024 * 1024;
+/** Passes that leave so large a part of what they found are no progress… */
+const STUBBORN_PART = 0.8;
+/** …and after so many of them in a row something is done or said. */
+const STUBBORN_PASSES = 3;
+/** Writers are slowed to this part of the speed of the copy, and to less of it each time. */
+const SLOWED_PART = 0.5;
+/** How much is compared at a time. */
+const COMPARED_BYTES = 1024 * 1024;
+/** Ranges found different; more mean that one of the ends does not keep what it is given. */
+const DIFFERENCES_MAX = 8;
+
+export type MigrationPhase =
+  | "connecting"
+  | "copying"
+  | "comparing"
+  | "finishing"
+  | "waiting"
+  | "moved"
+  | "copied"
+  | "broken"
+  | "failed"
+  | "in-doubt";
+
+export interface MigrationOptions {
+  /** Where clients find the disk; something is put in front of it and taken away again. */
+  readonly place: { device: BlockDevice };
+  /** Bytes of it that move: the disk's size, or less. */
+  readonly sizeBytes: number;
+  readonly destination: Destination;
+  readonly clock: Clock;
+  readonly log: Log;
+  /**
+   * Gives the disk up on this side; see {@linkcode Attempt.finish}. Clients are held, and stay so.
+   *
+   * @throws If that cannot be done: then the disk stays.
+   */
+  readonly leave?: () => Promise<void>;
+  /** `false`: the destination gets a copy, and the disk stays. Default `true`. */
+  readonly handOver?: boolean;
+  /** How long clients may be held. Default 200. */
+  readonly downtimeMs?: number;
+  /** Bytes per second; `null`, the default, for as fast as it goes. */
+  readonly speedLimit?: number | null;
+  /** Slow writers down if they write faster than the disk can be moved. Default `false`: it is only said. */
+  readonly slowWriters?: boolean;
+  /** Default a minute; 0 for ever. */
+  readonly silenceMsMax?: number;
+}
+
+/** How far a migration is. Bytes and milliseconds. */
+export interface MigrationProgress {
+  readonly destination: string;
+  readonly phase: MigrationPhase;
+  /** From 1: connections to the destination. */
+  readonly attempt: number;
+  /** From 1, within the attempt; what clients had changed is sent in the later ones. */
+  readonly pass: number;
+  readonly bytesTotal: number;
+  /** Data that the destination acknowledged in this attempt, counted each time they were sent. */
+  readonly bytesSent: number;
+  readonly bytesLeft: number;
+  /** Of these, changed by clients since they were sent. */
+  readonly bytesDirty: number;
+  /** Over the last seconds. */
+  readonly bytesPerSecond: number;
+  /** Since the attempt began; 0 while there is none. */
+  readonly durationMs: number;
+  /** `null` while that cannot be told. */
+  readonly leftMs: number | null;
+  readonly speedLimit: number | null;
+  /** `false` when clients write faster than the disk can be moved. */
+  readonly converges: boolean;
+  /** Bytes per second that clients may write; `null` as fast as they like. */
+  readonly writersLimit: number | null;
+  readonly downtimeMs: number;
+  /** Why the last attempt failed. */
+  readonly lastError: string | null;
+}
+
+/** Why a migration was ended. */
+class Broken extends Error {
+  override readonly name = "Broken";
+}
+
+export class Migration {
+  readonly #options: MigrationOptions;
+  readonly #disk: BlockDevice;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #downtimeMs: number;
+  readonly #silenceMsMax: number;
+  readonly #tracker: Tracker;
+  readonly #throttle: Throttle;
+  /** What the destination lacks. */
+  readonly #pending: DirtyMap;
+  /** What has not been compared since it was written; all that is pending is in it. */
+  readonly #uncompared: DirtyMap;
+  readonly #breaking = new AbortController();
+  readonly #started = Promise.withResolvers<void>();
+  readonly #ended: Promise<MigrationPhase>;
+  #phase: MigrationPhase = "connecting";
+  #attempts = 0;
+  #pass = 0;
+  #attemptBeganMs: number | null = null;
+  #outflow: Outflow | null = null;
+  /** Bytes of the pass that are taken out of the map and have not arrived. */
+  #underWay = 0;
+  #speed = 0;
+  /** The latest measurements of the flow: when, and how much had been sent. */
+  #samples: { atMs: number; bytes: number }[] = [];
+  #stubborn = 0;
+  #converges = true;
+  /** There is no way back. */
+  #left = false;
+  #lastError: string | null = null;
+
+  /** Starts at once. */
+  constructor(options: MigrationOptions) {
+    const { place, sizeBytes, clock, log, downtimeMs = 200, speedLimit = null } = options;
+    this.#options = options;
+    this.#disk = place.device;
+    this.#clock = clock;
+    this.#log = log;
+    this.#downtimeMs = downtimeMs;
+    this.#silenceMsMax = options.silenceMsMax ?? SILENCE_MS_MAX;
+    this.#throttle = new Throttle(clock, speedLimit);
+    const blockBytesMin = place.device.blockSizes.minimum;
+    this.#pending = new DirtyMap(sizeBytes, { blockBytesMin });
+    this.#uncompared = new DirtyMap(sizeBytes, { blockBytesMin });
+    this.#tracker = new Tracker(this.#disk, (offset, length) => {
+      this.#pending.mark(offset, Math.min(length, sizeBytes - offset));
+      this.#uncompared.mark(offset, Math.min(length, sizeBytes - offset));
+    });
+    this.#started.promise.catch(() => {});
+    this.#ended = this.#run();
+  }
+
+  /**
+   * Resolves when the first attempt has reached the destination.
+   *
+   * @throws {AttemptFailure} If it could not; there is no other.
+   */
+  get started(): Promise<void> {
+    return this.#started.promise;
+  }
+
+  /** Resolves at the end with the last phase: `moved`, `copied`, `broken`, `failed` (no attempt began) or `in-doubt`. */
+  get ended(): Promise<MigrationPhase> {
+    return this.#ended;
+  }
+
+  /**
+   * Breaks it off; clients notice nothing.
+   *
+   * @returns When it has ended. `false` if it was too late: the disk has moved.
+   */
+  async break(): Promise<boolean> {
+    this.#breaking.abort(new Broken("it was broken off"));
+    const phase = await this.#ended;
+    return phase !== "moved" && phase !== "in-doubt";
+  }
+
+  /** Bytes per second; `null` for as fast as it goes. */
+  set speedLimit(limit: number | null) {
+    this.#throttle.bytesPerSecond = limit;
+  }
+
+  /** After it has moved: lets go of the requests of clients that were held, which fail. To be called when they have been cut off. */
+  refuseClients(): void {
+    this.#tracker.refuse();
+  }
+
+  progress(): MigrationProgress {
+    const nowMs = this.#clock.now();
+    const bytesLeft = this.#pending.bytes + this.#underWay;
+    const bytesPerSecond = this.#recentSpeed(nowMs);
+    return {
+      destination: this.#options.destination.text,
+      phase: this.#phase,
+      attempt: this.#attempts,
+      pass: this.#pass,
+      bytesTotal: this.#pending.sizeBytes,
+      bytesSent: this.#outflow?.ackedBytes ?? 0,
+      bytesLeft,
+      bytesDirty: this.#pass > 1 ? bytesLeft : 0,
+      bytesPerSecond,
+      durationMs: this.#attemptBeganMs === null ? 0 : nowMs - this.#attemptBeganMs,
+      leftMs: bytesPerSecond > 0 ? 1000 * bytesLeft / bytesPerSecond : null,
+      speedLimit: this.#throttle.bytesPerSecond,
+      converges: this.#converges,
+      writersLimit: this.#tracker.writePace?.bytesPerSecond ?? null,
+      downtimeMs: this.#downtimeMs,
+      lastError: this.#lastError,
+    };
+  }
+
+  async #run(): Promise<MigrationPhase> {
+    // Whoever made it may still want to look at it first.
+    await undefined;
+    const { place } = this.#options;
+    try {
+      this.#phase = await this.#attemptUntilDone();
+    } catch (error) {
+      this.#phase = error instanceof HandoverInDoubt
+        ? "in-doubt"
+        : error === this.#breaking.signal.reason
+        ? "broken"
+        : "failed";
+      this.#lastError = (error as Error).message;
+      this.#started.reject(error);
+    }
+    if (this.#phase !== "moved" && this.#phase !== "in-doubt") {
+      this.#tracker.writePace = null;
+      this.#tracker.release();
+      if (place.device === this.#tracker) place.device = this.#disk;
+    }
+    return this.#phase;
+  }
+
+  async #attemptUntilDone(): Promise<MigrationPhase> {
+    const { destination, place } = this.#options;
+    const { signal } = this.#breaking;
+    while (true) {
+      this.#phase = "connecting";
+      this.#attempts++;
+      this.#pass = 0;
+      this.#attemptBeganMs = null;
+      try {
+        signal.throwIfAborted();
+        const attempt = await destination.begin(signal);
+        if (place.device !== this.#tracker) place.device = this.#tracker;
+        this.#started.resolve();
+        await this.#move(attempt);
+        return this.#options.handOver === false ? "copied" : "moved";
+      } catch (error) {
+        if (error instanceof HandoverInDoubt) throw error;
+        signal.throwIfAborted();
+        if (place.device !== this.#tracker) throw error;
+        this.#report(error as Error);
+      }
+      this.#phase = "waiting";
+      await interruptible(delay(this.#clock, RETRY_MS), signal);
+    }
+  }
+
+  /** Once for each reason, however many attempts it costs. */
+  #report(error: Error): void {
+    const { text } = this.#options.destination;
+    const again = error.message === this.#lastError;
+    this.#lastError = error.message;
+    const line = `migration to ${text}: ${error.message}; clients go on here, it is tried again`;
+    if (again) this.#log.debug(line);
+    else this.#log.error(line);
+  }
+
+  /** One attempt, from the connection to the handover. */
+  async #move(attempt: Attempt): Promise<void> {
+    if (!attempt.resumes) {
+      this.#pending.markAll();
+      this.#uncompared.markAll();
+    }
+    const clock = this.#clock;
+    this.#attemptBeganMs = clock.now();
+    this.#stubborn = 0;
+    const outflow = this.#outflow = new Outflow(attempt.disk, this.#throttle, () => clock.now());
+    this.#samples = [];
+    const failing = new AbortController();
+    const signal = AbortSignal.any([failing.signal, this.#breaking.signal]);
+    attempt.lost.then((error) =>
+      failing.abort(new AttemptFailure("broken", error.message, { cause: error }))
+    );
+    using _watch = this.#watch(outflow, failing);
+    try {
+      await this.#converge(attempt, outflow, signal);
+    } catch (error) {
+      this.#tracker.writePace = null;
+      if (!this.#left) this.#tracker.release();
+      await attempt.abandon(error as Error);
+      if (!this.#left || error instanceof HandoverInDoubt) throw error;
+      throw new HandoverInDoubt((error as Error).message, { cause: error });
+    }
+  }
+
+  async #converge(attempt: Attempt, outflow: Outflow, signal: AbortSignal): Promise<void> {
+    // Held in vain, clients are not held again before much less is left.
+    let downtimeMs = this.#downtimeMs;
+    while (true) {
+      do await this.#passLive(outflow, signal); while (!this.#fits(downtimeMs));
+      // What is durable and compared now need not be when clients wait.
+      await interruptible(outflow.flush(), signal);
+      await this.#compare(attempt, signal);
+      if (!this.#fits(downtimeMs)) continue;
+      if (await this.#finish(attempt, outflow, signal)) return;
+      downtimeMs /= 2;
+      this.#log.warn(
+        `migration to ${this.#options.destination.text}: clients would have been held for too long; it goes on`,
+      );
+    }
+  }
+
+  /** Whether what is left can be sent in the time for which clients may be held. */
+  #fits(downtimeMs: number): boolean {
+    const left = this.#pending.bytes;
+    return left === 0 || this.#speed > 0 && 1000 * left / this.#speed <= downtimeMs;
+  }
+
+  /** A pass while clients go on. */
+  async #passLive(outflow: Outflow, signal: AbortSignal): Promise<void> {
+    this.#phase = "copying";
+    this.#pass++;
+    const found = this.#pending.bytes;
+    const beganMs = this.#clock.now();
+    const sentBefore = outflow.ackedBytes;
+    await this.#send(outflow, signal);
+    const sent = outflow.ackedBytes - sentBefore;
+    const seconds = Math.max(this.#clock.now() - beganMs, 0.1) / 1000;
+    if (sent >= MEASURABLE_BYTES || this.#speed === 0) this.#speed = Math.max(1, sent / seconds);
+    this.#judge(found, this.#pending.bytes);
+  }
+
+  /** Looks whether passes still help. */
+  #judge(found: number, left: number): void {
+    const stubborn = this.#pass > 1 && left > found * STUBBORN_PART && !this.#fits(this.#downtimeMs);
+    this.#stubborn = stubborn ? this.#stubborn + 1 : 0;
+    const { writePace } = this.#tracker;
+    if (this.#stubborn < STUBBORN_PASSES) {
+      if (this.#stubborn === 0 && writePace === null) this.#converges = true;
+      return;
+    }
+    const { destination, slowWriters = false } = this.#options;
+    if (slowWriters) {
+      const limit = Math.ceil((writePace?.bytesPerSecond ?? this.#speed) * SLOWED_PART);
+      this.#log.info(`migration to ${destination.text}: clients may write ${limit} bytes/s until it is done`);
+      if (writePace === null) this.#tracker.writePace = new Throttle(this.#clock, limit);
+      else writePace.bytesPerSecond = limit;
+      this.#stubborn = 0;
+    } else if (this.#converges) {
+      this.#log.warn(
+        `migration to ${destination.text} does not converge: clients write faster than ` +
+          `${Math.round(this.#speed)} bytes/s; it goes on until they write less, or it is broken off`,
+      );
+    }
+    this.#converges = slowWriters;
+  }
+
+  async #send(outflow: Outflow, signal: AbortSignal, enough?: () => boolean): Promise<void> {
+    try {
+      await copyPass(this.#disk, outflow, this.#pending, {
+        clock: this.#clock,
+        signal,
+        enough,
+        onTaken: (byteCount) => this.#underWay += byteCount,
+        onArrived: (byteCount) => {
+          this.#underWay -= byteCount;
+          this.#sample(outflow.ackedBytes);
+        },
+      });
+    } finally {
+      this.#underWay = 0;
+    }
+  }
+
+  /** Holds clients for the rest. Returns `false` if that took too long, and they go on. */
+  async #finish(attempt: Attempt, outflow: Outflow, signal: AbortSignal): Promise<boolean> {
+    this.#phase = "finishing";
+    const heldMs = this.#clock.now();
+    const quiet = this.#tracker.hold();
+    if (!await this.#finishCopy(quiet, attempt, outflow, signal)) {
+      this.#tracker.release();
+      return false;
+    }
+    signal.throwIfAborted();
+    if (this.#options.handOver === false) {
+      this.#tracker.release();
+      await attempt.abandon(new Error("the copy is complete"));
+      return true;
+    }
+    await attempt.finish(async () => {
+      signal.throwIfAborted();
+      if (this.#options.leave === undefined) return;
+      await this.#options.leave();
+      this.#left = true;
+    });
+    const { text } = this.#options.destination;
+    this.#log.info(
+      `migration to ${text}: done; clients were held for ${Math.round(this.#clock.now() - heldMs)} ms`,
+    );
+    return true;
+  }
+
+  /** Sends the rest, makes it durable and compares it. Returns whether that was done in time. */
+  async #finishCopy(
+    quiet: Promise<void>,
+    attempt: Attempt,
+    outflow: Outflow,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    const holdMs = Math.max(HOLD_MS_MIN, HOLD_FACTOR_MAX * this.#downtimeMs);
+    const late = new AbortController();
+    using _timer = this.#clock.timer(holdMs, () => {
+      this.#tracker.release();
+      late.abort(late);
+    });
+    const either = AbortSignal.any([signal, late.signal]);
+    try {
+      await interruptible(quiet, either);
+      await this.#send(outflow, signal, () => late.signal.aborted);
+      await interruptible(outflow.flush(), either);
+      await this.#compare(attempt, either);
+    } catch (error) {
+      if (error !== late) throw error;
+    }
+    // A comparison that found a difference has marked it.
+    return !late.signal.aborted && this.#pending.isEmpty;
+  }
+
+  /** Compares what was sent and not compared since; what differs is marked to be sent again. */
+  async #compare(attempt: Attempt, signal: AbortSignal): Promise<void> {
+    if (attempt.checksum === undefined) return;
+    if (!this.#tracker.holds) this.#phase = "comparing";
+    const buffer = new Uint8Array(COMPARED_BYTES);
+    let differences = 0;
+    for (let at = 0;;) {
+      const range = this.#uncompared.take(at, COMPARED_BYTES);
+      if (range === null) return;
+      const { offset, length } = range;
+      at = offset + length;
+      // What is still to be sent is compared afterwards.
+      if (this.#pending.touches(offset, length)) {
+        this.#uncompared.mark(offset, length);
+        continue;
+      }
+      const bytes = buffer.subarray(0, length);
+      try {
+        const theirs = attempt.checksum(offset, length);
+        theirs.catch(() => {});
+        await this.#disk.read(offset, bytes);
+        const differs = await interruptible(theirs, signal) !== crc32(bytes);
+        // Clients may have written in between.
+        if (!differs || this.#pending.touches(offset, length)) {
+          if (differs) this.#uncompared.mark(offset, length);
+          continue;
+        }
+      } catch (error) {
+        this.#uncompared.mark(offset, length);
+        throw error;
+      }
+      this.#log.warn(`${length} bytes at ${offset} differ at the destination; they are sent again`);
+      this.#pending.mark(offset, length);
+      this.#uncompared.mark(offset, length);
+      if (++differences > DIFFERENCES_MAX) {
+        throw new AttemptFailure("broken", `the destination does not hold what it was sent (at ${offset})`);
+      }
+    }
+  }
+
+  /** Ends the attempt when the destination has been silent for too long. */
+  #watch(outflow: Outflow, failing: AbortController): Disposable {
+    if (this.#silenceMsMax === 0) return { [Symbol.dispose]() {} };
+    let timer: Disposable;
+    const look = () => {
+      const silentMs = this.#clock.now() - outflow.progressAtMs;
+      if (outflow.waiting > 0 && silentMs >= this.#silenceMsMax) {
+        const seconds = this.#silenceMsMax / 1000;
+        return failing.abort(new AttemptFailure("broken", `the destination is silent for ${seconds} s`));
+      }
+      timer = this.#clock.timer(WATCH_MS, look);
+    };
+    timer = this.#clock.timer(WATCH_MS, look);
+    return { [Symbol.dispose]: () => timer[Symbol.dispose]() };
+  }
+
+  #sample(bytes: number): void {
+    const atMs = this.#clock.now();
+    const last = this.#samples.at(-1);
+    if (last !== undefined && atMs - last.atMs < 200) return;
+    this.#samples.push({ atMs, bytes });
+    while (this.#samples.length > 1 && atMs - this.#samples[0].atMs > 3000) this.#samples.shift();
+  }
+
+  #recentSpeed(nowMs: number): number {
+    const [first] = this.#samples;
+    const bytes = this.#outflow?.ackedBytes ?? 0;
+    if (first === undefined || nowMs - first.atMs < 100) return Math.round(this.#speed);
+    return Math.round(1000 * (bytes - first.bytes) / (nowMs - first.atMs));
+  }
+}
+
+/** Waits, but no longer than until the signal fires. */
+async function interruptible<T>(waiting: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted();
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const abort = () => reject(signal.reason);
+  signal.addEventListener("abort", abort, { once: true });
+  waiting.catch(() => {});
+  try {
+    return await Promise.race([waiting, aborted]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}

@@ -1,0 +1,84 @@
+/**
+ * The destination's disk as the copy sees it: what is sent is counted, and kept to the speed limit.
+ *
+ * Only data count: zeroes that the destination makes itself cost the link nothing.
+ */
+import type { BlockDevice, Extent, WriteOptions, ZeroOptions } from "../device/device.ts";
+import type { Throttle } from "./throttle.ts";
+
+export class Outflow implements BlockDevice {
+  readonly sizeBytes: number;
+  readonly blockSizes: BlockDevice["blockSizes"];
+  readonly can: BlockDevice["can"];
+  /** Bytes of data that the destination has acknowledged. */
+  ackedBytes = 0;
+  /** Requests that the destination has not answered. */
+  waiting = 0;
+  /** When it answered last, or was asked after it had answered everything; by the clock of whoever looks. */
+  progressAtMs: number;
+  readonly #disk: BlockDevice;
+  readonly #throttle: Throttle;
+  readonly #now: () => number;
+
+  constructor(disk: BlockDevice, throttle: Throttle, now: () => number) {
+    this.#disk = disk;
+    this.#throttle = throttle;
+    this.#now = now;
+    this.progressAtMs = now();
+    this.sizeBytes = disk.sizeBytes;
+    this.blockSizes = disk.blockSizes;
+    this.can = disk.can;
+  }
+
+  async write(offset: number, data: Uint8Array, options?: WriteOptions): Promise<void> {
+    // A limit may come or go while this is under way.
+    for (let at = 0; at < data.length;) {
+      const end = Math.min(data.length, at + this.#throttle.pieceBytes);
+      const pacing = this.#throttle.take(end - at);
+      if (pacing !== undefined) await pacing;
+      const piece = data.subarray(at, end);
+      await this.#ask(() => this.#disk.write(offset + at, piece, options));
+      this.ackedBytes += piece.length;
+      at = end;
+    }
+  }
+
+  async zero(offset: number, length: number, options?: ZeroOptions): Promise<void> {
+    await this.#ask(() => this.#disk.zero(offset, length, options));
+  }
+
+  async flush(): Promise<void> {
+    if (this.#disk.can.flush) await this.#ask(() => this.#disk.flush());
+  }
+
+  read(offset: number, into: Uint8Array): void | Promise<void> {
+    return this.#disk.read(offset, into);
+  }
+
+  trim(offset: number, length: number, options?: WriteOptions): void | Promise<void> {
+    return this.#disk.trim(offset, length, options);
+  }
+
+  extents(offset: number, length: number): Extent[] | Promise<Extent[]> {
+    return this.#disk.extents(offset, length);
+  }
+
+  cache(offset: number, length: number): void | Promise<void> {
+    return this.#disk.cache(offset, length);
+  }
+
+  close(): Promise<void> {
+    return this.#disk.close();
+  }
+
+  async #ask(request: () => void | Promise<void>): Promise<void> {
+    if (this.waiting === 0) this.progressAtMs = this.#now();
+    this.waiting++;
+    try {
+      await request();
+    } finally {
+      this.waiting--;
+      this.progressAtMs = this.#now();
+    }
+  }
+}
