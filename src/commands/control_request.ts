@@ -1,7 +1,8 @@
 /** What the commands that speak to a running server have in common. */
 import { escapeControls } from "../base/printable.ts";
-import { askControl } from "../control/client.ts";
-import type { ControlAnswer } from "../wire/control/message.ts";
+import { askControl, followControl } from "../control/client.ts";
+import { type ControlAnswer, decodeAnswer } from "../wire/control/message.ts";
+import type { Output } from "./command.ts";
 import { CommandFailure } from "./command_failure.ts";
 import type { Option } from "./options.ts";
 
@@ -32,4 +33,14 @@ export async function request(
   const text = escapeControls(answer.text);
   if (answer.code !== 0) throw new CommandFailure(text, answer.code);
   return { ...answer, text };
+}
+
+/** Prints the lines that follow the answer, until the server or the reader is gone. */
+export async function printFollowed(sock: string, command: string, stdout: Output): Promise<void> {
+  const lines = followControl(sock, { command, args: [] });
+  const { value: answer } = await lines.next();
+  if (typeof answer !== "string") throw new CommandFailure("the server closed without an answer");
+  const { code, text } = decodeAnswer(answer);
+  if (code !== 0) throw new CommandFailure(escapeControls(text), code);
+  for await (const line of lines) await stdout.write(`${line}\n`);
 }

@@ -376,7 +376,7 @@ export class RunningServer {
         },
         unreserve: (name) => this.#unreserve(name),
       },
-      this.#watch,
+      { watch: this.#watch, trace: this.#nbd.trace },
       this.#log,
     );
     for (const [name, handler] of this.#migrations.handlers()) {

@@ -1,10 +1,8 @@
 import { type Clock, delay, systemClock } from "../os/clock.ts";
-import { followControl } from "../control/client.ts";
 import type { ProcessStatus } from "../control/status.ts";
 import { type Command, command, type Output } from "./command.ts";
 import { CommandFailure } from "./command_failure.ts";
-import { request, SOCK_OPTION } from "./control_request.ts";
-import { decodeAnswer } from "../wire/control/message.ts";
+import { printFollowed, request, SOCK_OPTION } from "./control_request.ts";
 import { formatStatusView } from "./status_view.ts";
 
 /** A server that takes longer is not well. */
@@ -41,7 +39,7 @@ export function statusCommand(clock: Clock = systemClock): Command {
     ],
     async run({ options, stdout }) {
       const { sock, json, watch, changes } = options;
-      if (changes) return await printChanges(sock, stdout);
+      if (changes) return await printFollowed(sock, "changes", stdout);
       if (watch) return await watchStatus(sock, json, stdout, clock);
       if (json) await stdout.write(JSON.stringify(await wholeStatus(sock), null, 2) + "\n");
       else await stdout.write(`${(await request(sock, "status", [], { timeoutMs: TIMEOUT_MS })).text}\n`);
@@ -55,16 +53,6 @@ async function wholeStatus(sock: string): Promise<ProcessStatus> {
     throw new CommandFailure("the server has no status as JSON");
   }
   return result as ProcessStatus;
-}
-
-/** Until the server or the reader is gone. */
-async function printChanges(sock: string, stdout: Output): Promise<void> {
-  const lines = followControl(sock, { command: "changes", args: [] });
-  const { value: answer } = await lines.next();
-  if (typeof answer !== "string") throw new CommandFailure("the server closed without an answer");
-  const { code, text } = decodeAnswer(answer);
-  if (code !== 0) throw new CommandFailure(text, code);
-  for await (const line of lines) await stdout.write(`${line}\n`);
 }
 
 /** Until the server or the reader is gone; as JSON one line each time. */

@@ -17,6 +17,7 @@ import { read } from "./read.ts";
 import { serve } from "./serve.ts";
 import { statusCommand } from "./status.ts";
 import { unreserve } from "./unreserve.ts";
+import { trace } from "./trace.ts";
 import { write } from "./write.ts";
 
 /** All commands, in the order of the help. */
@@ -38,6 +39,7 @@ export const commands: readonly Command[] = [
   acl,
   unreserve,
   logLevel,
+  trace,
   own,
   completionsCommand(() => commands),
   keygen,

@@ -3,7 +3,6 @@ import { LOG_LEVELS } from "../base/line_log.ts";
 import { printable } from "../base/printable.ts";
 import type { AdjustableLog, LogLevel } from "../base/log.ts";
 import type { ControlAnswer } from "../wire/control/message.ts";
-import type { StateWatch } from "./state_watch.ts";
 import { formatStatusLine, type ProcessStatus } from "./status.ts";
 
 /**
@@ -18,6 +17,11 @@ export type ControlHandler = (args: readonly string[]) => FollowedAnswer | Promi
 export interface FollowedAnswer extends ControlAnswer {
   /** Only for clients that speak JSON. The signal is given when the client has left. */
   readonly follow?: (signal: AbortSignal) => AsyncIterable<unknown>;
+}
+
+/** What can be looked at for as long as one likes. */
+export interface Followable {
+  follow(signal: AbortSignal): AsyncIterable<unknown>;
 }
 
 /** Commands by name. Whoever has more to offer, such as migration, adds to it. */
@@ -42,10 +46,10 @@ export interface ControlledServer {
   unreserve?(exportName: string): Promise<string | null>;
 }
 
-/** The commands that every server has: `status`, `changes`, `acl`, `unreserve`, `log_level`. */
+/** The commands that every server has: `status`, `changes`, `trace`, `acl`, `unreserve`, `log_level`. */
 export function serverHandlers(
   server: ControlledServer,
-  watch: StateWatch,
+  { watch, trace }: { readonly watch: Followable; readonly trace: Followable },
   log: AdjustableLog,
 ): ControlHandlers {
   return new Map<string, ControlHandler>([
@@ -57,6 +61,7 @@ export function serverHandlers(
       "changes",
       () => ({ code: 0, text: "changes of state follow", follow: (signal) => watch.follow(signal) }),
     ],
+    ["trace", () => ({ code: 0, text: "the trace follows", follow: (signal) => trace.follow(signal) })],
     ["acl", (entries) => {
       server.replaceAccessList(entries);
       log.info(`access list replaced: ${entries.length === 0 ? "empty" : entries.join(" ")}`);

@@ -11,6 +11,7 @@ import { serverHandlers } from "../../src/control/handlers.ts";
 import { ControlServer } from "../../src/control/server.ts";
 import { formatStatusLine, type ProcessStatus } from "../../src/control/status.ts";
 import { StateWatch } from "../../src/control/state_watch.ts";
+import { WireTrace } from "../../src/server/nbd/wire_trace.ts";
 import { listenUnix } from "../../src/net/listener.ts";
 import type { Clock } from "../../src/os/clock.ts";
 import { systemClock } from "../../src/os/clock.ts";
@@ -36,7 +37,7 @@ async function running(status: () => ProcessStatus = () => IDLE) {
   const log = { ...silentLog };
   const server = { status, replaceAccessList: (entries: readonly string[]) => list.replace(entries) };
   const watch = new StateWatch(status, systemClock);
-  const handlers = serverHandlers(server, watch, log);
+  const handlers = serverHandlers(server, { watch, trace: new WireTrace(() => 0) }, log);
   const control = new ControlServer(await listenUnix(sock), handlers, silentLog);
   return {
     sock,

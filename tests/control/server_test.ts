@@ -5,6 +5,7 @@ import { askControl } from "../../src/control/client.ts";
 import { type ControlHandler, serverHandlers } from "../../src/control/handlers.ts";
 import { type ControlLimits, ControlServer } from "../../src/control/server.ts";
 import { StateWatch } from "../../src/control/state_watch.ts";
+import { WireTrace } from "../../src/server/nbd/wire_trace.ts";
 import { listenUnix } from "../../src/net/listener.ts";
 import type { ControlRequest } from "../../src/wire/control/message.ts";
 import { temporaryDirectory } from "../testing/process.ts";
@@ -19,7 +20,7 @@ async function controlled(more: Record<string, ControlHandler> = {}, limits: Con
   const log = { ...silentLog };
   const handlers = serverHandlers(
     { status: () => IDLE, replaceAccessList: (entries) => acl.replace(entries) },
-    new StateWatch(() => IDLE, systemClock),
+    { watch: new StateWatch(() => IDLE, systemClock), trace: new WireTrace(() => 0) },
     log,
   );
   for (const [name, handler] of Object.entries(more)) handlers.set(name, handler);

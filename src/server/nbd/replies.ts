@@ -24,9 +24,12 @@ import {
 import type { ExportTraffic, Traffic } from "../export_table.ts";
 import type { Fault } from "./check_request.ts";
 import type { Outbox } from "./outbox.ts";
+import type { ClientTrace } from "./wire_trace.ts";
 
 /** Where the cookie stands in a request, compact or extended. */
 const COOKIE_AT = 8;
+
+const DONE = { last: true };
 
 /** What a reply needs to know of its request, which may be gone. */
 export type Answered = Readonly<Request>;
@@ -40,12 +43,13 @@ export class Replies {
   readonly #extended: boolean;
   readonly #counts: readonly Traffic[];
   readonly #log: Log;
+  readonly #trace: ClientTrace;
 
   constructor(
     outbox: Outbox,
     agreed: { readonly structured: boolean; readonly extended: boolean },
     counts: readonly [Traffic, ExportTraffic],
-    log: Log,
+    { log, trace }: { readonly log: Log; readonly trace: ClientTrace },
   ) {
     this.outbox = outbox;
     this.chunked = agreed.structured || agreed.extended;
@@ -53,10 +57,12 @@ export class Replies {
     this.dataOverhead = this.chunked ? dataChunkOverhead(agreed.extended) : SIMPLE_REPLY_BYTES;
     this.#counts = counts;
     this.#log = log;
+    this.#trace = trace;
   }
 
   /** Done, and nothing more to say. */
   done(cookie: bigint, requestOffset: number): void {
+    if (this.#trace.wanted) this.#trace.reply(cookie, DONE);
     const { outbox } = this;
     if (this.#extended) {
       outbox.reserve(chunkHeaderBytes(true));
@@ -69,6 +75,7 @@ export class Replies {
 
   /** The end of a reply that was made of several chunks. */
   endOfChunks(cookie: bigint, requestOffset: number): void {
+    if (this.#trace.wanted) this.#trace.reply(cookie, DONE);
     const { outbox } = this;
     outbox.reserve(chunkHeaderBytes(this.#extended));
     outbox.commit(encodeNoneChunk(outbox.view, outbox.at, this.#extended, cookie, requestOffset));
@@ -88,6 +95,7 @@ export class Replies {
     dataBytes: number,
     isLast: boolean,
   ): void {
+    if (this.#trace.wanted) this.#trace.reply(request.cookie, { data: dataBytes, offset, last: isLast });
     if (!this.chunked) {
       encodeSimpleReply(view, at, request.cookie, 0);
       return;
@@ -108,6 +116,7 @@ export class Replies {
   /** Tells of a hole in the range of a READ; only where replies are in chunks. */
   hole(request: Answered, offset: number, length: number, isLast: boolean): void {
     const { outbox } = this;
+    if (this.#trace.wanted) this.#trace.reply(request.cookie, { hole: length, offset, last: isLast });
     outbox.reserve(holeChunkBytes(this.#extended));
     const { view, at } = outbox;
     const flags = isLast ? ReplyFlag.DONE : 0;
@@ -119,6 +128,9 @@ export class Replies {
   /** Tells the extents of one metadata context. */
   status(request: Answered, contextId: number, extents: readonly StatusExtent[], isLast: boolean): void {
     const { outbox } = this;
+    if (this.#trace.wanted) {
+      this.#trace.reply(request.cookie, { context: contextId, extents: extents.length, last: isLast });
+    }
     outbox.reserve(blockStatusChunkBytes(this.#extended, extents.length));
     const { view, at } = outbox;
     const flags = isLast ? ReplyFlag.DONE : 0;
@@ -140,6 +152,7 @@ export class Replies {
     for (const counts of this.#counts) counts.errors++;
     const { outbox } = this;
     const { cookie, offset } = request;
+    if (this.#trace.wanted) this.#trace.reply(cookie, { error: fault.error, text: fault.text, last: true });
     if (!this.chunked) {
       outbox.reserve(SIMPLE_REPLY_BYTES);
       return outbox.commit(encodeSimpleReply(outbox.view, outbox.at, cookie, fault.error));

@@ -36,6 +36,7 @@ import { type StrangerLimits, Strangers } from "../strangers.ts";
 import type { ReservationStore } from "../reservation_store.ts";
 import { type Admission, RESERVATION_AWAY_MS, WriterRefused, WriterSessions } from "../writer_sessions.ts";
 import { Session } from "./session.ts";
+import { ClientTrace, WireTrace } from "./wire_trace.ts";
 
 /** What somebody may do with an export, and why. */
 export interface Verdict {
@@ -126,6 +127,8 @@ export class NbdServer {
   #tls: ServerTls | undefined;
   readonly #oldstyle: boolean;
   readonly #pool = new BufferPool();
+  /** What clients ask for and are told. */
+  readonly trace = new WireTrace(() => this.#clock.now());
   readonly #listeners = new Set<Listener>();
   readonly #clients = new Map<number, Client & { rights: "read" | "write" }>();
   /** Every connection, those in handshake included, with what ends when it has ended. */
@@ -247,7 +250,13 @@ export class NbdServer {
     }
     const session = new Session(
       { ...agreement, exported, mayChange: admission?.mayChange },
-      { connection: carrier, pool: this.#pool, log, now: () => this.#clock.now() },
+      {
+        connection: carrier,
+        pool: this.#pool,
+        log,
+        trace: new ClientTrace(this.trace, id),
+        now: () => this.#clock.now(),
+      },
     );
     const ended = Promise.withResolvers<void>();
     const member = { cut: (reason: string) => session.abort(reason), ended: ended.promise };

@@ -21,6 +21,7 @@ import { Reader } from "./reader.ts";
 import { Replies } from "./replies.ts";
 import { RequestTimes } from "./request_times.ts";
 import { type SelectedContext, StatusReporter } from "./status_reporter.ts";
+import type { ClientTrace } from "./wire_trace.ts";
 import { type Arriving, Writer } from "./writer.ts";
 
 /** A WRITE up to this size is awaited whole; a larger one that is not there goes to the disk in pieces. */
@@ -48,6 +49,7 @@ export interface SessionSurroundings {
   readonly connection: Connection;
   readonly pool: BufferPool;
   readonly log: Log;
+  readonly trace: ClientTrace;
   /** Monotonic, in milliseconds. */
   now(): number;
 }
@@ -60,6 +62,7 @@ export class Session {
   readonly #connection: Connection;
   readonly #pool: BufferPool;
   readonly #log: Log;
+  readonly #trace: ClientTrace;
   readonly #extended: boolean;
   readonly #headerBytes: number;
   readonly #outbox: Outbox;
@@ -78,7 +81,8 @@ export class Session {
   #endReason = "";
   #busySinceMs: number | null = null;
 
-  constructor(terms: SessionTerms, { connection, pool, log, now }: SessionSurroundings) {
+  constructor(terms: SessionTerms, surroundings: SessionSurroundings) {
+    const { connection, pool, log, trace, now } = surroundings;
     const { exported, extended, contexts } = terms;
     const { device, traffic } = exported;
     this.exported = exported;
@@ -87,12 +91,13 @@ export class Session {
     this.#connection = connection;
     this.#pool = pool;
     this.#log = log;
+    this.#trace = trace;
     this.#extended = extended;
     this.#headerBytes = requestBytes(extended);
     this.#outbox = new Outbox(connection, pool);
     this.#backlog = new Backlog(() => this.#onNothingWaiting());
     this.#times = new RequestTimes(traffic, now);
-    this.#replies = new Replies(this.#outbox, terms, [this.traffic, traffic], log);
+    this.#replies = new Replies(this.#outbox, terms, [this.traffic, traffic], { log, trace });
     this.#reader = new Reader(exported, this.#replies, this.#backlog, this.#times);
     this.#writer = new Writer(exported, this.traffic, this.#replies, this.#backlog, this.#times);
     this.#status = new StatusReporter(device, this.#replies, this.#backlog, this.#times);
@@ -226,7 +231,7 @@ export class Session {
       if (intake.available < messageBytes && payloadBytes > this.#payloadHeldMax(request)) {
         intake.start += this.#headerBytes;
         this.#arriving = this.#writer.beginArriving(request, this.#refusal(request));
-        this.#countRequest();
+        this.#countRequest(request);
         continue;
       }
       if (intake.available < messageBytes) return messageBytes;
@@ -261,10 +266,11 @@ export class Session {
   /** Performs a request that is there with its payload, which ends where the unused bytes start. */
   #perform(request: Request): void {
     if (request.type === Command.DISC) {
+      this.#trace.request(request);
       this.#ending = "disconnect";
       return;
     }
-    this.#countRequest();
+    this.#countRequest(request);
     const byPayload = request.type === Command.BLOCK_STATUS && this.#payloadBytes(request) > 0;
     if (byPayload) return this.#reportByPayload(request);
     const fault = this.#refusal(request);
@@ -306,7 +312,8 @@ export class Session {
     return text === null ? null : { error: WireErrno.EPERM, text };
   }
 
-  #countRequest(): void {
+  #countRequest(request: Readonly<Request>): void {
+    this.#trace.request(request);
     this.traffic.requests++;
     this.exported.traffic.requests++;
   }

@@ -6,6 +6,7 @@ import type { Connection, Peer } from "../../../src/net/connection.ts";
 import { converse } from "../../../src/net/converse.ts";
 import { type Export, ExportTable, ExportTraffic } from "../../../src/server/export_table.ts";
 import { NbdServer, type NbdServerOptions } from "../../../src/server/nbd/server.ts";
+import type { TracedMessage } from "../../../src/server/nbd/wire_trace.ts";
 import { Command } from "../../../src/wire/nbd/constants.ts";
 import { decodeFacts, DENBD_NAMESPACE } from "../../../src/wire/nbd/denbd_context.ts";
 import { listExports } from "../../../src/wire/nbd/handshake_client.ts";
@@ -311,4 +312,36 @@ Deno.test("server: one address has so many connections and no more, another come
   await first.receive();
   while (fixture.server.clients().length > 2) await new Promise((resolve) => setTimeout(resolve, 0));
   await RawClient.open(fixture.connect("10.0.0.1"));
+});
+
+Deno.test("server: the trace shows every request with its replies, and nothing while nobody looks on", async () => {
+  await using fixture = serverOf([anExport("a")]);
+  const client = await RawClient.open(fixture.connect());
+  await client.read(0, 512);
+  const left = new AbortController();
+  const trace = fixture.server.trace.follow(left.signal);
+  await client.read(4096, 512);
+  const wrong = await client.send({ type: Command.WRITE_ZEROES, offset: MIB, length: 1, flags: 2 });
+  await client.answer(wrong);
+  const seen: unknown[] = [];
+  for (let count = 0; count < 4; count++) {
+    const { cookie: _, ...message } = (await trace.next()).value as TracedMessage;
+    seen.push(message);
+  }
+  const common = { client: 1, atMs: 0 };
+  assertEquals(seen, [
+    { ...common, message: "READ", offset: 4096, length: 512 },
+    { ...common, message: "reply", hole: 512, offset: 4096, last: true },
+    { ...common, message: "WRITE_ZEROES", offset: MIB, length: 1, flags: ["NO_HOLE"] },
+    {
+      ...common,
+      message: "reply",
+      error: 28,
+      text: "the range goes beyond the end of the export",
+      last: true,
+    },
+  ]);
+  left.abort();
+  assertEquals((await trace.next()).done, true);
+  assertEquals(fixture.server.trace.wanted, false);
 });
