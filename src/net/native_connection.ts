@@ -16,11 +16,13 @@ import { systemClock } from "../os/clock.ts";
 import type { OpenFile } from "../os/file_calls.ts";
 import {
   BROKEN,
+  isReadable,
   receiveNow,
   sendFileNow,
   sendNow,
   sendNowAndMore,
   setKeepAlive,
+  setSendBuffer,
   WOULD_BLOCK,
 } from "../os/socket_calls.ts";
 import { Attention, GATHER_BYTES, GATHER_MS, LOOK_MS } from "./attention.ts";
@@ -36,6 +38,9 @@ const FILE_STEP_BYTES = 1024 * 1024;
 /** How much of a file is read at once that has left the page cache while its reader took its time. */
 const COLD_BYTES = 256 * 1024;
 const PAGE_BYTES = 4096;
+
+/** A Unix socket takes as much from us; by default it is a fifth, and a large reply has to be waited for. */
+const UNIX_BUFFER_BYTES = 1024 * 1024;
 
 /** A dead TCP peer is noticed after about a minute. */
 const KEEP_ALIVE = { idleSeconds: 30, intervalSeconds: 10, probes: 3, unacknowledgedMs: 60_000 };
@@ -59,6 +64,7 @@ export class NativeConnection implements Connection {
     this.#conn = conn;
     this.#fd = claimDescriptor(conn);
     this.peer = describePeer(conn, this.#fd);
+    if (this.#fd !== null && conn.remoteAddr.transport === "unix") setSendBuffer(this.#fd, UNIX_BUFFER_BYTES);
     if (this.#fd !== null) this.sendFile = this.#sendFile.bind(this);
     if (conn.remoteAddr.transport === "tcp") {
       (conn as Deno.TcpConn).setNoDelay(true);
@@ -104,12 +110,10 @@ export class NativeConnection implements Connection {
   /** Nothing is there: looks again for a while, if that has paid before. */
   #look(fd: number, into: Uint8Array, sinceMs: number): number {
     if (!this.#attention.mayLook(sinceMs)) return WOULD_BLOCK;
-    let count: number;
-    do count = receiveNow(fd, into as Uint8Array<ArrayBuffer>); while (
-      count === WOULD_BLOCK && nowMs() - sinceMs < LOOK_MS
-    );
-    this.#attention.looked(count !== WOULD_BLOCK);
-    return count;
+    let found: boolean;
+    do found = isReadable(fd); while (!found && nowMs() - sinceMs < LOOK_MS);
+    this.#attention.looked(found);
+    return found ? receiveNow(fd, into as Uint8Array<ArrayBuffer>) : WOULD_BLOCK;
   }
 
   /** Something was there before the client can have seen our last reply, so more is on its way. */
@@ -117,9 +121,10 @@ export class NativeConnection implements Connection {
     if (!this.#attention.mayLook(sinceMs)) return count;
     const wanted = Math.min(into.length, GATHER_BYTES);
     while (count < wanted && nowMs() - sinceMs < GATHER_MS) {
+      if (!isReadable(fd)) continue;
       const more = receiveNow(fd, into.subarray(count) as Uint8Array<ArrayBuffer>);
       if (more > 0) count += more;
-      else if (more !== WOULD_BLOCK) break; // The next read will see it, too.
+      else break; // The next read will see it, too.
     }
     return count;
   }

@@ -18,6 +18,7 @@ const EINTR = 4;
 const EAGAIN = 11;
 
 const SOL_SOCKET = 1;
+const SO_SNDBUF = 7;
 const SO_PEERCRED = 17;
 const SO_ACCEPTCONN = 30;
 const SO_KEEPALIVE = 9;
@@ -45,6 +46,20 @@ let opened: Libc | undefined;
 
 function calls(): Libc {
   return opened ??= libc()!;
+}
+
+/** `struct pollfd` { int fd; short events, revents }, little endian. */
+const polled = new Int32Array(2);
+const POLLIN = 1;
+
+/**
+ * Whether a receive would find something, be it the end. Unlike a receive that finds nothing this takes no lock of
+ * the socket, which would hold up the arrival of what is awaited.
+ */
+export function isReadable(fd: number): boolean {
+  polled[0] = fd;
+  polled[1] = POLLIN;
+  return calls().poll(polled, 1, 0) > 0;
 }
 
 /** Receives what is there: a count (0 at the end of the stream), {@linkcode WOULD_BLOCK} or {@linkcode BROKEN}. */
@@ -141,6 +156,11 @@ export function setKeepAlive(fd: number, keepAlive: KeepAlive): void {
   setOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, keepAlive.intervalSeconds);
   setOption(fd, IPPROTO_TCP, TCP_KEEPCNT, keepAlive.probes);
   setOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, keepAlive.unacknowledgedMs);
+}
+
+/** How much a socket takes before its reader has; the system may give less. */
+export function setSendBuffer(fd: number, byteCount: number): void {
+  setOption(fd, SOL_SOCKET, SO_SNDBUF, byteCount);
 }
 
 function getOption(fd: number, level: number, name: number): number | null {

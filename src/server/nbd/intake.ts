@@ -10,6 +10,8 @@ import type { Connection } from "../../net/connection.ts";
 
 const QUIET_BYTES = 4096;
 const BUSY_BYTES = 256 * 1024;
+/** What is read behind a long message: at least the header of the next. */
+const NEXT_BYTES = 32;
 
 /** A buffer some of whose bytes others may still be reading. */
 interface Held {
@@ -72,9 +74,12 @@ export class Intake {
     patient: boolean,
   ): number | null | Promise<number | null> {
     const isLarge = wantedBytes > QUIET_BYTES;
+    // A long message is not followed by a part of the next long one, which would have to be moved.
+    const limit = isLarge ? wantedBytes - this.available + NEXT_BYTES : Infinity;
     if (connection.readNow !== undefined) {
       this.#makeRoom(wantedBytes, isLarge || this.#wasLarge);
-      const count = connection.readNow(this.#held.buffer.bytes.subarray(this.end), patient);
+      // Looking for it again and again would be in the way of a long message.
+      const count = connection.readNow(this.#room(limit), patient && !isLarge);
       if (count !== undefined) {
         if (count !== null) this.end += count;
         return count;
@@ -83,10 +88,14 @@ export class Intake {
     // Who waits may wait for long, and holds no more than needed.
     this.#wasLarge = isLarge;
     this.#makeRoom(wantedBytes, isLarge);
-    const count = connection.read(this.#held.buffer.bytes.subarray(this.end));
+    const count = connection.read(this.#room(limit));
     if (count instanceof Promise) return this.#filled(count);
     if (count !== null) this.end += count;
     return count;
+  }
+
+  #room(limit: number): Uint8Array<ArrayBuffer> {
+    return this.#held.buffer.bytes.subarray(this.end, this.end + limit);
   }
 
   async #filled(reading: Promise<number | null>): Promise<number | null> {
