@@ -4,19 +4,11 @@
  */
 import type { Log } from "../base/log.ts";
 import type { BlockDevice } from "../device/device.ts";
-import type { DiskRecord } from "../device/ownership.ts";
+import type { DiskRecord, RecordStore } from "../device/ownership.ts";
 import type { Peer } from "../net/connection.ts";
 import type { MigrationDesk, WritingSession } from "../server/migration_desk.ts";
 import type { MigrationAnswer, MigrationRequest } from "../wire/nbd/migration_message.ts";
 import { answerSource } from "./ownership_destination.ts";
-
-/** Where a disk's record is kept. */
-export interface RecordStore {
-  /** `null`: there is none. */
-  read(): Promise<DiskRecord | null>;
-  /** Durable when this resolves. */
-  write(record: DiskRecord): Promise<void>;
-}
 
 export interface OwnershipDeskOptions {
   readonly store: RecordStore;

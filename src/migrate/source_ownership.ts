@@ -3,7 +3,7 @@
  * stays with it until it is certain whose it is.
  */
 import type { Log } from "../base/log.ts";
-import type { Migration } from "../device/ownership.ts";
+import type { Migration, RecordStore } from "../device/ownership.ts";
 import { type Clock, delay } from "../os/clock.ts";
 import type { Dial } from "../remote/open_connection.ts";
 import {
@@ -13,7 +13,6 @@ import {
 } from "../wire/nbd/migration_message.ts";
 import { AttemptFailure, HandoverInDoubt } from "./handover.ts";
 import { askDestination, carryOut } from "./ownership_carrier.ts";
-import type { RecordStore } from "./ownership_desk.ts";
 import { announce, forget, handOver, nextMigration, settle, type SourceOutcome } from "./ownership_source.ts";
 
 /** For an answer; the destination may have to make much durable before it is prepared. */
