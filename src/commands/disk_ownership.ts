@@ -116,7 +116,14 @@ export class ServedOwnership implements RecordStore, AsyncDisposable {
   ) {
     this.#state = state;
     const { log } = surroundings;
-    this.desk = new OwnershipDesk({ store: this, device, sizeBytes: device.sizeBytes, log, receives: false });
+    this.desk = new OwnershipDesk({
+      store: this,
+      known: null,
+      device,
+      sizeBytes: device.sizeBytes,
+      log,
+      receives: () => false,
+    });
     this.#telling = this.#tell(surroundings, clock).catch((error) => {
       log.warn(`the end of a migration was not written down: ${error.message}`);
     });

@@ -309,9 +309,10 @@ export class Migration {
       await this.#converge(attempt, outflow, signal);
     } catch (error) {
       this.#tracker.writePace = null;
-      if (!this.#left) this.#tracker.release();
+      const isGone = this.#left || error instanceof HandoverInDoubt;
+      if (!isGone) this.#tracker.release();
       await attempt.abandon(error as Error);
-      if (!this.#left || error instanceof HandoverInDoubt) throw error;
+      if (!isGone || error instanceof HandoverInDoubt) throw error;
       throw new HandoverInDoubt((error as Error).message, { cause: error });
     }
   }
