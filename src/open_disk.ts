@@ -35,10 +35,6 @@ export interface OpenDiskOptions {
    * Infinite for who can wait.
    */
   readonly deadlineMs?: number;
-  /** See `SurvivalOptions`. */
-  readonly stallMs?: number;
-  /** See `SurvivalOptions`. */
-  readonly silenceMs?: number;
   readonly log?: Log;
   readonly clock?: Clock;
   /** Where keys are looked for. Default: the environment of this process. */
@@ -96,7 +92,7 @@ export async function openImageLocator(
 export async function openNbdLocator(locator: NbdLocator, options: OpenDiskOptions = {}): Promise<OpenedNbd> {
   const { connections, readOnly, log = silentLog, clock, deadlineMs = REQUEST_MS_MAX, soleWriter } = options;
   const { exportName } = locator;
-  const survival = { deadlineMs, soleWriter, stallMs: options.stallMs, silenceMs: options.silenceMs };
+  const survival = { deadlineMs, soleWriter };
   return await inTime(
     locator,
     options,

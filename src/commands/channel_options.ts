@@ -37,6 +37,8 @@ export interface EntranceContext {
   readonly log: Log;
   readonly clock: Clock;
   readonly handshakeMs: number;
+  /** Whose keys are let in, where that is not for a file of authorised peers to say. */
+  readonly keys?: KeyList;
 }
 
 /** The entrance for channels, and who is let in. */
@@ -47,11 +49,11 @@ export interface OpenedEntrance {
   /** Whether clients without a key are let in. */
   readonly takesUnencrypted: boolean;
   /**
-   * Reads the authorised peers again.
+   * Reads the authorised peers again; absent if there is no file of them.
    *
    * @throws {ConfigError} If that file is wrong; the old list stays.
    */
-  reload(): Promise<void>;
+  readonly reload?: () => Promise<void>;
 }
 
 /**
@@ -63,7 +65,7 @@ export interface OpenedEntrance {
  */
 export async function openEntrance(
   options: ChannelOptions,
-  { env, log, clock, handshakeMs }: EntranceContext,
+  { env, log, clock, handshakeMs, keys: given }: EntranceContext,
 ): Promise<OpenedEntrance | null> {
   const { channelPort: port, key, psk, authorizedPeers, encryption = "require" } = options;
   if (port === undefined) {
@@ -72,23 +74,24 @@ export async function openEntrance(
     }
     return null;
   }
-  const keys = new KeyList([]);
+  const keys = given ?? new KeyList([]);
   if (encryption === "off") {
     if (key ?? psk ?? authorizedPeers) {
       throw new UsageError("--encryption=off has no use for --key, --psk and --authorized-peers");
     }
     const entrance = new ChannelEntrance({ encryption, keys, log, clock, handshakeMs });
-    return { port, entrance, keys, takesUnencrypted: true, reload: () => Promise.resolve() };
+    return { port, entrance, keys, takesUnencrypted: true };
   }
-  if (authorizedPeers === undefined) {
+  if (given === undefined && authorizedPeers === undefined) {
     throw new UsageError("--channel-port needs --authorized-peers: it lets in nobody else");
   }
   const keyPath = key ?? defaultKeyPath(env);
   if (keyPath === undefined) throw new UsageError("--channel-port needs --key");
   const identity = await readIdentity(keyPath, psk);
-  const reload = async () =>
-    keys.replace(parseAuthorizedPeers(await readText(authorizedPeers), authorizedPeers));
-  await reload();
+  const reload = authorizedPeers === undefined
+    ? undefined
+    : async () => keys.replace(parseAuthorizedPeers(await readText(authorizedPeers), authorizedPeers));
+  await reload?.();
   const entrance = new ChannelEntrance({ encryption, identity, keys, log, clock, handshakeMs });
   return { port, entrance, keys, takesUnencrypted: encryption === "prefer", reload };
 }

@@ -6,9 +6,9 @@ import type { Log } from "../base/log.ts";
 import { printable } from "../base/printable.ts";
 import { readAltServers } from "../config/alt_servers.ts";
 import { ConfigError } from "../config/config_error.ts";
-import { parse } from "../config/ini.ts";
 import { readRpcAcl, type RpcAcl } from "../config/rpc_acl.ts";
 import { formatServerConf, readServerConf, type ServerConf, wantsDnbd3 } from "../config/server_conf.ts";
+import { parseServerConf } from "../config/serving_conf.ts";
 import { dial } from "../net/dial.ts";
 import { type Listener, listenTcp } from "../net/listener.ts";
 import type { Clock } from "../os/clock.ts";
@@ -172,21 +172,20 @@ export class ImageServing {
   }
 
   /**
-   * Reads the directory again and looks at all images. What cannot be used leaves everything as it is; clients of
-   * unchanged images notice nothing.
+   * Reads the directory again.
+   *
+   * @returns What puts it in force and looks at all images; clients of unchanged images notice nothing.
+   * @throws {ConfigError} If it cannot be used.
    */
-  async reload(): Promise<void> {
-    try {
-      const configuration = await readDirectory(this.#options, this.#configuration.conf);
+  async prepare(): Promise<() => Promise<void>> {
+    const configuration = await readDirectory(this.#options, this.#configuration.conf);
+    return async () => {
       this.#configuration = configuration;
       this.table.settings = this.server.settings = configuration.conf;
       this.server.altServers = configuration.altServers;
       this.#reloadProxy(configuration);
       await this.table.scan();
-      this.#log.info(`${this.#options.directory} was read again: ${this.table.list().length} images`);
-    } catch (error) {
-      this.#log.error(`the configuration stays as it is: ${(error as Error).message}`);
-    }
+    };
   }
 
   #reloadProxy({ conf, altServers }: Configuration): void {
@@ -243,7 +242,7 @@ async function readDirectory(
   const file = `${directory}/server.conf`;
   const text = await readText(file);
   if (text === null) throw new ConfigError(file, 0, "there is no such file");
-  const sections = parse(text, { file, onMalformed: warn });
+  const sections = parseServerConf(text, { file, warn });
   if (!wantsDnbd3(sections)) throw new ConfigError(file, 0, "there is no section [dnbd3]");
   const conf = readServerConf(sections, { file, warn, previous });
   const altText = await readText(`${directory}/alt-servers`) ?? "";

@@ -3,29 +3,37 @@
  * to systemd, and an orderly end.
  */
 import { AccessList } from "../access/acl.ts";
-import { narrower } from "../access/key_list.ts";
+import { type KeyList, narrower } from "../access/key_list.ts";
 import type { Endpoint } from "../base/endpoint.ts";
 import type { AdjustableLog } from "../base/log.ts";
 import { parseStatusPlace } from "../base/status_place.ts";
 import { serverHandlers } from "../control/handlers.ts";
 import { Migrations } from "../control/migrations.ts";
 import { ControlServer } from "../control/server.ts";
-import { describeServer } from "../control/server_status.ts";
+import { describeAccess, describeServer } from "../control/server_status.ts";
 import { StateWatch } from "../control/state_watch.ts";
-import type { ProcessStatus } from "../control/status.ts";
+import type { AccessStatus, ProcessStatus } from "../control/status.ts";
 import { StatusHttp } from "../control/status_http.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { activatedDescriptors, listenDescriptor } from "../net/activation.ts";
 import type { Receiver } from "../migrate/receiver.ts";
 import type { Peer } from "../net/connection.ts";
-import { type Listener, listenTcp, listenUnix } from "../net/listener.ts";
+import { listenTcp, listenUnix } from "../net/listener.ts";
 import { systemClock } from "../os/clock.ts";
 import { Notifier, notifySettings } from "../os/notify.ts";
 import { type Export, ExportTable } from "../server/export_table.ts";
-import { type NbdLimits, NbdServer, type NbdServerOptions, type Verdict } from "../server/nbd/server.ts";
+import {
+  type Judge,
+  type NbdLimits,
+  NbdServer,
+  type NbdServerOptions,
+  type Verdict,
+} from "../server/nbd/server.ts";
 import { DEFAULT_PORT } from "../wire/nbd/constants.ts";
 import { channelOptions, type OpenedEntrance, openEntrance } from "./channel_options.ts";
+import { closeDisk } from "./close_disk.ts";
 import type { Invocation } from "./command.ts";
+import { Doors } from "./doors.ts";
 import { openDestination, silenceLimit } from "./migration_destination.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { StopSignals } from "./stop_signals.ts";
@@ -35,6 +43,7 @@ import { VERSION } from "./version.ts";
 
 /** As flexnbd's: a request that takes longer costs its client the connection. */
 const KILLSWITCH_MS = 120_000;
+const LOOPBACK = "127.0.0.1";
 /** Old clients know sectors only. */
 const SECTOR_BYTES = 512;
 
@@ -90,6 +99,36 @@ export const servingOptions = {
 export interface ServerSettings extends OptionValues<typeof servingOptions> {
   /** Address to listen on; TCP. */
   readonly addr?: string;
+  /** Where to listen, in the place of what `addr`, `port` and `unix` say. */
+  readonly listen?: readonly Endpoint[];
+  /** Where to listen for channels, in the place of `addr`. */
+  readonly channelAddr?: string;
+  /** In the place of `killswitch`, in milliseconds; 0: no limit. */
+  readonly requestTimeout?: number;
+}
+
+/** Who may do what, where that is not for the access list of the command line to say. */
+export interface AccessRules {
+  readonly judge: Judge;
+  /** Whose keys are let in through the channel. */
+  readonly keys: KeyList;
+  status(): AccessStatus;
+  /** Where the rules come from, for who tries to change them elsewhere. */
+  readonly source: string;
+}
+
+/** What of a running server a reload may change. */
+export interface ReloadableServer {
+  readonly exports: ExportTable;
+  readonly nbd: NbdServer;
+  /**
+   * Puts other settings in force: where it listens, TLS, limits. The channel and the rest stay as they are.
+   *
+   * @throws If they cannot be; then all is as it was.
+   */
+  apply(settings: ServerSettings): Promise<void>;
+  /** Whether an export is on its way to another host. */
+  isMigrating(exported: Export): boolean;
 }
 
 /** What a command adds to that. */
@@ -104,32 +143,37 @@ export interface ServerRole {
   readonly reservations?: Pick<NbdServerOptions, "reservationStore" | "reservationAwayMs">;
   /** How long the last flush may take, in milliseconds; for disks that may never come back. Default: any time. */
   readonly lastFlushMs?: number;
-  /** What is served is for NBD only where the access list lets somebody in. */
-  readonly isClosed?: boolean;
   /** Where it listens besides, for other protocols. */
   listening?(): readonly string[];
   /** Takes a disk in, until it has come. */
   readonly receiver?: Receiver;
   /** What has come is served, rather than that the program ends. */
   readonly servesReceived?: boolean;
-  /** Reads its configuration again. Never throws. Returns whether it has one. */
-  reload?(): Promise<boolean>;
+  /** In the place of the access list. */
+  readonly rules?: AccessRules;
+  /**
+   * Reads its configuration again.
+   *
+   * @param force Clients may be cut off.
+   * @returns What has changed, for people.
+   * @throws If it cannot be used; then nothing has changed. The message says why.
+   */
+  reload?(server: ReloadableServer, force: boolean): Promise<string>;
   /** Ends what it serves besides. */
   close?(): Promise<void>;
 }
 
 export class RunningServer {
-  readonly #options: ServerSettings;
+  #options: ServerSettings;
   readonly #role: ServerRole;
   readonly #log: AdjustableLog;
   readonly #env: (name: string) => string | undefined;
   readonly #access: AccessList;
   readonly #exports = new ExportTable();
   readonly #nbd: NbdServer;
-  readonly #listeners: Listener[] = [];
-  readonly #serving: Promise<void>[] = [];
+  readonly #doors = new Doors((listener) => this.#nbd.serve(listener));
   readonly #startedAtMs = systemClock.now();
-  readonly #tls: OpenedTls | null;
+  #tls: OpenedTls | null;
   readonly #httpPlace: Endpoint | null;
   readonly #watch = new StateWatch(() => this.#status(), systemClock);
   readonly #limits: Partial<NbdLimits>;
@@ -139,7 +183,9 @@ export class RunningServer {
   #control: ControlServer | null = null;
   #http: StatusHttp | null = null;
   #door: OpenedEntrance | null = null;
-  #channelListener: Listener | null = null;
+  #channelDoor: Doors | null = null;
+  /** When the last reload is over. */
+  #reloaded: Promise<unknown> = Promise.resolve();
 
   /**
    * @param entries The access list.
@@ -164,15 +210,10 @@ export class RunningServer {
     this.#httpPlace = options.http === undefined ? null : statusPlace(options.http);
     this.#tls = openTls(options);
     if (options.oldstyle && this.#tls?.server.required) throw new UsageError("--oldstyle has no TLS");
-    this.#limits = {
-      handshakeMs: options.handshakeTimeout,
-      connections: options.maxConnections,
-      connectionsPerAddress: options.maxPerAddress,
-      requestMs: options.killswitch ? KILLSWITCH_MS : 0,
-    };
+    this.#limits = limitsOf(options);
     this.#nbd = new NbdServer({
       exports: this.#exports,
-      judge: (peer) => this.#judge(peer),
+      judge: role.rules?.judge ?? ((peer) => this.#judge(peer)),
       log,
       clock: systemClock,
       oldstyle: options.oldstyle,
@@ -180,8 +221,8 @@ export class RunningServer {
       changed: this.#watch.look,
       tls: this.#tls?.server,
       ...role.reservations,
-      // One source at a time, which in newstyle may also ask questions beside.
-      limits: this.#receives && options.oldstyle ? { ...this.#limits, connections: 1 } : this.#limits,
+      // One source at a time.
+      limits: this.#receives ? { ...this.#limits, connections: 1 } : this.#limits,
       onLeft: ({ session }) => role.receiver?.left(session.saidGoodbye),
     });
     this.#migrations = new Migrations({
@@ -197,7 +238,7 @@ export class RunningServer {
 
   /** Serves until a signal asks it to stop, or until nothing is left to serve. Returns the exit code. */
   async run(): Promise<number> {
-    using signals = new StopSignals(() => void this.#reload());
+    using signals = new StopSignals(() => void this.#hangup());
     const notifier = new Notifier(notifySettings(this.#env, Deno.pid));
     const stopped = new AbortController();
     void signals.stop.then((signal) => stopped.abort(new Stopped(signal)));
@@ -207,6 +248,7 @@ export class RunningServer {
         log: this.#log,
         clock: systemClock,
         handshakeMs: this.#options.handshakeTimeout,
+        keys: this.#role.rules?.keys,
       });
       await this.#role.openExports(this.#exports, stopped.signal);
       await this.#listen();
@@ -296,57 +338,110 @@ export class RunningServer {
 
   /** Where clients find the server. */
   #listening(): string[] {
-    return [...this.#listeners.map(({ text }) => text), ...this.#role.listening?.() ?? []];
+    return [...this.#doors.texts, ...this.#channelDoor?.texts ?? [], ...this.#role.listening?.() ?? []];
   }
 
-  /** Reads again what can be read again; what is wrong stays as it was. */
-  async #reload(): Promise<void> {
-    const hasConfiguration = await this.#role.reload?.() ?? false;
-    const parts = [
-      { part: this.#door, what: "the authorised peers" },
-      { part: this.#tls, what: "the certificate" },
-    ].filter(({ part }) => part !== null);
-    if (parts.length === 0 && !hasConfiguration) {
-      this.#log.info("SIGHUP: there is no configuration to read again");
+  async #hangup(): Promise<void> {
+    try {
+      this.#log.info(`SIGHUP: ${await this.#reload(false)}`);
+    } catch (error) {
+      this.#log.error(`SIGHUP: ${(error as Error).message}`);
     }
-    for (const { part, what } of parts) {
+  }
+
+  /**
+   * Reads again what can be read again; what is wrong stays as it was. One reload waits for the other.
+   *
+   * @returns What has changed.
+   * @throws {Error} If something could not be used; the message says what stays as it was, and why.
+   */
+  #reload(force: boolean): Promise<string> {
+    const reloading = this.#reloaded.then(() => this.#reloadNow(force));
+    this.#reloaded = reloading.catch(() => {});
+    return reloading;
+  }
+
+  async #reloadNow(force: boolean): Promise<string> {
+    const role = this.#role.reload?.bind(this.#role);
+    const parts: { what: string; reload(): Promise<string> | Promise<void> | void }[] = [];
+    if (role !== undefined) {
+      parts.push({ what: "the configuration", reload: () => role(this.#reloadable(), force) });
+    }
+    if (this.#door?.reload !== undefined) {
+      parts.push({ what: "the authorised peers", reload: this.#door.reload });
+    }
+    if (role === undefined && this.#tls !== null) {
+      parts.push({ what: "the certificate", reload: this.#tls.reload });
+    }
+    if (parts.length === 0) return "there is no configuration to read again";
+    const done: string[] = [];
+    const failed: string[] = [];
+    for (const { what, reload } of parts) {
       try {
-        await part!.reload();
-        this.#log.info(`SIGHUP: read ${what} again`);
+        done.push(await reload() ?? `read ${what} again`);
       } catch (error) {
-        this.#log.error(`SIGHUP: kept ${what}: ${(error as Error).message}`);
+        failed.push(`kept ${what}: ${(error as Error).message}`);
       }
     }
     this.#nbd.reconsider();
+    if (failed.length > 0) throw new Error([...failed, ...done].join("; "));
+    return done.join("; ");
+  }
+
+  #reloadable(): ReloadableServer {
+    return {
+      exports: this.#exports,
+      nbd: this.#nbd,
+      isMigrating: (exported) => this.#migrations.progressOf(exported) !== null,
+      apply: async (settings) => {
+        const tls = openTls(settings);
+        if (settings.listen !== undefined) await this.#doors.set(settings.listen);
+        this.#options = settings;
+        this.#tls = tls;
+        this.#nbd.tls = tls?.server;
+        this.#nbd.limits = limitsOf(settings);
+      },
+    };
   }
 
   async #listen(): Promise<void> {
-    const { addr, port, unix } = this.#options;
     for (const descriptor of activatedDescriptors(this.#env, Deno.pid)) {
-      this.#listeners.push(await listenDescriptor(descriptor));
+      this.#doors.adopt(await listenDescriptor(descriptor));
     }
-    if (unix !== undefined) this.#listeners.push(await listenUnix(unix));
-    const address = addr ?? "127.0.0.1";
-    const wanted = this.#door === null && (addr !== undefined || this.#listeners.length === 0);
-    const plain = wanted && !(this.#role.isClosed === true && this.#access.entries.length === 0);
-    if (port !== undefined || plain) this.#listeners.push(listenTcp(address, port ?? DEFAULT_PORT));
-    if (
-      this.#access.isOpen && !isLoopback(address) &&
-      (port !== undefined || plain || this.#door?.takesUnencrypted)
-    ) {
-      this.#log.warn(`everybody who reaches ${address} may write: there is no access list`);
-    }
-    for (const listener of this.#listeners) this.#serving.push(this.#nbd.serve(listener));
+    const endpoints = this.#options.listen ?? this.#endpoints();
+    await this.#doors.set(endpoints);
+    this.#warnIfOpen(endpoints);
     if (this.#door === null) return;
-    this.#channelListener = listenTcp(address, this.#door.port);
-    this.#listeners.push(this.#channelListener);
-    this.#serving.push(
-      this.#door.entrance.serve(this.#channelListener, (connection) => this.#nbd.handle(connection)),
+    const { entrance, port } = this.#door;
+    this.#channelDoor = new Doors((listener) =>
+      entrance.serve(listener, (connection) => this.#nbd.handle(connection))
     );
+    const host = this.#options.channelAddr ?? this.#options.addr ?? LOOPBACK;
+    await this.#channelDoor.set([{ transport: "tcp", host, port }]);
+  }
+
+  #warnIfOpen(endpoints: readonly Endpoint[]): void {
+    const host = this.#options.addr ?? LOOPBACK;
+    const plain = endpoints.some(({ transport }) => transport === "tcp");
+    if (this.#role.rules !== undefined || !this.#access.isOpen || isLoopback(host)) return;
+    if (!plain && !this.#door?.takesUnencrypted) return;
+    this.#log.warn(`everybody who reaches ${host} may write: there is no access list`);
+  }
+
+  /** Where the options say that it listens. */
+  #endpoints(): Endpoint[] {
+    const { addr, port, unix } = this.#options;
+    const endpoints: Endpoint[] = [];
+    if (unix !== undefined) endpoints.push({ transport: "unix", path: unix });
+    const host = addr ?? LOOPBACK;
+    const alone = endpoints.length === 0 && this.#doors.texts.length === 0;
+    const plain = port !== undefined || this.#door === null && (addr !== undefined || alone);
+    if (plain) endpoints.push({ transport: "tcp", host, port: port ?? DEFAULT_PORT });
+    return endpoints;
   }
 
   #closeDoor(): void {
-    this.#channelListener?.close();
+    void this.#channelDoor?.close();
     this.#door?.entrance.abort();
   }
 
@@ -356,7 +451,7 @@ export class RunningServer {
       instance: INSTANCE,
       exports: this.#exports,
       nbd: this.#nbd,
-      access: this.#access,
+      access: this.#role.rules?.status() ?? describeAccess(this.#access),
       listening: () => this.#listening(),
       nowMs: () => systemClock.now(),
       startedAtMs: this.#startedAtMs,
@@ -370,7 +465,12 @@ export class RunningServer {
     const handlers = serverHandlers(
       {
         status: () => this.#status(),
+        reload: (force) => this.#reload(force),
         replaceAccessList: (entries) => {
+          const { rules } = this.#role;
+          if (rules !== undefined) {
+            throw new Error(`${rules.source} says who may do what: change it and reload`);
+          }
           this.#access.replace(entries);
           this.#nbd.reconsider();
         },
@@ -408,42 +508,17 @@ export class RunningServer {
   /** Ends everything that was begun. Returns whether all that was written is durable. */
   async #close(): Promise<boolean> {
     this.#closeDoor();
-    for (const listener of this.#listeners) listener.close();
-    await Promise.all(this.#serving);
+    await this.#doors.close();
+    await this.#channelDoor?.close();
+    await this.#reloaded;
     await this.#role.close?.();
     await this.#control?.close();
     await this.#http?.close();
     let durable = true;
     for (const { device, source } of this.#exports.list()) {
-      durable = await this.#closeDisk(device, source) && durable;
+      durable = await closeDisk(device, source, this.#log, this.#role.lastFlushMs) && durable;
     }
     return durable;
-  }
-
-  async #lastFlush(device: BlockDevice): Promise<void> {
-    const { lastFlushMs } = this.#role;
-    if (lastFlushMs === undefined) return await device.flush();
-    const flushing = Promise.resolve(device.flush());
-    const { promise: late, reject } = Promise.withResolvers<never>();
-    using _timer = systemClock.timer(
-      lastFlushMs,
-      () => reject(new Error(`no answer for ${lastFlushMs / 1000} s`)),
-    );
-    // It fails when the disk is closed.
-    flushing.catch(() => {});
-    await Promise.race([flushing, late]);
-  }
-
-  async #closeDisk(device: BlockDevice, source: string): Promise<boolean> {
-    try {
-      if (device.can.write && device.can.flush) await this.#lastFlush(device);
-      return true;
-    } catch (error) {
-      this.#log.error(`${source}: what was written last may be lost: ${(error as Error).message}`);
-      return false;
-    } finally {
-      await device.close();
-    }
   }
 }
 
@@ -471,6 +546,15 @@ export function servedBytes(
   const lost = oldstyle ? device.sizeBytes % SECTOR_BYTES : 0;
   if (lost > 0) log.warn(`${source}: the last ${lost} bytes are no whole sector and are not served`);
   return device.sizeBytes - lost;
+}
+
+function limitsOf(settings: ServerSettings): Partial<NbdLimits> {
+  return {
+    handshakeMs: settings.handshakeTimeout,
+    connections: settings.maxConnections,
+    connectionsPerAddress: settings.maxPerAddress,
+    requestMs: settings.requestTimeout ?? (settings.killswitch ? KILLSWITCH_MS : 0),
+  };
 }
 
 function isLoopback(text: string): boolean {

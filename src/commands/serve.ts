@@ -1,14 +1,12 @@
 import { openFileDisk } from "../device/open_file_disk.ts";
 import { DEFAULT_STATE_DIRECTORY } from "../device/state_directory.ts";
-import { systemClock } from "../os/clock.ts";
 import { type Export, type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import { reservationFile } from "../server/reservation_store.ts";
 import { RESERVATION_AWAY_MS } from "../server/writer_sessions.ts";
 import { command, type Invocation } from "./command.ts";
 import { forEver } from "./disk_options.ts";
-import { ImageServing } from "./image_serving.ts";
+import { ConfiguredServing } from "./configured_serving.ts";
 import { checkDescription, checkExportName, type ExportOption, parseExportOption } from "./export_option.ts";
-import { diskState, ServedOwnership, settleOwnership } from "./disk_ownership.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { RunningServer, servedBytes, type ServerRole, servingOptions } from "./running_server.ts";
 import { UsageError } from "./usage_error.ts";
@@ -33,7 +31,7 @@ const OPTIONS = {
   config: {
     type: "string",
     valueName: "DIR",
-    help: "Serve the dnbd3 images of DIR/server.conf, over NBD to those in the access list",
+    help: "Serve what exports.conf, peers.conf and server.conf in DIR say",
   },
   ...servingOptions,
   discard: {
@@ -68,7 +66,7 @@ export const serve = command({
     "serve --file FILE [--addr ADDR] [--port PORT] [--sock SOCK] [--default-deny] [-k] [ACL_ENTRY]...",
     "serve --export NAME=DISK... [--unix SOCK] [ACL_ENTRY]...",
     "serve --file FILE --channel-port PORT --authorized-peers FILE [--key FILE] [ACL_ENTRY]...",
-    "serve --config DIR [--addr ADDR] [ACL_ENTRY]...",
+    "serve --config DIR [--addr ADDR] [--port PORT] [--unix SOCK] [--sock SOCK]",
   ],
   description: `Serves image files and block devices to any NBD client until it is told to stop.
 
@@ -80,7 +78,9 @@ With --tls=prefer clients may ask for TLS, with --tls=require they must, unless 
 
 With --writers one-session an export has one writer at a time. A denbd client reserves it when it comes, for as long as it has the disk open: through lost connections, and restarts of client connections and server. Other clients reserve it by their first write, until they disconnect. Meanwhile further denbd clients that want to write are refused, others are served read-only. When a denbd client has been away for longer than --reservation-timeout the next writer takes its place; the command unreserve ends a reservation at once.
 
-With --config it serves images over dnbd3 as the files server.conf and alt-servers of that directory say, to everybody and on all addresses unless --addr names one. With access entries every image is also a read-only export NAME:REVISION of NBD, for those whom an entry allows. SIGHUP reads the directory again and looks at all images.
+With --config the files of a directory say what is served how to whom; no more than --addr, --port or --unix in the place of what they say of listening may be given beside it. exports.conf has a section for each export: disk = PATH or URI, and readonly, default, description, discard, writers (one-session unless it says any). peers.conf has a section for each peer, known by address, key or certificate (all of those that are given), with read, write and none = EXPORT; a * stands for any characters. The first line that speaks of the peer and the export decides; where there is none, the peer does not even learn that the export exists. server.conf may have [nbd] (listen, maxConnections, handshakeTimeout, requestTimeout, drainTimeout), [tls] (mode, certificates, verifyPeer), [channel] (listen, key, psk, encryption) and [http] (listen). With a section [dnbd3] it also serves the images of an existing dnbd3-server as it did, to everybody and on all addresses unless --addr names one; each is a read-only export NAME:REVISION of NBD as well.
+
+SIGHUP and the command reload read the directory again. A mistake is told with file and line, and then nothing changes.
 
 SIGTERM, SIGINT and SIGQUIT let clients finish what they have asked for, then end the server; a second one ends it at once.`,
   options: OPTIONS,
@@ -91,85 +91,81 @@ SIGTERM, SIGINT and SIGQUIT let clients finish what they have asked for, then en
       text: "Two exports on all addresses, the second read-only, for one network",
       command: "denbd serve --addr 0 -e root=root.img,default -e tools=tools.img,readonly 192.168.1.0/24",
     },
+    {
+      text: "What the files of a directory say",
+      command: "denbd serve --config /etc/denbd --sock /run/denbd.sock",
+    },
   ],
-  run({ options, args, log, env }) {
-    const role = new FileExports(options, { log, env });
-    // Exports of a configuration directory refuse everybody until a rule allows them.
-    const defaultDeny = options.defaultDeny || options.config !== undefined;
-    return new RunningServer({ ...options, defaultDeny }, args, role, { log, env }).run();
+  async run({ options, args, log, env }) {
+    if (options.config === undefined) {
+      return await new RunningServer(options, args, new FileExports(options, { log, env }), { log, env })
+        .run();
+    }
+    checkConfigured(options, args);
+    const stateDirectory = env("STATE_DIRECTORY") ?? options.stateDir;
+    const role = await ConfiguredServing.read({
+      directory: options.config.replace(/(?<=.)\/+$/, ""),
+      settings: options,
+      stateDirectory,
+      reservations: reservationsIn(stateDirectory, options),
+      log,
+      env,
+    });
+    return await new RunningServer(role.settings, [], role, { log, env }).run();
   },
 });
 
-/** Image files and block devices, and the images of a configuration directory. */
+/** @throws {UsageError} If the command line says what a configuration directory has to say. */
+function checkConfigured(options: ServeOptions, entries: readonly string[]): void {
+  const { file, name, description, discard, writers, oldstyle, defaultDeny } = options;
+  const speaksOfExports = [file, name, description, discard, writers].some((each) => each !== undefined);
+  if (speaksOfExports || options.readOnly || options.export.length > 0) {
+    throw new UsageError("with --config, exports are said in exports.conf");
+  }
+  if (entries.length > 0 || defaultDeny) {
+    throw new UsageError("with --config, peers.conf says who may do what");
+  }
+  if (oldstyle) throw new UsageError("--oldstyle and --config exclude each other");
+}
+
+function reservationsIn(
+  stateDirectory: string,
+  { reservationTimeout }: ServeOptions,
+): ServerRole["reservations"] {
+  return {
+    reservationStore: (uuid) => reservationFile(stateDirectory, uuid),
+    reservationAwayMs: forEver(reservationTimeout),
+  };
+}
+
+/** Image files and block devices that the command line names. */
 class FileExports implements ServerRole {
   readonly #options: ServeOptions;
   readonly #wanted: readonly ExportOption[];
   readonly #log: Invocation["log"];
   readonly #stateDirectory: string;
-  readonly #env: Invocation["env"];
-  readonly #ownerships = new AsyncDisposableStack();
   readonly reservations: ServerRole["reservations"];
-  #images: ImageServing | null = null;
 
   constructor(options: ServeOptions, { log, env }: Pick<Invocation, "log" | "env">) {
     this.#options = options;
     this.#wanted = wantedExports(options);
     this.#log = log;
-    this.#env = env;
     this.#stateDirectory = env("STATE_DIRECTORY") ?? options.stateDir;
-    this.reservations = {
-      reservationStore: (uuid) => reservationFile(this.#stateDirectory, uuid),
-      reservationAwayMs: forEver(options.reservationTimeout),
-    };
+    this.reservations = reservationsIn(this.#stateDirectory, options);
   }
 
   async openExports(exports: ExportTable): Promise<void> {
     for (const wanted of this.#wanted) exports.add(await this.#open(wanted), wanted);
-    const { config, addr } = this.#options;
-    if (config === undefined) return;
-    const log = this.#log;
-    this.#images = await ImageServing.open({
-      directory: config,
-      address: addr,
-      exports,
-      clock: systemClock,
-      log,
-    });
-  }
-
-  get isClosed(): boolean {
-    return this.#wanted.length === 0;
-  }
-
-  listening(): string[] {
-    return this.#images === null ? [] : [this.#images.listening];
-  }
-
-  async reload(): Promise<boolean> {
-    await this.#images?.reload();
-    return this.#images !== null;
-  }
-
-  async close(): Promise<void> {
-    await this.#ownerships.disposeAsync();
-    await this.#images?.close();
   }
 
   async #open(wanted: ExportOption): Promise<Export> {
     const { oldstyle, discard } = this.#options;
-    const surroundings = { stateDirectory: this.#stateDirectory, log: this.#log, env: this.#env };
-    await settleOwnership(wanted.disk, surroundings);
     const device = await openFileDisk(wanted.disk, {
       readOnly: wanted.readOnly,
       discard,
       stateDirectory: this.#stateDirectory,
       log: this.#log,
     });
-    const state = device.identity?.durable && !wanted.readOnly
-      ? diskState(wanted.disk, this.#stateDirectory)
-      : null;
-    const ownership = state === null ? undefined : new ServedOwnership(state, device, surroundings);
-    if (ownership !== undefined) this.#ownerships.use(ownership);
     return {
       name: wanted.name,
       description: wanted.description,
@@ -179,8 +175,6 @@ class FileExports implements ServerRole {
       traffic: new ExportTraffic(),
       source: wanted.disk,
       writers: this.#options.writers,
-      ownership,
-      desk: ownership?.desk,
     };
   }
 }
@@ -199,10 +193,7 @@ function wantedExports(options: ServeOptions): ExportOption[] {
   } else if (options.name !== undefined || options.description !== undefined || readOnly) {
     throw new UsageError("--name, --description and --read-only belong to --file");
   }
-  if (wanted.length === 0 && options.config === undefined) throw new UsageError("--file is required");
-  if (oldstyle && options.config !== undefined) {
-    throw new UsageError("--oldstyle and --config exclude each other");
-  }
+  if (wanted.length === 0) throw new UsageError("--file is required");
   if (oldstyle && wanted.length > 1) throw new UsageError("--oldstyle serves one export only");
   return wanted;
 }

@@ -14,6 +14,7 @@ import { listen } from "./listen.ts";
 import { breakCommand, mirror, mirrorSpeed } from "./mirror.ts";
 import { proxy } from "./proxy.ts";
 import { read } from "./read.ts";
+import { reload } from "./reload.ts";
 import { serve } from "./serve.ts";
 import { statusCommand } from "./status.ts";
 import { unreserve } from "./unreserve.ts";
@@ -38,6 +39,7 @@ export const commands: readonly Command[] = [
   check,
   acl,
   unreserve,
+  reload,
   logLevel,
   trace,
   own,

@@ -12,17 +12,21 @@
  * [tls]
  * mode = require                    ; off, prefer or require
  * certificates = /etc/denbd/tls     ; server-cert.pem and server-key.pem
+ * verifyPeer = true                 ; only clients whose certificate ca-cert.pem there has signed
  * [channel]
  * listen = 192.0.2.10               ; port 10811 unless another is given
  * key = key                         ; our private key
  * psk = psk                         ; a key that clients must have in addition
  * encryption = require              ; require, prefer or off
+ * [http]
+ * listen = 9809                     ; /metrics and /healthz: a port of loopback, or unix:PATH
  * ```
  */
 import { parseDuration } from "../base/duration_text.ts";
 import type { Endpoint, TcpEndpoint } from "../base/endpoint.ts";
 import { parseAddressOption } from "../base/ip_address.ts";
 import { printable } from "../base/printable.ts";
+import { parseStatusPlace } from "../base/status_place.ts";
 import { CHANNEL_PORT, NBD_PORT } from "../base/uri.ts";
 import { ConfigError } from "./config_error.ts";
 import { type IniSection, parse } from "./ini.ts";
@@ -30,6 +34,7 @@ import {
   integerWithin,
   oneOf,
   parseText,
+  parseYesNo,
   pathFrom,
   readSection,
   type SectionKeys,
@@ -50,6 +55,8 @@ export interface ServingConf {
     readonly mode: "off" | "prefer" | "require";
     /** Directory of the certificate; always there unless the mode is `off`. */
     readonly certificates?: string;
+    /** TLS only for clients with a certificate that `ca-cert.pem` among them has signed. */
+    readonly verifyPeer: boolean;
   };
   /** `null`: there is none. */
   readonly channel: {
@@ -59,11 +66,15 @@ export interface ServingConf {
     readonly psk?: string;
     readonly encryption: "require" | "prefer" | "off";
   } | null;
+  readonly http: {
+    /** As the command line has it. */
+    readonly listen?: string;
+  };
 }
 
 /** The sections that dnbd3 reads. */
 const DNBD3_SECTIONS: readonly string[] = ["", "dnbd3", "limits", "logging"];
-const OWN_SECTIONS: readonly string[] = ["nbd", "tls", "channel"];
+const OWN_SECTIONS: readonly string[] = ["nbd", "tls", "channel", "http"];
 
 /**
  * Parses the text of a `server.conf` into its sections. What is malformed in dnbd3's is reported and skipped.
@@ -115,6 +126,7 @@ export function readServingConf(
   const tls = readSection(tlsSection, {
     mode: { parse: oneOf("off", "prefer", "require") },
     certificates: { parse: path },
+    verifyPeer: { parse: parseYesNo },
   }, file);
   const mode = tls.mode?.value ?? "off";
   if (tlsSection.line > 0 && tls.mode === undefined) {
@@ -122,6 +134,9 @@ export function readServingConf(
   }
   if (mode !== "off" && tls.certificates === undefined) {
     throw new ConfigError(file, tls.mode!.line, `mode = ${mode} needs certificates`);
+  }
+  if (mode === "off" && tls.verifyPeer?.value === true) {
+    throw new ConfigError(file, tls.verifyPeer.line, "verifyPeer belongs to mode = prefer or require");
   }
   return {
     nbd: {
@@ -131,8 +146,9 @@ export function readServingConf(
       requestTimeout: nbd.requestTimeout?.value,
       drainTimeout: nbd.drainTimeout?.value,
     },
-    tls: { mode, certificates: tls.certificates?.value },
+    tls: { mode, certificates: tls.certificates?.value, verifyPeer: tls.verifyPeer?.value ?? false },
     channel: readChannel(one("channel")),
+    http: { listen: readSection(one("http"), { listen: { parse: parsePlace } }, file).listen?.value },
   };
 
   function readChannel(section: IniSection): ServingConf["channel"] {
@@ -167,6 +183,11 @@ const NBD_KEYS = {
   requestTimeout: { parse: parseDuration },
   drainTimeout: { parse: parseDuration },
 } satisfies SectionKeys;
+
+function parsePlace(text: string): string {
+  parseStatusPlace(text);
+  return text;
+}
 
 /** `ADDRESS`, `ADDRESS:PORT`, `[IPv6]`, `[IPv6]:PORT`, `unix:PATH`; `0` are all IPv4 addresses, port 0 is any. */
 function parseListen(text: string): Endpoint {

@@ -44,9 +44,17 @@ export interface ControlledServer {
    * @throws {Error} If there is no such export, or it cannot be made durable.
    */
   unreserve?(exportName: string): Promise<string | null>;
+  /**
+   * Reads the configuration again.
+   *
+   * @param force Clients may be cut off.
+   * @returns What has changed.
+   * @throws {Error} If something in it cannot be used; that stays as it was.
+   */
+  reload(force: boolean): Promise<string>;
 }
 
-/** The commands that every server has: `status`, `changes`, `trace`, `acl`, `unreserve`, `log_level`. */
+/** The commands that every server has: `status`, `changes`, `trace`, `acl`, `unreserve`, `reload`, `log_level`. */
 export function serverHandlers(
   server: ControlledServer,
   { watch, trace }: { readonly watch: Followable; readonly trace: Followable },
@@ -73,6 +81,12 @@ export function serverHandlers(
       if (who === null) return { code: 1, text: "it is not reserved" };
       log.warn(`the reservation of "${printable(name)}" for ${who} was broken`);
       return { code: 0, text: `was reserved for ${who}` };
+    }],
+    ["reload", async (args) => {
+      if (args.some((each) => each !== "force")) return { code: 1, text: "reload takes nothing, or force" };
+      const text = await server.reload(args.length > 0);
+      log.info(`reload: ${text}`);
+      return { code: 0, text };
     }],
     ["log_level", ([level, ...rest]) => {
       if (rest.length > 0 || !(LOG_LEVELS as readonly string[]).includes(level)) {

@@ -12,7 +12,7 @@ export interface ServerParts {
   readonly instance: string;
   readonly exports: ExportTable;
   readonly nbd: NbdServer;
-  readonly access: AccessList;
+  readonly access: AccessStatus;
   /** The disks are ours: not so while a migration is being received. Default `true`. */
   readonly hasControl?: boolean;
   /** How far the migration of an export is; `null` if there is none. */
@@ -36,7 +36,7 @@ export function describeServer(parts: ServerParts): ProcessStatus {
     clientsAllowed: !nbd.draining,
     hasControl: parts.hasControl ?? true,
     mirror: asFlexnbd(described.find(({ migration }) => migration !== null)?.migration ?? null),
-    access: describeAccess(access),
+    access,
     exports: described,
   };
 }
@@ -51,7 +51,8 @@ function asFlexnbd(migration: MigrationProgress | null): MirrorStatus | null {
   return { bytesPerSecond, durationSeconds, secondsLeft, bytesLeft, speedLimit };
 }
 
-function describeAccess(access: AccessList): AccessStatus {
+/** The state of an access list. */
+export function describeAccess(access: AccessList): AccessStatus {
   const { entries, defaultDeny } = access;
   const acl = access.isOpen ? "open" : entries.length === 0 ? "closed" : "list";
   return { acl, entries, defaultDeny };

@@ -144,8 +144,6 @@ export class Migration {
   /** There is no way back. */
   #left = false;
   #lastError: string | null = null;
-  /** The same without numbers, which differ from one attempt to the next. */
-  #lastReason = "";
 
   /** Starts at once. */
   constructor(options: MigrationOptions) {
@@ -276,12 +274,10 @@ export class Migration {
     }
   }
 
-  /** Once for each reason, however many attempts it costs, and wherever they come to. */
+  /** Once for each reason, however many attempts it costs. */
   #report(error: Error): void {
     const { text } = this.#options.destination;
-    const reason = error.message.replace(/\d+/g, "");
-    const again = reason === this.#lastReason;
-    this.#lastReason = reason;
+    const again = error.message === this.#lastError;
     this.#lastError = error.message;
     const line = `migration to ${text}: ${error.message}; clients go on here, it is tried again`;
     if (again) this.#log.debug(line);
@@ -309,10 +305,9 @@ export class Migration {
       await this.#converge(attempt, outflow, signal);
     } catch (error) {
       this.#tracker.writePace = null;
-      const isGone = this.#left || error instanceof HandoverInDoubt;
-      if (!isGone) this.#tracker.release();
+      if (!this.#left) this.#tracker.release();
       await attempt.abandon(error as Error);
-      if (!isGone || error instanceof HandoverInDoubt) throw error;
+      if (!this.#left || error instanceof HandoverInDoubt) throw error;
       throw new HandoverInDoubt((error as Error).message, { cause: error });
     }
   }

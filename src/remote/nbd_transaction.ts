@@ -42,11 +42,10 @@ export class Transaction implements ChunkRequest {
 
   /**
    * @param type A {@linkcode Command}.
-   * @param flags {@linkcode CommandFlag}s. PAYLOAD_LEN of a WRITE is the connection's business.
+   * @param flags {@linkcode CommandFlag}s, without PAYLOAD_LEN, which is the connection's business.
    * @param offset In bytes.
    * @param length In bytes.
    * @param buffer READ: is filled. WRITE: the data. `length` bytes that nobody else touches until the end.
-   *   BLOCK_STATUS with PAYLOAD_LEN: the payload.
    */
   constructor(
     readonly type: number,
@@ -58,8 +57,7 @@ export class Transaction implements ChunkRequest {
 
   /** Bytes that follow the header. */
   get payload(): Uint8Array | null {
-    const follows = this.type === Command.WRITE || (this.flags & CommandFlag.PAYLOAD_LEN) !== 0;
-    return follows ? this.buffer : null;
+    return this.type === Command.WRITE ? this.buffer : null;
   }
 
   /** Whether the disk is changed by it. */

@@ -6,6 +6,7 @@ import { check } from "../../src/commands/check.ts";
 import type { Output } from "../../src/commands/command.ts";
 import { logLevel } from "../../src/commands/log_level.ts";
 import { runProgram } from "../../src/commands/program.ts";
+import { reload } from "../../src/commands/reload.ts";
 import { statusCommand } from "../../src/commands/status.ts";
 import { serverHandlers } from "../../src/control/handlers.ts";
 import { ControlServer } from "../../src/control/server.ts";
@@ -28,14 +29,19 @@ const impatient: Clock = {
   },
 };
 
-const commands = [acl, check, statusCommand(impatient), logLevel];
+const commands = [acl, check, reload, statusCommand(impatient), logLevel];
 
 async function running(status: () => ProcessStatus = () => IDLE) {
   const directory = temporaryDirectory();
   const sock = directory.file("control");
   const list = new AccessList(["127.0.0.1"]);
   const log = { ...silentLog };
-  const server = { status, replaceAccessList: (entries: readonly string[]) => list.replace(entries) };
+  const server = {
+    status,
+    replaceAccessList: (entries: readonly string[]) => list.replace(entries),
+    reload: (force: boolean) =>
+      force ? Promise.resolve("1 removed") : Promise.reject(new Error("exports.conf:3: no")),
+  };
   const watch = new StateWatch(status, systemClock);
   const handlers = serverHandlers(server, { watch, trace: new WireTrace(() => 0) }, log);
   const control = new ControlServer(await listenUnix(sock), handlers, silentLog);
@@ -140,6 +146,16 @@ Deno.test("acl refuses a bad entry before it asks anybody", async () => {
   const { code, stdout, stderr } = await denbd("acl", "--sock", "/nowhere", "10.0.0.1", "10.0.0.0/33");
   assertEquals({ code, stdout }, { code: 2, stdout: "" });
   assertMatch(stderr, /^denbd acl: bad spec: 10\.0\.0\.0\/33 \(.*\)\nusage: denbd acl --sock SOCK/);
+});
+
+Deno.test("reload prints what has changed, or why nothing has", async () => {
+  await using server = await running();
+  assertEquals(await denbd("reload", "--sock", server.sock), {
+    code: 1,
+    stdout: "",
+    stderr: "denbd reload: exports.conf:3: no\n",
+  });
+  assertEquals((await denbd("reload", "--sock", server.sock, "--force")).stdout, "1 removed\n");
 });
 
 Deno.test("log-level changes it, and knows the levels", async () => {

@@ -70,6 +70,8 @@ const refused: [string, number, string][] = [
   ["[nbd]\n[nbd]\n", 2, "[nbd] is in line 1 already"],
   ["[tls]\ncertificates = x\n", 1, "[tls] has no mode"],
   ["[tls]\nmode = require\n", 2, "mode = require needs certificates"],
+  ["[tls]\nmode = off\nverifyPeer = yes\n", 3, "verifyPeer belongs to mode = prefer or require"],
+  ["[http]\nlisten = 192.0.2.1:80\n", 2, "can be reached from outside"],
   ["[tls]\nmode = always\n", 2, "not one of off, prefer, require"],
   ["[channel]\n", 1, "[channel] needs key"],
   ["[channel]\nencryption = off\nkey = k\n", 3, "encryption = off has no use for key"],

@@ -19,7 +19,11 @@ async function controlled(more: Record<string, ControlHandler> = {}, limits: Con
   const acl = new AccessList(["127.0.0.1"]);
   const log = { ...silentLog };
   const handlers = serverHandlers(
-    { status: () => IDLE, replaceAccessList: (entries) => acl.replace(entries) },
+    {
+      status: () => IDLE,
+      replaceAccessList: (entries) => acl.replace(entries),
+      reload: () => Promise.resolve("nothing"),
+    },
     { watch: new StateWatch(() => IDLE, systemClock), trace: new WireTrace(() => 0) },
     log,
   );

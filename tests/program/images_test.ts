@@ -82,7 +82,8 @@ Deno.test("S10: rpc.acl says who may ask over HTTP", async () => {
 Deno.test("every image is a read-only export NAME:REVISION of NBD, for those who are allowed", async () => {
   using directory = temporaryDirectory();
   const { config, images } = configure(directory);
-  const { server, nbdPort } = await serve(config, "--port", "0", "127.0.0.1");
+  Deno.writeTextFileSync(`${config}/peers.conf`, "[here]\naddress = 127.0.0.1\nwrite = *\n");
+  const { server, nbdPort } = await serve(config, "--port", "0");
   await using _server = server;
   const uri = `nbd://127.0.0.1:${nbdPort}`;
   const { stdout } = await denbd(["info", "--list", "--json", uri]);
@@ -113,8 +114,8 @@ Deno.test("a bad configuration is one clear line and exit code 1, or leaves the 
   const file = `${config}/server.conf`;
   const good = Deno.readTextFileSync(file);
   const cases: [string | null, string][] = [
-    [null, "there is no such file"],
-    ["[nbd]\n", "there is no section [dnbd3]"],
+    [null, "there is neither server.conf nor exports.conf"],
+    ["[nbd]\n", "there is no section [dnbd3], and no exports.conf"],
     ["[dnbd3]\n", "no basePath in [dnbd3]"],
     ["[dnbd3]\nbasePath=images\n", "server.conf:2: basePath must be absolute, not images"],
     [
@@ -140,7 +141,7 @@ Deno.test("a bad configuration is one clear line and exit code 1, or leaves the 
   await server.logged(/server.conf:2: basePath cannot change while running/);
   Deno.removeSync(file);
   server.signal("SIGHUP");
-  await server.logged(/the configuration stays as it is: .*there is no such file/);
+  await server.logged(/kept the configuration: .*there is neither server.conf nor exports.conf/);
   const { bytes } = await denbd(["read", "--size", "1", `dnbd3://127.0.0.1:${port}/multi`]);
   assertEquals(bytes, Uint8Array.of(7));
 });

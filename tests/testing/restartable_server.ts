@@ -94,11 +94,6 @@ export class RestartableServer {
     for (const link of this.#links.splice(0)) link.break();
   }
 
-  /** Nothing arrives any more on what is connected now, in either direction, and nobody is told. */
-  hang(): void {
-    for (const link of this.#links.splice(0)) link.hang();
-  }
-
   /** Power is lost: what was not flushed is gone, but for what `keeps` picks. */
   crash(keeps?: (change: number) => boolean): void {
     this.medium = this.#disk!.crash(keeps);
@@ -121,7 +116,6 @@ class BreakableConnection implements Connection {
   readonly #connection: Connection;
   readonly #broken = Promise.withResolvers<null>();
   #isBroken = false;
-  #hangs = false;
 
   constructor(connection: Connection) {
     this.#connection = connection;
@@ -130,16 +124,12 @@ class BreakableConnection implements Connection {
 
   read(into: Uint8Array): number | null | Promise<number | null> {
     if (this.#isBroken) return null;
-    if (this.#hangs) return this.#broken.promise;
     const reading = this.#connection.read(into);
-    if (!(reading instanceof Promise)) return reading;
-    const heard = reading.then((count) => this.#hangs ? this.#broken.promise : count);
-    return Promise.race([heard, this.#broken.promise]);
+    return reading instanceof Promise ? Promise.race([reading, this.#broken.promise]) : reading;
   }
 
   write(bytes: Uint8Array): void | Promise<void> {
     if (this.#isBroken) throw new Error("the link is broken");
-    if (this.#hangs) return;
     return this.#connection.write(bytes);
   }
 
@@ -147,11 +137,7 @@ class BreakableConnection implements Connection {
     if (this.#isBroken) return;
     this.#isBroken = true;
     this.#broken.resolve(null);
-    if (!this.#hangs) this.#connection.close();
-  }
-
-  hang(): void {
-    this.#hangs = true;
+    this.#connection.close();
   }
 
   break(): void {

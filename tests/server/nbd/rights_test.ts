@@ -135,7 +135,7 @@ Deno.test("a right to read alone shows in the flags: read-only, and nothing offe
   assertEquals(writer & (TransmissionFlag.READ_ONLY | writing), writing);
 });
 
-Deno.test("a hand-made client writes on a read-only session and outside the range: errors, nothing changed", async () => {
+Deno.test("V32: a hand-made client writes on a read-only session and outside the range: errors, nothing changed", async () => {
   await using world = new World(`[r]\nkey = ${key}\nread = *\n[w]\naddress = ::/0\nwrite = *\n`);
   const before = await contents(world);
   const reader = await world.open({ key });
@@ -157,7 +157,7 @@ Deno.test("a hand-made client writes on a read-only session and outside the rang
   assertEquals((await writer.read(0, 512)).error, 0, "the session goes on");
 });
 
-Deno.test("an export without rules is nobody's, and the log says so", async () => {
+Deno.test("V30: an export without rules is nobody's, and the log says so", async () => {
   const lines: string[] = [];
   const exports = new ExportTable();
   exports.add(anExport("disk"));
@@ -223,7 +223,7 @@ for (const named of [true, false]) {
   });
 }
 
-Deno.test("removing an entry ends that client's session, after what it has asked for", async () => {
+Deno.test("V33: removing an entry ends that client's session, after what it has asked for", async () => {
   const conf = (...peers: string[]) =>
     peers.map((each) => `[${each}]\naddress = 10.0.0.${each}\nwrite = *\n`).join("");
   await using world = new World(conf("1", "2"));
@@ -295,7 +295,7 @@ async function readBytes(connection: Connection, count: number): Promise<Uint8Ar
   return bytes;
 }
 
-Deno.test("a dismissed export answers what it was asked, then its clients go and others stay", async () => {
+Deno.test("V51: a dismissed export answers what it was asked, then its clients go and others stay", async () => {
   await using world = new World("[a]\naddress = ::/0\nwrite = *\n", { names: ["disk", "other"] });
   const device = new FaultDisk(new MemoryDisk(SIZE));
   const exported = { ...anExport("slow"), device };
@@ -316,7 +316,7 @@ Deno.test("a dismissed export answers what it was asked, then its clients go and
   assertEquals((await other.write(0, new Uint8Array(512))).error, 0);
 });
 
-Deno.test("removing an export and offering another under its name works a thousand times", async () => {
+Deno.test("V48: removing an export and offering another under its name works a thousand times", async () => {
   await using world = new World("[a]\naddress = ::/0\nwrite = *\n", { names: ["stays"] });
   const bystander = await world.open({}, "stays");
   for (let round = 0; round < 1000; round++) {
