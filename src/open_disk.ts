@@ -35,6 +35,10 @@ export interface OpenDiskOptions {
    * Infinite for who can wait.
    */
   readonly deadlineMs?: number;
+  /** See `SurvivalOptions`. */
+  readonly stallMs?: number;
+  /** See `SurvivalOptions`. */
+  readonly silenceMs?: number;
   readonly log?: Log;
   readonly clock?: Clock;
   /** Where keys are looked for. Default: the environment of this process. */
@@ -92,7 +96,7 @@ export async function openImageLocator(
 export async function openNbdLocator(locator: NbdLocator, options: OpenDiskOptions = {}): Promise<OpenedNbd> {
   const { connections, readOnly, log = silentLog, clock, deadlineMs = REQUEST_MS_MAX, soleWriter } = options;
   const { exportName } = locator;
-  const survival = { deadlineMs, soleWriter };
+  const survival = { deadlineMs, soleWriter, stallMs: options.stallMs, silenceMs: options.silenceMs };
   return await inTime(
     locator,
     options,

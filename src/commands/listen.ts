@@ -1,8 +1,14 @@
+import type { BlockDevice, DiskIdentity } from "../device/device.ts";
 import { openFileDisk } from "../device/open_file_disk.ts";
+import { type DiskRecord, FIRST_OWNERSHIP, type RecordStore, whyNotOwned } from "../device/ownership.ts";
 import { DEFAULT_STATE_DIRECTORY } from "../device/state_directory.ts";
+import { OwnershipDesk } from "../migrate/ownership_desk.ts";
 import { Receiver } from "../migrate/receiver.ts";
+import { systemClock } from "../os/clock.ts";
 import { type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import { command, type Invocation } from "./command.ts";
+import { CommandFailure } from "./command_failure.ts";
+import { diskState, settleOwnership } from "./disk_ownership.ts";
 import { checkExportName } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { RunningServer, servedBytes, type ServerRole, servingOptions } from "./running_server.ts";
@@ -65,34 +71,69 @@ export const listen = command({
     },
   ],
   async run({ options, args, log, env }) {
-    const role = new DiskReceiver(options, await openReceiver(options, { log, env }), { log });
+    const role = await DiskReceiver.open(options, { log, env });
     const handshakeTimeout = Math.max(options.handshakeTimeout, HANDSHAKE_MS);
     const settings = { ...options, killswitch: false, handshakeTimeout };
     return await new RunningServer(settings, args, role, { log, env }).run();
   },
 });
 
-async function openReceiver(
-  { file, discard, stateDir, oldstyle, trustDisconnect }: ListenOptions,
-  { log, env }: Pick<Invocation, "log" | "env">,
-): Promise<Receiver> {
-  const stateDirectory = env("STATE_DIRECTORY") ?? stateDir;
-  const disk = await openFileDisk(file, { discard, stateDirectory, log });
-  const sizeBytes = servedBytes(disk, file, oldstyle, log);
-  return new Receiver(disk, { sizeBytes, log, trustsGoodbye: trustDisconnect });
-}
+/** What has come belongs here; the source may have fallen before it could say that it knows. */
+const ACKNOWLEDGE_MS_MAX = 10_000;
+/** For the answer to the source's last word to go out. */
+const FAREWELL_MS = 200;
 
 class DiskReceiver implements ServerRole {
   readonly receiver: Receiver;
   readonly servesReceived: boolean;
   readonly #options: ListenOptions;
   readonly #log: Invocation["log"];
+  readonly #ownership: RecordStore | undefined;
+  readonly #desk: OwnershipDesk | undefined;
+  #finishing: Disposable | undefined;
 
-  constructor(options: ListenOptions, receiver: Receiver, { log }: Pick<Invocation, "log">) {
+  /** @param known What is kept of the image. */
+  private constructor(
+    options: ListenOptions,
+    disk: BlockDevice,
+    ownership: RecordStore | null,
+    known: DiskRecord | null,
+    log: Invocation["log"],
+  ) {
+    const { file, oldstyle, thenServe, trustDisconnect } = options;
     this.#options = options;
-    this.receiver = receiver;
-    this.servesReceived = options.thenServe;
     this.#log = log;
+    this.servesReceived = thenServe;
+    const sizeBytes = servedBytes(disk, file, oldstyle, log);
+    const adopt = ownership === null ? undefined : () => adoptDisk(ownership, file, log);
+    this.receiver = new Receiver(disk, { sizeBytes, log, trustsGoodbye: trustDisconnect, adopt });
+    if (ownership === null) return;
+    this.#ownership = ownership;
+    this.#desk = new OwnershipDesk({
+      store: ownership,
+      known,
+      device: disk,
+      sizeBytes,
+      log,
+      receives: () => this.receiver.isWaiting,
+      onOwner: (record) => this.#own(record),
+      onAcknowledged: () => this.#finishIn(FAREWELL_MS),
+    });
+  }
+
+  /** @throws {DeviceError} If the image cannot be used. */
+  static async open(
+    options: ListenOptions,
+    { log, env }: Pick<Invocation, "log" | "env">,
+  ): Promise<DiskReceiver> {
+    const { file, discard, stateDir } = options;
+    const surroundings = { stateDirectory: env("STATE_DIRECTORY") ?? stateDir, log, env };
+    const known = await settleOwnership(file, surroundings);
+    if (known?.ownership.state === "in-doubt") {
+      throw new CommandFailure(whyNotOwned(file, known.ownership)!);
+    }
+    const disk = await openFileDisk(file, { discard, log });
+    return new DiskReceiver(options, disk, diskState(file, surroundings.stateDirectory), known, log);
   }
 
   openExports(exports: ExportTable): Promise<void> {
@@ -105,7 +146,45 @@ class DiskReceiver implements ServerRole {
       readOnly: false,
       traffic: new ExportTraffic(),
       source: file,
+      ownership: this.#ownership,
+      desk: this.#desk,
     }, { isDefault: true });
     return Promise.resolve();
+  }
+
+  close(): Promise<void> {
+    this.#finishing?.[Symbol.dispose]();
+    return Promise.resolve();
+  }
+
+  #own({ uuid, generation }: DiskRecord): void {
+    this.receiver.own({ uuid, generation, durable: true });
+    if (this.servesReceived) return this.receiver.finish();
+    this.#finishIn(ACKNOWLEDGE_MS_MAX);
+  }
+
+  #finishIn(delayMs: number): void {
+    this.#finishing?.[Symbol.dispose]();
+    this.#finishing = systemClock.timer(delayMs, () => this.receiver.finish());
+  }
+}
+
+/** Writes down that an image which came without a change of ownership is a disk of its own, or still is. */
+async function adoptDisk(
+  ownership: RecordStore,
+  file: string,
+  log: Invocation["log"],
+): Promise<DiskIdentity | undefined> {
+  try {
+    const known = await ownership.read();
+    const { uuid, generation } = known?.ownership.state === "owner"
+      ? { ...known, generation: known.generation + 1 }
+      : { uuid: crypto.randomUUID(), generation: 1 };
+    const isOwner = known?.ownership.state === "owner";
+    await ownership.write({ uuid, generation, ownership: isOwner ? known.ownership : FIRST_OWNERSHIP });
+    return { uuid, generation, durable: true };
+  } catch (error) {
+    log.warn(`${file}: its identity cannot be kept (${(error as Error).message})`);
+    return undefined;
   }
 }

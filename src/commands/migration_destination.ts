@@ -1,9 +1,11 @@
 /** From what somebody asked for to the place that a disk is to move to. */
 import type { AdjustableLog } from "../base/log.ts";
 import { formatEndpoint } from "../base/endpoint.ts";
+import { formatDiskLocator } from "../base/uri.ts";
 import type { MigrationRequest } from "../control/migrations.ts";
 import type { Destination } from "../migrate/handover.ts";
 import { NbdDestination } from "../migrate/nbd_destination.ts";
+import { SourceOwnership } from "../migrate/source_ownership.ts";
 import { dialOf } from "../open_disk.ts";
 import { systemClock } from "../os/clock.ts";
 import type { Export } from "../server/export_table.ts";
@@ -24,14 +26,19 @@ export function openDestination(
   { log, env }: Surroundings,
 ): Destination {
   const name = to.exportName === "" ? "" : `/${to.exportName}`;
-  return new NbdDestination({
-    text: `${formatEndpoint(to.server)}${name}`,
+  const place = {
     dial: dialOf(to, { bind, log, env }),
     exportName: to.exportName,
     sizeBytes: exported.sizeBytes,
+    clock: systemClock,
+  };
+  const { ownership: store } = exported;
+  return new NbdDestination({
+    ...place,
+    text: `${formatEndpoint(to.server)}${name}`,
     identity: exported.device.identity,
     instance,
-    clock: systemClock,
+    ownership: store && new SourceOwnership({ ...place, store, peer: formatDiskLocator(to), log }),
   });
 }
 

@@ -4,6 +4,7 @@ import { CacheDisk } from "../device/cache.ts";
 import { MemoryStore } from "../device/cache_memory.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { openDisk, OpenError } from "../open_disk.ts";
+import { STALL_MS } from "../remote/surviving_link.ts";
 import { systemClock } from "../os/clock.ts";
 import { type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import { parseAddressOption } from "../base/ip_address.ts";
@@ -35,6 +36,11 @@ const OPTIONS = {
   readOnly: { type: "flag", short: "r", help: "Serve the disk read-only" },
   deadline: { ...deadlineOption, default: 0 },
   soleWriter: soleWriterOption,
+  stall: {
+    type: "duration",
+    default: STALL_MS,
+    help: "How long a denbd server may give no sign of life before it is reconnected to",
+  },
   cache: {
     type: "string",
     short: "c",
@@ -63,7 +69,9 @@ export const proxy = command({
   description:
     `DISK is a URI such as nbd://host/export, or any disk. Any number of clients may use it at once. What the server answers, errors included, reaches the client that asked; a flush is answered when the server has answered it.
 
-When the connection is lost, unanswered requests are sent again on a new one, for as long as --deadline allows. What a server that crashed may have lost is written again with --sole-writer; otherwise the next flush fails.
+When the connection is lost, unanswered requests are sent again on a new one, for as long as --deadline allows. What a server that crashed may have lost is written again if a denbd server has reserved the disk for this proxy (serve --writers one-session), or with --sole-writer; otherwise the next flush fails.
+
+A server that is slow is waited for. A denbd server is asked for a sign of life, and left when it owes one for --stall; others when the network no longer hears of their machine, or, if the environment variable FLEXNBD_UPSTREAM_TIMEOUT has a number of seconds, when they owe an answer and are silent for so long.
 
 A cache forgets what is written through this proxy, and knows nothing of other writers. So it is used only where the server says that the disk is read-only, or with --sole-writer, unless shared-unsafe says that old data do no harm.
 
@@ -163,7 +171,7 @@ class Upstream implements ServerRole {
   }
 
   async #open(stopped: AbortSignal): Promise<BlockDevice> {
-    const { readOnly, bind, wait, deadline, soleWriter } = this.#options;
+    const { readOnly, bind, wait, deadline, soleWriter, stall } = this.#options;
     while (true) {
       try {
         return await openDisk(this.#locator, {
@@ -172,6 +180,8 @@ class Upstream implements ServerRole {
           signal: stopped,
           deadlineMs: forEver(deadline),
           soleWriter,
+          stallMs: forEver(stall),
+          silenceMs: silenceLimit(this.#env),
           log: this.#log,
           env: this.#env,
         });
@@ -209,6 +219,12 @@ class Upstream implements ServerRole {
     const blockBytes = Math.max(CACHE_BLOCK_BYTES, disk.blockSizes.minimum);
     return new CacheDisk(cached, new MemoryStore(this.#cache.sizeBytes, blockBytes));
   }
+}
+
+/** As flexnbd-proxy has it: whole seconds above 0; anything else counts as nothing. */
+function silenceLimit(env: Invocation["env"]): number | undefined {
+  const text = env("FLEXNBD_UPSTREAM_TIMEOUT") ?? "";
+  return /^[1-9]\d{0,8}$/.test(text) ? Number(text) * 1000 : undefined;
 }
 
 /** @throws The signal's reason. */

@@ -221,8 +221,8 @@ export class RunningServer {
       changed: this.#watch.look,
       tls: this.#tls?.server,
       ...role.reservations,
-      // One source at a time.
-      limits: this.#receives ? { ...this.#limits, connections: 1 } : this.#limits,
+      // One source at a time, which in newstyle may also ask questions beside.
+      limits: this.#receives && options.oldstyle ? { ...this.#limits, connections: 1 } : this.#limits,
       onLeft: ({ session }) => role.receiver?.left(session.saidGoodbye),
     });
     this.#migrations = new Migrations({

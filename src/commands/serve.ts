@@ -7,6 +7,7 @@ import { command, type Invocation } from "./command.ts";
 import { forEver } from "./disk_options.ts";
 import { ConfiguredServing } from "./configured_serving.ts";
 import { checkDescription, checkExportName, type ExportOption, parseExportOption } from "./export_option.ts";
+import { diskState, ServedOwnership, settleOwnership } from "./disk_ownership.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { RunningServer, servedBytes, type ServerRole, servingOptions } from "./running_server.ts";
 import { UsageError } from "./usage_error.ts";
@@ -144,12 +145,15 @@ class FileExports implements ServerRole {
   readonly #wanted: readonly ExportOption[];
   readonly #log: Invocation["log"];
   readonly #stateDirectory: string;
+  readonly #env: Invocation["env"];
+  readonly #ownerships = new AsyncDisposableStack();
   readonly reservations: ServerRole["reservations"];
 
   constructor(options: ServeOptions, { log, env }: Pick<Invocation, "log" | "env">) {
     this.#options = options;
     this.#wanted = wantedExports(options);
     this.#log = log;
+    this.#env = env;
     this.#stateDirectory = env("STATE_DIRECTORY") ?? options.stateDir;
     this.reservations = reservationsIn(this.#stateDirectory, options);
   }
@@ -158,14 +162,25 @@ class FileExports implements ServerRole {
     for (const wanted of this.#wanted) exports.add(await this.#open(wanted), wanted);
   }
 
+  async close(): Promise<void> {
+    await this.#ownerships.disposeAsync();
+  }
+
   async #open(wanted: ExportOption): Promise<Export> {
     const { oldstyle, discard } = this.#options;
+    const surroundings = { stateDirectory: this.#stateDirectory, log: this.#log, env: this.#env };
+    await settleOwnership(wanted.disk, surroundings);
     const device = await openFileDisk(wanted.disk, {
       readOnly: wanted.readOnly,
       discard,
       stateDirectory: this.#stateDirectory,
       log: this.#log,
     });
+    const state = device.identity?.durable && !wanted.readOnly
+      ? diskState(wanted.disk, this.#stateDirectory)
+      : null;
+    const ownership = state === null ? undefined : new ServedOwnership(state, device, surroundings);
+    if (ownership !== undefined) this.#ownerships.use(ownership);
     return {
       name: wanted.name,
       description: wanted.description,
@@ -175,6 +190,8 @@ class FileExports implements ServerRole {
       traffic: new ExportTraffic(),
       source: wanted.disk,
       writers: this.#options.writers,
+      ownership,
+      desk: ownership?.desk,
     };
   }
 }

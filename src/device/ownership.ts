@@ -50,6 +50,14 @@ export interface DiskRecord {
   readonly ownership: Ownership;
 }
 
+/** Where a disk's record is kept. */
+export interface RecordStore {
+  /** `null`: there is none. */
+  read(): Promise<DiskRecord | null>;
+  /** Durable when this resolves. */
+  write(record: DiskRecord): Promise<void>;
+}
+
 /** The ownership of a disk that has never moved. */
 export const FIRST_OWNERSHIP: Ownership = { state: "owner", epoch: 1 };
 

@@ -13,7 +13,7 @@ import { type FileStatus, fileStatus } from "../os/file_calls.ts";
 import type { Libc } from "../os/libc.ts";
 import type { DiskIdentity } from "./device.ts";
 import { DeviceError } from "./device_error.ts";
-import { type DiskRecord, FIRST_OWNERSHIP, whyNotOwned } from "./ownership.ts";
+import { type DiskRecord, FIRST_OWNERSHIP, type RecordStore, whyNotOwned } from "./ownership.ts";
 import { type FileRecord, formatRecord, parseRecord } from "./state_record.ts";
 
 /** Where identities are kept unless the operator says otherwise. */
@@ -82,7 +82,7 @@ function refuseUnowned(path: string, known: DiskRecord | null): void {
 }
 
 /** What is kept of one image. Who writes holds the image's lock as a writer. */
-export class DiskState {
+export class DiskState implements RecordStore {
   readonly #directory: string;
   readonly #path: string;
   readonly #createdNs: string;

@@ -144,6 +144,8 @@ export class Migration {
   /** There is no way back. */
   #left = false;
   #lastError: string | null = null;
+  /** The same without numbers, which differ from one attempt to the next. */
+  #lastReason = "";
 
   /** Starts at once. */
   constructor(options: MigrationOptions) {
@@ -274,10 +276,12 @@ export class Migration {
     }
   }
 
-  /** Once for each reason, however many attempts it costs. */
+  /** Once for each reason, however many attempts it costs, and wherever they come to. */
   #report(error: Error): void {
     const { text } = this.#options.destination;
-    const again = error.message === this.#lastError;
+    const reason = error.message.replace(/\d+/g, "");
+    const again = reason === this.#lastReason;
+    this.#lastReason = reason;
     this.#lastError = error.message;
     const line = `migration to ${text}: ${error.message}; clients go on here, it is tried again`;
     if (again) this.#log.debug(line);
@@ -305,9 +309,10 @@ export class Migration {
       await this.#converge(attempt, outflow, signal);
     } catch (error) {
       this.#tracker.writePace = null;
-      if (!this.#left) this.#tracker.release();
+      const isGone = this.#left || error instanceof HandoverInDoubt;
+      if (!isGone) this.#tracker.release();
       await attempt.abandon(error as Error);
-      if (!this.#left || error instanceof HandoverInDoubt) throw error;
+      if (!isGone || error instanceof HandoverInDoubt) throw error;
       throw new HandoverInDoubt((error as Error).message, { cause: error });
     }
   }

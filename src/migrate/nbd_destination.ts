@@ -1,6 +1,7 @@
 /**
- * A disk of any NBD server as the destination, in flexnbd's way: everything is written, and a DISCONNECT says that the
- * data are the server's from then on. A connection that ends otherwise says that they are not.
+ * A disk of any NBD server as the destination. With another denbd it changes hands in two steps; with other servers in
+ * flexnbd's way: everything is written, and a DISCONNECT says that the data are the server's from then on. A connection
+ * that ends otherwise says that they are not.
  *
  * @see spec: flexnbd sections 12 and 13
  */
@@ -8,16 +9,19 @@ import type { BlockDevice } from "../device/device.ts";
 import { DialError } from "../net/dial.ts";
 import { ConversationCutError } from "../net/converse.ts";
 import { type Clock, delay } from "../os/clock.ts";
-import { type Carrier, NbdDisk } from "../remote/nbd.ts";
+import { NbdDisk } from "../remote/nbd.ts";
 import type { ConnectionOwner, NbdConnection } from "../remote/nbd_connection.ts";
 import { denbdFacts, type ExportFacts, exportFacts } from "../remote/nbd_export.ts";
 import type { Failure, Transaction } from "../remote/nbd_transaction.ts";
 import { type Dial, openConnection, type OpenedConnection } from "../remote/open_connection.ts";
 import { BASE_ALLOCATION } from "../wire/nbd/constants.ts";
 import { DENBD_NAMESPACE } from "../wire/nbd/denbd_context.ts";
+import { CRC32_CONTEXT, decodeMigrationAnswer, type MigrationAnswer } from "../wire/nbd/migration_message.ts";
 import { RefusedError } from "../wire/nbd/refused_error.ts";
 import { WireError } from "../wire/wire_error.ts";
+import { type DataLine, DenbdAttempt } from "./denbd_attempt.ts";
 import { type Attempt, AttemptFailure, type Destination } from "./handover.ts";
+import type { SourceOwnership } from "./source_ownership.ts";
 
 /** For a connection, and for the server to greet and agree; as flexnbd has them. */
 const CONNECT_MS_MAX = 15_000;
@@ -38,6 +42,8 @@ export interface NbdDestinationOptions {
   /** Of this run of the program, for the same reason. */
   readonly instance?: string;
   readonly clock: Clock;
+  /** Of the disk that moves: with another denbd it changes hands in two steps. Default: a goodbye says it all. */
+  readonly ownership?: SourceOwnership;
 }
 
 export class NbdDestination implements Destination {
@@ -50,7 +56,29 @@ export class NbdDestination implements Destination {
   }
 
   async begin(signal: AbortSignal): Promise<Attempt> {
-    const opened = await this.#open(signal);
+    const { ownership, clock } = this.#options;
+    if (ownership === undefined) return new NbdAttempt(await this.#connect(signal, []), clock);
+    let carrier: Courier;
+    const answer = await ownership.announce(async (query) => {
+      carrier = await this.#connect(signal, [query, CRC32_CONTEXT]);
+      return carrier.answer;
+    });
+    if (answer === null) return new NbdAttempt(carrier!, clock);
+    if (answer.is === "fresh" || answer.is === "resume") {
+      signal.addEventListener("abort", () => void ownership.release(), { once: true });
+      return new DenbdAttempt(carrier!, ownership, answer.is === "resume");
+    }
+    const { why, reason } = answer.is === "refused"
+      ? answer
+      : { why: "policy", reason: `it is ${answer.is}` };
+    const failure = new AttemptFailure(why === "size" ? "size" : "rejected", reason);
+    carrier!.cut(failure);
+    throw failure;
+  }
+
+  /** @throws {AttemptFailure} */
+  async #connect(signal: AbortSignal, queries: readonly string[]): Promise<Courier> {
+    const opened = await this.#open(signal, queries);
     const carrier = new Courier(opened);
     try {
       this.#check(opened, carrier.facts);
@@ -58,11 +86,11 @@ export class NbdDestination implements Destination {
       carrier.cut(error as Error);
       throw error;
     }
-    return new NbdAttempt(carrier, this.#options.clock);
+    return carrier;
   }
 
   /** @throws {AttemptFailure} */
-  async #open(signal: AbortSignal): Promise<OpenedConnection> {
+  async #open(signal: AbortSignal, queries: readonly string[]): Promise<OpenedConnection> {
     const { dial, exportName, clock } = this.#options;
     const late = new AbortController();
     let timer = clock.timer(CONNECT_MS_MAX, () => {
@@ -78,7 +106,7 @@ export class NbdDestination implements Destination {
           });
           return connection;
         },
-        { exportName, contexts: [BASE_ALLOCATION, DENBD_NAMESPACE] },
+        { exportName, contexts: [BASE_ALLOCATION, DENBD_NAMESPACE, ...queries] },
         AbortSignal.any([signal, late.signal]),
       );
     } catch (error) {
@@ -153,10 +181,12 @@ class NbdAttempt implements Attempt {
 }
 
 /** Carries requests over one connection, which is never left politely by itself: that would hand the disk over. */
-class Courier implements Carrier, ConnectionOwner {
+class Courier implements DataLine, ConnectionOwner {
   readonly facts: ExportFacts;
   readonly extended: boolean;
   readonly connection: NbdConnection;
+  /** What the server said to the announcement of the disk. */
+  readonly answer: MigrationAnswer | null;
   /** Resolves when the connection is over. */
   readonly over: Promise<Error>;
   readonly #resolveOver: (reason: Error) => void;
@@ -167,6 +197,7 @@ class Courier implements Carrier, ConnectionOwner {
   constructor(opened: OpenedConnection) {
     this.facts = exportFacts(opened.agreement);
     this.extended = opened.agreement.extended;
+    this.answer = decodeMigrationAnswer(opened.agreement.contexts.map(({ name }) => name));
     const { promise, resolve } = Promise.withResolvers<Error>();
     this.over = promise;
     this.#resolveOver = resolve;

@@ -1,4 +1,5 @@
 /** Carries out the source's part of a change of ownership: with a real record, and a destination that is asked. */
+import type { RecordStore } from "../device/ownership.ts";
 import { converse } from "../net/converse.ts";
 import type { Dial } from "../remote/open_connection.ts";
 import { askContexts } from "../wire/nbd/handshake_client.ts";
@@ -8,7 +9,6 @@ import {
   type MigrationAnswer,
   type MigrationRequest,
 } from "../wire/nbd/migration_message.ts";
-import type { RecordStore } from "./ownership_desk.ts";
 import type { SourceConversation } from "./ownership_source.ts";
 
 /** Asks the destination. `null`: no answer came. */

@@ -4,19 +4,11 @@
  */
 import type { Log } from "../base/log.ts";
 import type { BlockDevice } from "../device/device.ts";
-import type { DiskRecord } from "../device/ownership.ts";
+import type { DiskRecord, RecordStore } from "../device/ownership.ts";
 import type { Peer } from "../net/connection.ts";
 import type { MigrationDesk, WritingSession } from "../server/migration_desk.ts";
 import type { MigrationAnswer, MigrationRequest } from "../wire/nbd/migration_message.ts";
 import { answerSource } from "./ownership_destination.ts";
-
-/** Where a disk's record is kept. */
-export interface RecordStore {
-  /** `null`: there is none. */
-  read(): Promise<DiskRecord | null>;
-  /** Durable when this resolves. */
-  write(record: DiskRecord): Promise<void>;
-}
 
 export interface OwnershipDeskOptions {
   readonly store: RecordStore;
@@ -25,9 +17,9 @@ export interface OwnershipDeskOptions {
   readonly sizeBytes: number;
   readonly log: Log;
   /** Whether a disk may move here: not over one that is served. */
-  readonly receives: boolean;
-  /** Told when the data of a migration are going to come; what came before does not count if it is `fresh`. */
-  readonly onBegin?: (fresh: boolean) => void;
+  readonly receives: () => boolean;
+  /** What is kept at the start. */
+  readonly known: DiskRecord | null;
   /** Told when the disk has become ours, with its record. */
   readonly onOwner?: (record: DiskRecord) => void;
   /** Told when the source knows that. */
@@ -42,11 +34,14 @@ export class OwnershipDesk implements MigrationDesk {
   readonly #sessions = new Map<WritingSession, PromiseWithResolvers<void>>();
   /** The message before. */
   #turn: Promise<unknown> = Promise.resolve();
+  /** The source's word is awaited: the copy is nobody's to change. */
+  #prepared: boolean;
   /** A record may have been written or not: nothing is said any more. */
   #failure: string | null = null;
 
   constructor(options: OwnershipDeskOptions) {
     this.#options = options;
+    this.#prepared = options.known?.ownership.state === "prepared";
   }
 
   answer(request: MigrationRequest, peer: Peer): Promise<MigrationAnswer> {
@@ -60,11 +55,13 @@ export class OwnershipDesk implements MigrationDesk {
   }
 
   enter(id: string | null, session: WritingSession): () => void {
-    if (id === null) {
+    const refusal = this.#whyNot(id);
+    if (refusal !== null) {
+      session.forbidWrites();
+      session.abort(refusal);
+    } else if (id === null) {
       // It may write what it likes: nothing of what has come can be relied upon.
       this.#receivingId = null;
-    } else if (id !== this.#receivingId) {
-      session.abort("another attempt has begun");
     }
     const gone = Promise.withResolvers<void>();
     this.#sessions.set(session, gone);
@@ -74,10 +71,17 @@ export class OwnershipDesk implements MigrationDesk {
     };
   }
 
+  #whyNot(id: string | null): string | null {
+    if (!this.#options.receives()) return null;
+    if (id !== null) return id === this.#receivingId ? null : "another attempt has begun";
+    if (this.#prepared) return "a whole copy waits for its source";
+    return this.#sessions.size === 0 ? null : "another source is sending";
+  }
+
   async #answer(request: MigrationRequest, peer: Peer): Promise<MigrationAnswer> {
     const { store, device, sizeBytes, log, receives } = this.#options;
     if (this.#failure !== null) throw new Error(this.#failure);
-    if (request.verb === "hello" && !receives) {
+    if (request.verb === "hello" && !receives()) {
       return {
         is: "refused",
         why: "policy",
@@ -104,13 +108,11 @@ export class OwnershipDesk implements MigrationDesk {
         throw new Error(this.#failure, { cause: error });
       }
       const { state } = record.ownership;
+      this.#prepared = state === "prepared";
       if (state !== known?.ownership.state) log.info(`migration ${request.id} from ${peer.text}: ${state}`);
       if (state === "owner") this.#options.onOwner?.(record);
     }
-    if (begins) {
-      this.#receivingId = request.id;
-      this.#options.onBegin?.(answer.is === "fresh");
-    }
+    if (begins) this.#receivingId = request.id;
     // The word is given: nothing may change any more.
     if (answer.is === "prepared") { for (const session of this.#sessions.keys()) session.forbidWrites(); }
     if (request.verb === "acknowledge" && answer.is === "owner") this.#options.onAcknowledged?.();

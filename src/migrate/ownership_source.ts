@@ -38,30 +38,29 @@ export function nextMigration(
 }
 
 /**
- * Announces the disk. The attempt is written down first: should this host fall, it knows afterwards whom to tell that
- * nothing comes of it.
+ * Announces the disk. Where it is taken, the attempt is written down before anything else: should this host fall, it
+ * knows afterwards whom to tell that nothing comes of it.
  *
- * @returns The record that was written, and the answer; `null` if none came.
+ * @returns The answer; `null` if none came.
  */
 export function* announce(
   record: DiskRecord,
   migration: Migration,
   sizeBytes: number,
-): SourceConversation<{ record: DiskRecord; answer: MigrationAnswer | null }> {
+): SourceConversation<MigrationAnswer | null> {
   const { id, uuid, generation, epoch } = migration;
-  const leaving: DiskRecord = {
-    ...record,
-    ownership: { state: "owner", epoch: record.ownership.epoch, migration, role: "leaving" },
-  };
-  yield* write(leaving);
   const answer = yield* ask({ verb: "hello", id, uuid, generation, epoch, sizeBytes });
-  return { record: leaving, answer };
+  if (answer?.is !== "fresh" && answer?.is !== "resume") return answer;
+  if (record.ownership.migration?.id === id) return answer;
+  const ownership: Ownership = { state: "owner", epoch: record.ownership.epoch, migration, role: "leaving" };
+  yield* write({ ...record, ownership });
+  return answer;
 }
 
 /**
  * Hands the disk over. Everything has been sent, and nothing changes here any more.
  *
- * @param record As {@linkcode announce} returned it.
+ * @param record As {@linkcode announce} has written it.
  * @throws What the carrier throws when it leaves; the disk is still ours then.
  */
 export function* handOver(record: DiskRecord, now: () => string): SourceConversation<SourceOutcome> {
@@ -116,7 +115,7 @@ function withState(record: DiskRecord, state: "in-doubt" | "moved", now: string)
 }
 
 /** The record of an owner who has nobody to tell anything. */
-export function forget(record: DiskRecord): DiskRecord {
+function forget(record: DiskRecord): DiskRecord {
   const ownership: Ownership = { state: "owner", epoch: record.ownership.epoch };
   return { ...record, ownership };
 }

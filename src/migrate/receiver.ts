@@ -8,7 +8,7 @@
  * @see spec: flexnbd sections 13 and 17 (2, 3)
  */
 import type { Log } from "../base/log.ts";
-import type { BlockDevice, Extent, WriteOptions, ZeroOptions } from "../device/device.ts";
+import type { BlockDevice, DiskIdentity, Extent, WriteOptions, ZeroOptions } from "../device/device.ts";
 import { DirtyMap } from "./dirty_map.ts";
 
 export interface ReceiverOptions {
@@ -17,6 +17,8 @@ export interface ReceiverOptions {
   readonly log: Log;
   /** Any goodbye is the end, as flexnbd has it. Default `false`. */
   readonly trustsGoodbye?: boolean;
+  /** Writes down that the image is a disk now; its identity. Default: there is none. */
+  adopt?(): Promise<DiskIdentity | undefined>;
 }
 
 /** A disk that is being received. It stays in front of the disk when that has come, and is then only a way through. */
@@ -24,7 +26,7 @@ export class Receiver implements BlockDevice {
   readonly sizeBytes: number;
   readonly blockSizes: BlockDevice["blockSizes"];
   readonly can: BlockDevice["can"];
-  readonly identity: BlockDevice["identity"];
+  #identity: DiskIdentity | undefined;
   readonly #disk: BlockDevice;
   readonly #options: ReceiverOptions;
   /** What the present client has not written; `null` when the disk has come. */
@@ -37,9 +39,13 @@ export class Receiver implements BlockDevice {
     this.sizeBytes = disk.sizeBytes;
     this.blockSizes = disk.blockSizes;
     this.can = disk.can;
-    this.identity = disk.identity;
     this.#missing = new DirtyMap(options.sizeBytes);
     this.#missing.markAll();
+  }
+
+  /** None before the disk has come. */
+  get identity(): DiskIdentity | undefined {
+    return this.#identity;
   }
 
   get syncFailure(): string | null {
@@ -69,13 +75,24 @@ export class Receiver implements BlockDevice {
     }
     try {
       await this.#disk.flush();
-      this.#missing = null;
+      this.own(await this.#options.adopt?.());
       log.info("the disk has been received");
-      this.#received.resolve(true);
+      this.finish();
     } catch (error) {
       log.error(`the disk was received and cannot be made durable: ${(error as Error).message}`);
       this.#received.resolve(false);
     }
+  }
+
+  /** The image is the disk from now on, whatever has been written and by whom. */
+  own(identity: DiskIdentity | undefined): void {
+    this.#identity = identity;
+    this.#missing = null;
+  }
+
+  /** There is nothing more to wait for. */
+  finish(): void {
+    this.#received.resolve(true);
   }
 
   read(offset: number, into: Uint8Array): void | Promise<void> {

@@ -3,7 +3,7 @@
  * stays with it until it is certain whose it is.
  */
 import type { Log } from "../base/log.ts";
-import type { Migration } from "../device/ownership.ts";
+import type { Migration, RecordStore } from "../device/ownership.ts";
 import { type Clock, delay } from "../os/clock.ts";
 import type { Dial } from "../remote/open_connection.ts";
 import {
@@ -13,15 +13,19 @@ import {
 } from "../wire/nbd/migration_message.ts";
 import { AttemptFailure, HandoverInDoubt } from "./handover.ts";
 import { askDestination, carryOut } from "./ownership_carrier.ts";
-import type { RecordStore } from "./ownership_desk.ts";
-import { announce, forget, handOver, nextMigration, settle, type SourceOutcome } from "./ownership_source.ts";
+import { announce, handOver, nextMigration, settle, type SourceOutcome } from "./ownership_source.ts";
 
 /** For an answer; the destination may have to make much durable before it is prepared. */
 const ANSWER_MS_MAX = 60_000;
 /** Clients are held for so long while it is in doubt whose the disk is; after that this process gives up. */
 const DOUBT_MS_MAX = 60_000;
+/** To tell a destination that nothing comes of it. */
+const RELEASE_MS_MAX = 5000;
 /** Between two questions. */
 const PAUSE_MS = 500;
+
+/** What is still being told of migrations that are over: what is written then must not come after what is new. */
+const releases = new WeakMap<RecordStore, Promise<void>>();
 
 export interface SourceOwnershipOptions {
   readonly store: RecordStore;
@@ -55,6 +59,7 @@ export class SourceOwnership {
     connect: (query: string) => Promise<MigrationAnswer | null>,
   ): Promise<MigrationAnswer | null> {
     const { store, peer, sizeBytes } = this.#options;
+    await releases.get(store);
     const known = await store.read();
     if (known === null) throw new AttemptFailure("rejected", "nothing is kept of the disk here");
     if (known.ownership.state !== "owner") {
@@ -62,16 +67,22 @@ export class SourceOwnership {
     }
     this.#migration ??= nextMigration(known, this.#id, peer, now());
     const ask = (request: MigrationRequest) => connect(encodeMigrationRequest(request));
-    const { answer } = await carryOut(announce(known, this.#migration, sizeBytes), { store, ask });
-    if (answer === null) await store.write(forget(known));
-    return answer;
+    return await carryOut(announce(known, this.#migration, sizeBytes), { store, ask });
   }
 
   /** Says that nothing comes of it, if the destination can be reached soon. Never throws. */
-  async release(): Promise<void> {
+  release(): Promise<void> {
+    const releasing = this.#release();
+    releases.set(this.#options.store, releasing);
+    return releasing;
+  }
+
+  async #release(): Promise<void> {
     try {
-      const known = await this.#options.store.read();
-      if (known?.ownership.state === "owner") await this.#settle(PAUSE_MS * 10);
+      const { ownership } = (await this.#options.store.read())!;
+      if (ownership.state === "owner" && ownership.migration?.id === this.#id) {
+        await this.#settle(RELEASE_MS_MAX);
+      }
     } catch (error) {
       this.#options.log.warn(`the end of the migration was not written down: ${(error as Error).message}`);
     }
@@ -128,7 +139,9 @@ export class SourceOwnership {
     const late = new AbortController();
     using _timer = clock.timer(msMax, () => late.abort(new Error(`no answer within ${msMax / 1000} s`)));
     return await askDestination(dial, exportName, request, late.signal, (reason) => {
-      log.warn(`no answer to ${request.verb}: ${reason.message}`);
+      // The destination ends by itself, and need not be there for a farewell.
+      const level = request.verb === "acknowledge" ? "debug" : "warn";
+      log[level](`no answer to ${request.verb}: ${reason.message}`);
     });
   }
 }

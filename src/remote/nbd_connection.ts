@@ -8,6 +8,9 @@
  * Nothing the server says is believed before it is held against the request. A server that breaks the protocol
  * ends the connection, because from there on no byte of it means anything.
  *
+ * A server that says nothing is asked for a sign of life, if it answers such questions whatever its disk does. One
+ * that owes an answer to that is gone; any other is slow.
+ *
  * A connection never answers for the disk: what it could not finish goes back to its owner, who fails it or sends
  * it on another connection.
  *
@@ -24,8 +27,16 @@ import {
   decodeErrorPayload,
   decodeHolePayload,
 } from "../wire/nbd/chunk.ts";
-import { CHUNK_ERROR_BIT, ChunkType, Command, CommandFlag, ReplyFlag } from "../wire/nbd/constants.ts";
+import {
+  CHUNK_ERROR_BIT,
+  ChunkType,
+  Command,
+  CommandFlag,
+  ReplyFlag,
+  TransmissionFlag,
+} from "../wire/nbd/constants.ts";
 import { errnoName } from "../wire/nbd/error_code.ts";
+import { probeContextId, type ProbeWindow } from "../wire/nbd/denbd_context.ts";
 import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
 import {
   chunkHeaderBytes,
@@ -38,7 +49,8 @@ import {
 } from "../wire/nbd/transmission.ts";
 import { WireError } from "../wire/wire_error.ts";
 import { Coverage } from "./coverage.ts";
-import type { Failure, Transaction } from "./nbd_transaction.ts";
+import { denbdFacts } from "./nbd_export.ts";
+import { type Failure, Transaction } from "./nbd_transaction.ts";
 
 /** Room for many small replies; a longer payload is received where it belongs. */
 const RECEIVE_BYTES = 256 * 1024;
@@ -48,6 +60,14 @@ const IN_PLACE_BYTES_MIN = 16 * 1024;
 const SEND_BYTES = 256 * 1024;
 /** Longer payloads are not copied behind their header but written on their own. */
 const COPIED_PAYLOAD_BYTES_MAX = 64 * 1024;
+
+/** A payload is handed to the transport in pieces, whose end is a sign of life. */
+const PAYLOAD_PIECE_BYTES = 1024 * 1024;
+
+/** A server that has been silent for so long is asked for a sign of life. */
+const PROBE_AFTER_MS = 5000;
+/** Length of a range u64, id of a context u32. */
+const PROBE_BYTES = 12;
 
 /** How long a server may take to receive our goodbye. */
 const GOODBYE_MS_MAX = 1000;
@@ -69,6 +89,16 @@ export interface ConnectionOwner {
   ended(connection: NbdConnection, unanswered: Transaction[], reason: Error): void;
 }
 
+/** When a silent server is given up. Times in milliseconds, infinite for never. */
+export interface Patience {
+  /** How long it may owe an answer to a probe without sending anything. */
+  readonly stallMs: number;
+  /** How long it may owe an answer to a request without sending or taking anything, whatever its disk does. */
+  readonly silenceMs: number;
+}
+
+const ENDLESS: Patience = { stallMs: Infinity, silenceMs: Infinity };
+
 /** Where the bytes of the current payload go. */
 interface Target {
   readonly bytes: Uint8Array;
@@ -83,6 +113,18 @@ export class NbdConnection {
   readonly #connection: Connection;
   readonly #owner: ConnectionOwner;
   readonly #clock: Clock;
+
+  readonly #patience: Patience;
+  /** What the server leaves room for a probe behind; `null` if it answers none. */
+  readonly #window: ProbeWindow | null;
+  #probe: Transaction | null = null;
+  /** Something came, or went, since the last look. */
+  #heard = true;
+  /** By the clock; as exact as the looks. */
+  #heardMs = 0;
+  #look: Disposable | null = null;
+  /** Bytes of READ and WRITE that are unanswered. */
+  #unansweredBytes = 0;
 
   readonly #queue: Transaction[] = [];
   readonly #unanswered = new Map<bigint, Transaction>();
@@ -125,8 +167,11 @@ export class NbdConnection {
     rest: Uint8Array,
     owner: ConnectionOwner,
     clock: Clock = systemClock,
+    patience: Patience = ENDLESS,
   ) {
     this.#clock = clock;
+    this.#patience = patience;
+    this.#window = probeWindow(agreement);
     this.#connection = connection;
     this.agreement = agreement;
     this.#owner = owner;
@@ -134,6 +179,7 @@ export class NbdConnection {
     this.#received.set(rest);
     this.#end = rest.length;
     this.#ended = this.#run();
+    this.#lookLater();
   }
 
   /** For messages. */
@@ -143,12 +189,14 @@ export class NbdConnection {
 
   /** Requests handed over and not answered. */
   get unansweredCount(): number {
-    return this.#queue.length + this.#unanswered.size;
+    return this.#queue.length + this.#unanswered.size - (this.#probe === null ? 0 : 1);
   }
 
   /** Sends a request. Not to be called after {@linkcode ConnectionOwner.ended}, through which it may come back. */
   submit(transaction: Transaction): void {
     transaction.restart();
+    // Nothing was owed until now.
+    if (this.unansweredCount === 0) this.#heard = true;
     this.#queue.push(transaction);
     // A microtask later everything of this turn is in the queue.
     this.#sending ??= Promise.resolve().then(() => this.#send());
@@ -211,11 +259,51 @@ export class NbdConnection {
     } catch (error) {
       this.close(error as Error);
     }
+    this.#look?.[Symbol.dispose]();
+    this.#look = null;
     await this.#sending;
-    const unanswered = [...this.#unanswered.values(), ...this.#queue];
+    const unanswered = [...this.#unanswered.values(), ...this.#queue].filter((each) => each !== this.#probe);
     this.#unanswered.clear();
     this.#queue.length = 0;
     this.#owner.ended(this, unanswered, this.#endReason ?? new Error("the server closed the connection"));
+  }
+
+  // --- Signs of life ---
+
+  #lookLater(): void {
+    const { stallMs, silenceMs } = this.#patience;
+    const limitMs = Math.min(this.#window === null ? Infinity : stallMs, silenceMs);
+    if (limitMs === Infinity) return;
+    this.#look = this.#clock.timer(Math.min(PROBE_AFTER_MS, limitMs / 3), () => {
+      this.#lookForLife();
+      if (this.#endReason === null) this.#lookLater();
+    }, { background: true });
+  }
+
+  #lookForLife(): void {
+    const nowMs = this.#clock.now();
+    if (this.#heard) {
+      this.#heard = false;
+      this.#heardMs = nowMs;
+      return;
+    }
+    const silentMs = nowMs - this.#heardMs;
+    const isGone = this.#probe !== null && silentMs >= this.#patience.stallMs ||
+      this.unansweredCount > 0 && silentMs >= this.#patience.silenceMs;
+    if (isGone) return this.close(new Error(`no sign of life for ${Math.round(silentMs / 1000)} s`));
+    if (this.#window === null || this.#probe !== null || this.#leaving) return;
+    this.#probe = this.#makeProbe();
+    this.#queue.unshift(this.#probe);
+    this.#sending ??= Promise.resolve().then(() => this.#send());
+  }
+
+  #makeProbe(): Transaction {
+    const lengthBytes = this.agreement.blockSizes?.minimum ?? 1;
+    const payload = new Uint8Array(PROBE_BYTES);
+    const view = new DataView(payload.buffer);
+    view.setBigUint64(0, BigInt(lengthBytes));
+    view.setUint32(8, probeContextId(this.agreement.contexts)!);
+    return new Transaction(Command.BLOCK_STATUS, CommandFlag.PAYLOAD_LEN, 0, lengthBytes, payload);
   }
 
   // --- Sending ---
@@ -224,14 +312,14 @@ export class NbdConnection {
     try {
       while (this.#queue.length > 0 && this.#endReason === null && !this.#leaving) {
         const { length, payloadOf } = this.#gather();
+        if (length === 0) break;
         this.#payloadOf = payloadOf;
         // Whatever arrives meanwhile leaves with the next write.
         this.#writing = true;
         const sent = this.#connection.write(this.#sendBytes.subarray(0, length));
         if (sent !== undefined) await sent;
         if (payloadOf !== null) {
-          const sentPayload = this.#connection.write(payloadOf.payload!);
-          if (sentPayload !== undefined) await sentPayload;
+          await this.#sendPayload(payloadOf.payload!);
           this.#payloadLeft();
         }
         this.#writing = false;
@@ -241,6 +329,16 @@ export class NbdConnection {
       this.#payloadLeft();
     } finally {
       this.#sending = null;
+    }
+  }
+
+  async #sendPayload(payload: Uint8Array): Promise<void> {
+    for (let at = 0; at < payload.length; at += PAYLOAD_PIECE_BYTES) {
+      const sent = this.#connection.write(payload.subarray(at, at + PAYLOAD_PIECE_BYTES));
+      if (sent !== undefined) await sent;
+      // The first piece may have gone no further than this machine.
+      if (at > 0) this.#heard = true;
+      if (this.#endReason !== null) throw this.#endReason;
     }
   }
 
@@ -265,6 +363,7 @@ export class NbdConnection {
     let payloadOf: Transaction | null = null;
     while (taken < this.#queue.length && payloadOf === null) {
       const transaction = this.#queue[taken];
+      if (!this.#hasRoomFor(transaction)) break;
       const payload = transaction.payload;
       const copied = payload !== null && payload.length <= COPIED_PAYLOAD_BYTES_MAX;
       const needed = length + headerBytes + (copied ? payload.length : 0);
@@ -272,8 +371,9 @@ export class NbdConnection {
       this.#reserve(needed);
       const { type, flags, offset } = transaction;
       const cookie = this.#nextCookie++;
-      length += this.#encode(length, type, flags, cookie, offset, transaction.length);
+      length += this.#encode(length, type, flags, cookie, offset, payload?.length ?? transaction.length);
       this.#unanswered.set(cookie, transaction);
+      this.#unansweredBytes += dataBytes(transaction);
       if (copied) {
         this.#sendBytes.set(payload, length);
         length += payload.length;
@@ -285,6 +385,14 @@ export class NbdConnection {
     if (taken === this.#queue.length) this.#queue.length = 0;
     else this.#queue.splice(0, taken);
     return { length, payloadOf };
+  }
+
+  /** Whether the server can take it and still read a probe behind it. */
+  #hasRoomFor(transaction: Transaction): boolean {
+    const window = this.#window;
+    if (window === null || this.#unanswered.size === 0 || transaction === this.#probe) return true;
+    return this.#unanswered.size < window.requests &&
+      this.#unansweredBytes + dataBytes(transaction) <= window.bytes;
   }
 
   #encode(at: number, type: number, flags: number, cookie: bigint, offset: number, length: number): number {
@@ -316,6 +424,7 @@ export class NbdConnection {
       const count = there === undefined ? await this.#connection.read(into) : there;
       // After a close the server's last words no longer count.
       if (count === null || this.#endReason !== null) return;
+      this.#heard = true;
       if (inPlace) target.filled += count;
       else this.#end += count;
       this.#parse();
@@ -467,7 +576,7 @@ export class NbdConnection {
       if (transaction.type === Command.READ && !transaction.coverage?.isComplete(transaction.length)) {
         throw new WireError(`READ of ${transaction.length} bytes succeeded with some missing`);
       }
-      if (transaction.type === Command.BLOCK_STATUS) {
+      if (transaction.type === Command.BLOCK_STATUS && transaction !== this.#probe) {
         for (const { name } of this.agreement.contexts) {
           if (transaction.statuses.has(name)) continue;
           throw new WireError(`no status of metadata context ${printable(name)}`);
@@ -475,9 +584,26 @@ export class NbdConnection {
       }
     }
     this.#unanswered.delete(cookie);
+    this.#unansweredBytes -= dataBytes(transaction);
+    if (this.#queue.length > 0) this.#sending ??= Promise.resolve().then(() => this.#send());
+    if (transaction === this.#probe) {
+      this.#probe = null;
+      return;
+    }
     if (this.#payloadOf === transaction) this.#early = failure;
     else this.#owner.answered(this, transaction, failure);
   }
+}
+
+/** Bytes that count in a {@linkcode ProbeWindow}. */
+function dataBytes({ type, length }: Transaction): number {
+  return type === Command.READ || type === Command.WRITE ? length : 0;
+}
+
+/** What the server said about probes, if we can send one. */
+function probeWindow(agreement: ClientAgreement): ProbeWindow | null {
+  const offered = (agreement.transmissionFlags & TransmissionFlag.BLOCK_STATUS_PAYLOAD) !== 0;
+  return offered && agreement.extended ? denbdFacts(agreement).window ?? null : null;
 }
 
 function claim(transaction: Transaction, from: number, length: number): void {

@@ -42,10 +42,11 @@ export class Transaction implements ChunkRequest {
 
   /**
    * @param type A {@linkcode Command}.
-   * @param flags {@linkcode CommandFlag}s, without PAYLOAD_LEN, which is the connection's business.
+   * @param flags {@linkcode CommandFlag}s. PAYLOAD_LEN of a WRITE is the connection's business.
    * @param offset In bytes.
    * @param length In bytes.
    * @param buffer READ: is filled. WRITE: the data. `length` bytes that nobody else touches until the end.
+   *   BLOCK_STATUS with PAYLOAD_LEN: the payload.
    */
   constructor(
     readonly type: number,
@@ -57,7 +58,8 @@ export class Transaction implements ChunkRequest {
 
   /** Bytes that follow the header. */
   get payload(): Uint8Array | null {
-    return this.type === Command.WRITE ? this.buffer : null;
+    const follows = this.type === Command.WRITE || (this.flags & CommandFlag.PAYLOAD_LEN) !== 0;
+    return follows ? this.buffer : null;
   }
 
   /** Whether the disk is changed by it. */

@@ -9,7 +9,7 @@ import {
   negotiateClient,
 } from "../wire/nbd/handshake_client.ts";
 import { WireError } from "../wire/wire_error.ts";
-import { type ConnectionOwner, NbdConnection } from "./nbd_connection.ts";
+import { type ConnectionOwner, NbdConnection, type Patience } from "./nbd_connection.ts";
 
 /** Makes a connection to the server, or fails, at the latest when the signal fires. */
 export type Dial = (signal: AbortSignal | undefined) => Promise<DialledConnection>;
@@ -24,7 +24,7 @@ export interface OpenedConnection {
   readonly agreement: ClientAgreement;
   readonly peerText: string;
   /** Starts transmission, once. */
-  start(owner: ConnectionOwner): NbdConnection;
+  start(owner: ConnectionOwner, patience?: Patience): NbdConnection;
   /** Closes it instead. */
   close(): void;
 }
@@ -54,7 +54,7 @@ export async function openConnection(
     return {
       agreement,
       peerText: connection.peer.text,
-      start: (owner) => new NbdConnection(connection, agreement, rest, owner, clock),
+      start: (owner, patience) => new NbdConnection(connection, agreement, rest, owner, clock, patience),
       close: () => connection.close(),
     };
   } catch (error) {

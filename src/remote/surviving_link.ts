@@ -20,7 +20,7 @@ import { type DenbdFacts, encodeSession, type SessionName } from "../wire/nbd/de
 import type { ClientWishes } from "../wire/nbd/handshake_client.ts";
 import { Backoff } from "./backoff.ts";
 import type { Carrier } from "./nbd.ts";
-import type { ConnectionOwner, NbdConnection } from "./nbd_connection.ts";
+import type { ConnectionOwner, NbdConnection, Patience } from "./nbd_connection.ts";
 import { denbdFacts, type ExportFacts, exportFacts } from "./nbd_export.ts";
 import { type Failure, Transaction } from "./nbd_transaction.ts";
 import { type Dial, openConnection, type OpenedConnection } from "./open_connection.ts";
@@ -28,6 +28,8 @@ import { type Remembered, ReplayMap } from "./replay_map.ts";
 
 /** From dialling to the end of the handshake. */
 const OPEN_MS_MAX = 15_000;
+/** As `--stall`. */
+export const STALL_MS = 30_000;
 /** What a sole writer keeps for writing again; half of it asks for a flush, all of it holds up further changes. */
 const REPLAY_BYTES_MAX = 64 * 1024 * 1024;
 
@@ -40,6 +42,10 @@ export interface SurvivalOptions {
   readonly soleWriter?: boolean;
   /** As which the connections were opened, if the disk is to be written; later ones have higher generations. */
   readonly session?: SessionName;
+  /** A denbd server that sends nothing for so long, and answers no probe, is left. Default {@linkcode STALL_MS}. */
+  readonly stallMs?: number;
+  /** Any server that neither sends nor takes anything for so long, and owes an answer, is left. Default: none is. */
+  readonly silenceMs?: number;
   /** Default 64 MiB. */
   readonly replayBytesMax?: number;
   readonly log?: Log;
@@ -66,6 +72,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
   readonly #clock: Clock;
   readonly #backoff: Backoff;
   readonly #deadlineMs: number;
+  readonly #patience: Patience;
   readonly #replayBytesMax: number;
 
   /** All that is unanswered, in the order in which it came, which is that of the deadlines. */
@@ -113,8 +120,9 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     this.#clock = options.clock ?? systemClock;
     this.#backoff = new Backoff(options.random ?? Math.random);
     this.#deadlineMs = options.deadlineMs ?? Infinity;
+    this.#patience = { stallMs: options.stallMs ?? STALL_MS, silenceMs: options.silenceMs ?? Infinity };
     this.#replayBytesMax = options.replayBytesMax ?? REPLAY_BYTES_MAX;
-    for (const each of opened) this.#connections.add(each.start(this));
+    for (const each of opened) this.#connections.add(each.start(this, this.#patience));
   }
 
   /** How often connections were made anew. */
@@ -294,7 +302,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
       throw new Error("the server restarted meanwhile");
     }
     const isSameInstance = facts[0].instance !== undefined && facts[0].instance === this.#denbd.instance;
-    const connections = opened.map((each) => each.start(this));
+    const connections = opened.map((each) => each.start(this, this.#patience));
     for (const connection of connections) this.#connections.add(connection);
     if (!isSameInstance) await this.#restore(facts[0]);
     if (this.#end !== null) return;

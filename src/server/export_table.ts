@@ -1,5 +1,6 @@
 /** What a server offers: disks under names. */
 import type { BlockDevice } from "../device/device.ts";
+import type { RecordStore } from "../device/ownership.ts";
 import { TransmissionFlag } from "../wire/nbd/constants.ts";
 import type { MigrationDesk } from "./migration_desk.ts";
 import { LatencyHistogram, type LatencySummary } from "./latency.ts";
@@ -68,6 +69,8 @@ export interface Export {
   readonly traffic: ExportTraffic;
   /** Path or URI of the disk, for status; never told to clients. */
   readonly source: string;
+  /** What is kept of who owns the disk. Absent where nobody keeps it. */
+  readonly ownership?: RecordStore;
   /** Where another denbd that wants to move a disk here is heard, or that has moved it. Default: nowhere. */
   readonly desk?: MigrationDesk;
   /** How many writing sessions it has at the same time; see {@linkcode Writers}. Default `any`. */

@@ -16,7 +16,8 @@ import {
 } from "../../src/wire/nbd/migration_message.ts";
 import { connectionPair } from "../testing/connection_pair.ts";
 import { randomFrom } from "../testing/random.ts";
-import { serveDisk } from "../testing/served_disk.ts";
+import type { RawClient } from "../testing/raw_client.ts";
+import { type ServedDisk, serveDisk } from "../testing/served_disk.ts";
 
 const SIZE_BYTES = 64 * 1024;
 const id = "11111111-0000-4000-8000-000000000000";
@@ -49,7 +50,8 @@ function setUp(options: Partial<OwnershipDeskOptions> = {}) {
     device: { flush: () => void events.push("flush") },
     sizeBytes: SIZE_BYTES,
     log: silentLog,
-    receives: true,
+    receives: () => true,
+    known: null,
     onOwner: () => void events.push("told owner"),
     onAcknowledged: () => void events.push("told acknowledged"),
     ...options,
@@ -71,6 +73,19 @@ function setUp(options: Partial<OwnershipDeskOptions> = {}) {
     carrier,
     [Symbol.asyncDispose]: () => served[Symbol.asyncDispose](),
   };
+}
+
+/** A client that writes, when the one before has been noticed to be gone. */
+async function enterAlone(served: ServedDisk): Promise<RawClient> {
+  while (true) {
+    const client = await served.client();
+    try {
+      const { error } = await client.write(0, new Uint8Array(1));
+      if (error === 0) return client;
+    } catch {
+      // Still taken for a second one.
+    }
+  }
 }
 
 Deno.test("a disk changes hands over NBD: hello with the data, then prepare, commit, acknowledge", async () => {
@@ -142,7 +157,8 @@ Deno.test("the checksum of a range is the status of one extent", async () => {
     assertEquals(Number(view.getBigUint64(8)), length);
     assertEquals(Number(view.getBigUint64(16)), crc32(data.subarray(offset, offset + length)));
   }
-  await using large = serveDisk(new MemoryDisk(CRC32_BYTES_MAX + 1), { desk: set.served.exported.desk });
+  await using another = setUp();
+  await using large = serveDisk(new MemoryDisk(CRC32_BYTES_MAX + 1), { desk: another.served.exported.desk });
   const asking = await large.client({ contexts: [CRC32_CONTEXT] });
   const ask = (length: number) =>
     asking.ask({ type: Command.BLOCK_STATUS, flags: CommandFlag.REQ_ONE, offset: 0, length });
@@ -163,10 +179,29 @@ Deno.test("a connection that comes again replaces the one before, and resumes", 
 
 Deno.test("after a client who may have written anything it starts over, and prepares nothing", async () => {
   await using set = setUp();
-  await set.carrier(id);
-  await set.served.client();
+  const { client } = await set.carrier(id);
+  await client.ask({ type: Command.FLUSH });
+  client.connection.close();
+  const stranger = await enterAlone(set.served);
+  stranger.connection.close();
   assertEquals(await set.ask({ verb: "prepare", id }), { is: "receiving" });
   assertEquals((await set.carrier(id)).answer, "fresh");
+});
+
+Deno.test("one source at a time, and none but its own for a copy that waits for its word", async () => {
+  await using set = setUp();
+  const { client } = await set.carrier(id);
+  const second = await set.served.client();
+  assertEquals(await second.receive(), null);
+  assertEquals((await client.write(0, new Uint8Array(512))).error, 0);
+  assertEquals(await set.ask({ verb: "prepare", id }), { is: "prepared" });
+  client.connection.close();
+  const third = await set.served.client();
+  await third.send({ type: Command.WRITE, offset: 0, length: 1 }, new Uint8Array([7]));
+  while (await third.receive() !== null);
+  const found = new Uint8Array(1);
+  set.disk.read(0, found);
+  assertEquals(found[0], 0);
 });
 
 Deno.test("after prepare nothing is written any more", async () => {
@@ -188,7 +223,7 @@ Deno.test("a record that may not have been written ends all answers", async () =
 });
 
 Deno.test("a disk that is served is not written over, and tells what it knows", async () => {
-  await using set = setUp({ receives: false });
+  await using set = setUp({ receives: () => false });
   const migration = { id, uuid, generation: 7, epoch: 2, peer: "p", at: "t" };
   set.kept.record = {
     uuid,

@@ -236,6 +236,35 @@ for (const { name, flags } of STYLES) {
     await second.answer(again);
     assertEquals((await writing).error, 0);
   });
+
+  Deno.test(`flexnbd proxy${name}: a server that stops reading a large write is left after FLEXNBD_UPSTREAM_TIMEOUT`, async () => {
+    using upstream = new FakeServer();
+    const greeted = upstream.accept();
+    const env = { FLEXNBD_UPSTREAM_TIMEOUT: "1" };
+    await using front = await proxy([...flags, ...upstream.flags], { env });
+    using opened = await clientOf(front);
+    const data = randomFrom(8).bytes(MIB);
+    const writing = opened.client.write(0, data);
+    writing.catch(() => {});
+    const first = await greeted;
+    const asked = await first.receive(28);
+    using second = await upstream.accept();
+    first[Symbol.dispose]();
+    // A large write comes in pieces.
+    const written = new Uint8Array(MIB);
+    for (let left = MIB; left > 0;) {
+      const header = await second.receive(28);
+      if (left === MIB) assertEquals(meaning(header), meaning(asked));
+      const view = new DataView(header.buffer);
+      const piece = await second.receive(view.getUint32(24));
+      written.set(piece, Number(view.getBigUint64(16)));
+      left -= piece.length;
+      await second.answer(header);
+    }
+    assert(written.every((byte, at) => byte === data[at]));
+    assertEquals((await writing).error, 0);
+    assertMatch(front.log, /no sign of life for/);
+  });
 }
 
 Deno.test("proxy --cache-dir answers after kill -9 what it had before, and forgets what was written since", async () => {

@@ -108,8 +108,8 @@ export class HandOverWorld {
   #migrate(reaches: boolean): void {
     const id = this.#newId();
     for (let attempt = 0; attempt < 3; attempt++) {
-      const begun = this.#carry(announce(this.source, this.#migration(id), SIZE_BYTES), reaches);
-      const is = begun?.answer?.is;
+      const answer = this.#carry(announce(this.source, this.#migration(id), SIZE_BYTES), reaches);
+      const is = answer?.is;
       if (is !== "fresh" && is !== "resume") continue;
       if (is === "fresh") this.#unsent = new Set(this.#sourceDisk.keys());
       if (!this.#copy()) continue;

@@ -24,6 +24,10 @@ export interface Change {
   readonly content: number;
   /** Power losses before it was asked for. */
   readonly losses: number;
+  /** Asked for by another writer than the user. */
+  readonly byRival: boolean;
+  /** Changes of the other writer that were under way at the same time: which one comes last is open. */
+  readonly beside: Change[];
 }
 
 interface Written {
@@ -43,6 +47,8 @@ interface Sector {
   endedNumber: number;
   /** There is a change that failed since the last that succeeded: it may happen yet. */
   unsure: boolean;
+  /** Grows when another writer changes it. */
+  rivalry: number;
 }
 
 /** What a flush will have promised. */
@@ -81,6 +87,7 @@ export class Ledger {
       possible: [{ number: 0, content: ZERO }],
       endedNumber: 0,
       unsure: false,
+      rivalry: 0,
     }));
   }
 
@@ -91,11 +98,31 @@ export class Ledger {
   // --- Changes ---
 
   /** @param content Default: the number of the change. */
-  ask(first: number, count: number, content?: number): Change {
+  ask(first: number, count: number, content?: number, byRival = false): Change {
     const number = ++this.#changes;
-    const change: Change = { number, first, count, content: content ?? number, losses: this.#losses };
+    const change: Change = {
+      number,
+      first,
+      count,
+      content: content ?? number,
+      losses: this.#losses,
+      byRival,
+      beside: [],
+    };
+    for (const other of this.pending) {
+      if (other.byRival === byRival || !meet(other, change)) continue;
+      other.beside.push(change);
+      change.beside.push(other);
+    }
     this.pending.add(change);
-    for (const sector of this.#of(change)) sector.possible = [...sector.possible, change];
+    for (const sector of this.#of(change)) {
+      sector.possible = [...sector.possible, change];
+      if (!byRival) continue;
+      // The user does not wait for it.
+      sector.rivalry++;
+      sector.visible = union(sector.visible, [change.content]);
+      sector.claimed = union(sector.claimed, [change.content]);
+    }
     return change;
   }
 
@@ -104,15 +131,23 @@ export class Ledger {
     const { first, count, number, content } = change;
     for (let at = first; at < first + count; at++) {
       const sector = this.#sectors[at];
+      const beside = change.beside.filter((other) => at >= other.first && at < other.first + other.count);
+      const last = union([content], contents(beside));
       // The answer may have been on its way when power was lost.
       const isCertain = this.#kept || change.losses === this.#losses;
-      sector.visible = isCertain ? [content] : union(contents(sector.possible), [content]);
-      sector.claimed = [content];
+      sector.visible = isCertain ? last : union(contents(sector.possible), last);
+      // What another writer has not flushed is not promised to the user.
+      sector.claimed = change.byRival ? union(sector.claimed, last) : last;
+      if (change.byRival) sector.rivalry++;
       sector.endedNumber = number;
       sector.unsure = false;
       this.#orphans.delete(at);
       // What was asked for later is possible, too.
-      if (durable) sector.possible = sector.possible.filter((written) => written.number >= number);
+      if (durable) {
+        sector.possible = sector.possible.filter((written) =>
+          written.number >= number || beside.some((other) => other.number === written.number)
+        );
+      }
     }
   }
 
@@ -140,6 +175,23 @@ export class Ledger {
       tellings: this.#tellings,
       losses: this.#losses,
     };
+  }
+
+  /** The other writer flushed what it had written. @param stored What is on the medium at this moment. */
+  rivalFlushed(changes: readonly Change[], stored: Uint8Array): void {
+    for (const change of changes) {
+      for (let at = change.first; at < change.first + change.count; at++) {
+        const found = contentOf(stored, at);
+        const allowed = union(
+          union([change.content], contents(change.beside)),
+          contents(this.#sectors[at].possible.filter(({ number }) => number > change.number)),
+        );
+        if (allowed.includes(found) || allowed.includes(ANYTHING)) continue;
+        throw new BrokenPromise(
+          `another writer's flush succeeded, and sector ${at} of the medium has ${found}`,
+        );
+      }
+    }
   }
 
   /** @param stored What is on the medium at this moment. */
@@ -198,6 +250,11 @@ export class Ledger {
     }
   }
 
+  /** Somebody else was let in: what was not flushed is not kept any more, and the next flush has to tell. */
+  supplanted(): void {
+    this.repeatFailed();
+  }
+
   /** The client is gone, and with it its memory of what was not flushed. What it was asked for has failed. */
   clientLost(): void {
     this.#tellings++;
@@ -215,11 +272,14 @@ export class Ledger {
   /** @returns To be called with what was read, when everything that was asked for before has ended. */
   askRead(first: number, count: number): (data: Uint8Array) => void {
     const losses = this.#losses;
+    const rivalry = this.#of({ first, count }).map((sector) => sector.rivalry);
     return (data) => {
       for (let at = 0; at < count; at++) {
         const sector = this.#sectors[first + at];
         const found = contentOf(data, at);
-        const { visible } = sector;
+        // What somebody else writes meanwhile may be seen or not.
+        const disturbed = sector.rivalry !== rivalry[at] || this.#hasRival(first + at);
+        const visible = disturbed ? union(sector.visible, contents(sector.possible)) : sector.visible;
         // What was trimmed may read as this now and as that later.
         if (visible.includes(ANYTHING)) continue;
         if (!visible.includes(found)) {
@@ -228,11 +288,16 @@ export class Ledger {
           );
         }
         // What was seen stays, unless power was lost meanwhile.
-        if (!sector.unsure && losses === this.#losses && Number.isSafeInteger(found)) {
-          sector.visible = [found];
-        }
+        if (!sector.unsure && !disturbed && losses === this.#losses) sector.visible = [found];
       }
     };
+  }
+
+  #hasRival(at: number): boolean {
+    for (const { byRival, first, count } of this.pending) {
+      if (byRival && at >= first && at < first + count) return true;
+    }
+    return false;
   }
 
   /** Whether a sector may be a hole. */
@@ -252,7 +317,11 @@ export class Ledger {
   }
 }
 
-function contents(written: readonly Written[]): number[] {
+function meet(one: Change, other: Change): boolean {
+  return one.first < other.first + other.count && other.first < one.first + one.count;
+}
+
+function contents(written: readonly { readonly content: number }[]): number[] {
   return written.map(({ content }) => content);
 }
 

@@ -5,14 +5,16 @@
 import { type Log, silentLog } from "../../src/base/log.ts";
 import type { BlockDevice } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
+import type { Connection } from "../../src/net/connection.ts";
+import { delay } from "../../src/os/clock.ts";
 import { randomFrom } from "../testing/random.ts";
 import { SECTOR_BYTES } from "./disk.ts";
-import { ANYTHING, BrokenPromise, contentBytes, Ledger, ZERO } from "./ledger.ts";
+import { ANYTHING, BrokenPromise, type Change, contentBytes, Ledger, ZERO } from "./ledger.ts";
 import { openLocal, openRemote, ProxyMachine, ServerMachine, type Tampering } from "./machines.ts";
-import { Network, type Surroundings } from "./network.ts";
+import { type Host, Network, type Surroundings } from "./network.ts";
 import { Trace } from "./trace.ts";
 import { VirtualTime } from "./virtual_time.ts";
-import type { Trouble, World } from "./world.ts";
+import { keepsAll, type Trouble, type World } from "./world.ts";
 
 const SECTORS = 24;
 const STEPS = 60;
@@ -36,6 +38,8 @@ export interface LifeReport {
   /** Requests that failed, as they may in this world. */
   readonly failures: number;
   readonly reconnects: number;
+  /** How often somebody else was let in to write. */
+  readonly rivals: number;
 }
 
 /** Why connections may end here, and what may be said of it. Whatever else is said was not to happen. */
@@ -51,11 +55,32 @@ const EXPECTED = [
   "shutting down",
   "this proxy was killed",
   "could not be repeated",
+  "it is reserved for ",
 ];
 
 /** Lives a life to its end. Never throws. */
 export async function live(world: World, seed: number, options: LifeOptions = {}): Promise<LifeReport> {
   return await new Life(world, seed, options).run();
+}
+
+/** The way to a host, which may be closed for a while. */
+class Path implements Host {
+  closedUntilMs = 0;
+  readonly #host: Host;
+  readonly #time: VirtualTime;
+
+  constructor(host: Host, time: VirtualTime) {
+    this.#host = host;
+    this.#time = time;
+  }
+
+  get state(): Host["state"] {
+    return this.closedUntilMs > this.#time.now() ? "dark" : this.#host.state;
+  }
+
+  accept(connection: Connection): void {
+    this.#host.accept(connection);
+  }
 }
 
 class Life {
@@ -78,6 +103,12 @@ class Life {
   /** Things happened after which a flush may fail without sole writer. */
   #doubtful = false;
   #stopped = false;
+  #rivals = 0;
+  #rivalsLetIn = 0;
+  /** The server, as far as the user can reach it. */
+  readonly #path: Path;
+  /** Somebody else was let in instead of the user. */
+  #supplanted = false;
 
   constructor(world: World, seed: number, { tampering = {}, print }: LifeOptions) {
     this.#world = world;
@@ -85,15 +116,18 @@ class Life {
     this.#trace = new Trace(() => this.#time.now(), print ?? null);
     this.#surroundings = { time: this.#time, random: this.#random, trace: this.#trace };
     this.#network = new Network(this.#surroundings);
+    // A denbd server has done with an old connection before it serves a new one.
+    this.#network.lateArrivals = world.server === "denbd";
     this.#tampering = tampering;
-    this.#ledger = new Ledger(SECTORS, world.writer === "sole");
+    this.#ledger = new Ledger(SECTORS, keepsAll(world));
     this.#log = this.#listener((message) => EXPECTED.some((text) => message.includes(text)));
     const serverLog = this.#listener((message) => !message.includes("protocol error"));
     this.#server = new ServerMachine(SECTORS * SECTOR_BYTES, world, this.#network, serverLog, tampering);
+    this.#path = new Path(this.#server, this.#time);
     const logs = { client: this.#log, server: serverLog };
     this.#proxy = world.proxy === undefined
       ? null
-      : new ProxyMachine(world, this.#network, this.#server, logs, tampering);
+      : new ProxyMachine(world, this.#network, this.#server, this.#path, logs, tampering);
   }
 
   async run(): Promise<LifeReport> {
@@ -111,6 +145,7 @@ class Life {
       requests,
       failures: this.#failures,
       reconnects: this.#reconnects,
+      rivals: this.#rivalsLetIn,
     };
   }
 
@@ -134,6 +169,7 @@ class Life {
     this.#trace.note("settling");
     this.#stopped = true;
     this.#network.heal();
+    this.#path.closedUntilMs = 0;
     const { medium } = this.#server;
     medium.faultChance = 0;
     medium.slowMs = 10;
@@ -146,6 +182,7 @@ class Life {
     if (this.#disk === null) {
       await this.#until(() => this.#disk !== null, HANG_MS, "the disk did not come back");
     }
+    await this.#until(() => this.#rivals === 0, HANG_MS, "the other writer never ended");
     await this.#until(() => this.#under === 0, HANG_MS, () => `${this.#under} requests never ended`);
     // The first tells what is in doubt.
     for (let turn = 0; turn < 2; turn++) {
@@ -185,10 +222,17 @@ class Life {
         return;
       }
       const dial = async (signal: AbortSignal | undefined) => {
-        const connection = await this.#network.dial(this.#server, signal);
+        const connection = await this.#network.dial(this.#path, signal);
         return this.#tampering.connection?.(connection, this.#surroundings) ?? connection;
       };
-      this.#disk = await openRemote(dial, this.#world, this.#surroundings, this.#log);
+      this.#disk = await openRemote(
+        dial,
+        this.#world,
+        this.#surroundings,
+        this.#log,
+        undefined,
+        this.#tampering,
+      );
     } catch (error) {
       if (this.#proxy === null || this.#proxy.state === "up") this.#breaks(error);
     }
@@ -307,12 +351,12 @@ class Life {
   }
 
   #mayFail(what: string, { errno }: DeviceError, disk: BlockDevice): boolean {
-    const { writer, deadlineMs } = this.#world;
+    const { deadlineMs } = this.#world;
     // The proxy was killed, and the connection to it with it.
     if (disk !== this.#disk) return true;
     if (this.#server.medium.faults > 0) return true;
     if (deadlineMs !== undefined && errno === "ETIMEDOUT") return true;
-    return what === "flush" && writer !== "sole" && this.#doubtful;
+    return what === "flush" && (!keepsAll(this.#world) || this.#supplanted) && this.#doubtful;
   }
 
   // --- What goes wrong ---
@@ -353,6 +397,8 @@ class Life {
         medium.slowMs = 1000 + below(8000);
         this.#time.timer(awayMs, () => medium.slowMs = 10);
         return;
+      case "rival":
+        return void this.#rival();
       case "proxy-kill":
       case "proxy-power": {
         const proxy = this.#proxy!;
@@ -364,6 +410,73 @@ class Life {
         return;
       }
     }
+  }
+
+  /** Somebody else writes a few sectors, flushes, and leaves; or is refused. */
+  async #rival(): Promise<void> {
+    if (this.#rivals > 0) return;
+    this.#rivals++;
+    const { below, chance } = this.#random;
+    const { time } = this.#surroundings;
+    const patience = new AbortController();
+    using _timer = time.timer(below(90_000), () => patience.abort(new Error("the rival lost its patience")));
+    if (chance(0.5)) {
+      // The user is cut off meanwhile, and nobody else is.
+      const awayMs = below(40_000);
+      this.#trace.note("the user is cut off", awayMs);
+      this.#path.closedUntilMs = time.now() + awayMs;
+      this.#network.cut();
+    }
+    const dial = (signal: AbortSignal | undefined) => this.#network.dial(this.#server, signal);
+    const log = { ...silentLog, child: () => silentLog };
+    let disk: BlockDevice | null = null;
+    while (disk === null && !patience.signal.aborted && !this.#stopped) {
+      try {
+        disk = await openRemote(
+          dial,
+          { ...this.#world, writer: "reserved", connections: 1, deadlineMs: 30_000 },
+          this.#surroundings,
+          log,
+          patience.signal,
+        );
+      } catch (error) {
+        this.#trace.remark(() => `the rival is refused: ${(error as Error).message}`);
+        await delay(time, 1000);
+      }
+    }
+    if (disk !== null) {
+      this.#trace.note("the rival is there");
+      this.#rivalsLetIn++;
+      if (this.#world.writer === "reserved") {
+        this.#supplanted = true;
+        this.#ledger.supplanted();
+      }
+      const changes: Change[] = [];
+      for (let left = 1 + below(3); left > 0; left--) {
+        const first = below(SECTORS);
+        const count = Math.min(SECTORS - first, 1 + below(4));
+        const change = this.#ledger.ask(first, count, undefined, true);
+        this.#trace.note("rival: write", change.number, first, count);
+        try {
+          await disk.write(first * SECTOR_BYTES, contentBytes(change.content, count));
+          this.#ledger.acknowledged(change, false);
+          changes.push(change);
+        } catch {
+          this.#ledger.failed(change);
+        }
+        if (chance(0.5)) await delay(time, below(500));
+      }
+      try {
+        await disk.flush();
+        this.#trace.note("rival: flush done");
+        this.#ledger.rivalFlushed(changes, this.#server.medium.stored);
+      } catch (error) {
+        if (error instanceof BrokenPromise) this.#breaks(error);
+      }
+      await disk.close();
+      this.#trace.note("the rival is gone");
+    }
+    this.#rivals--;
   }
 
   #startServer(afterMs: number): void {

@@ -17,13 +17,14 @@ export interface Summary {
   requests: number;
   failures: number;
   reconnects: number;
+  rivals: number;
   /** Follows from all that happened in all of them. */
   hash: number;
   findings: Finding[];
 }
 
 export function emptySummary(): Summary {
-  return { lives: 0, events: 0, requests: 0, failures: 0, reconnects: 0, hash: 0, findings: [] };
+  return { lives: 0, events: 0, requests: 0, failures: 0, reconnects: 0, rivals: 0, hash: 0, findings: [] };
 }
 
 export interface Batch {
@@ -42,9 +43,9 @@ export async function liveMany(
   const summary = emptySummary();
   for (let seed = first; seed < first + count && summary.findings.length < stopAt; seed++) {
     const world = worlds[seed % worlds.length];
-    const { broken, hash, events, requests, failures, reconnects } = await live(world, seed, { tampering });
+    const { broken, ...counts } = await live(world, seed, { tampering });
     const findings = broken === null ? [] : [{ world: world.name, seed, broken }];
-    add(summary, { lives: 1, events, requests, failures, reconnects, hash, findings });
+    add(summary, { lives: 1, ...counts, findings });
   }
   return summary;
 }
@@ -56,6 +57,7 @@ export function add(to: Summary, more: Summary): void {
   to.requests += more.requests;
   to.failures += more.failures;
   to.reconnects += more.reconnects;
+  to.rivals += more.rivals;
   to.hash = (to.hash + more.hash) >>> 0;
   to.findings.push(...more.findings);
 }

@@ -8,8 +8,10 @@ import type { BlockDevice, DiskIdentity } from "../../src/device/device.ts";
 import { StickySync } from "../../src/device/sticky_sync.ts";
 import type { Connection } from "../../src/net/connection.ts";
 import { openNbd } from "../../src/remote/open_nbd.ts";
-import { ExportTable, ExportTraffic } from "../../src/server/export_table.ts";
-import { NbdServer } from "../../src/server/nbd/server.ts";
+import { delay } from "../../src/os/clock.ts";
+import { ExportTable, ExportTraffic, type Writers } from "../../src/server/export_table.ts";
+import { NbdServer, type NbdServerOptions } from "../../src/server/nbd/server.ts";
+import type { ReservationState, ReservationStore } from "../../src/server/reservation_store.ts";
 import { Medium, SECTOR_BYTES } from "./disk.ts";
 import type { Host, Network, Surroundings } from "./network.ts";
 import type { World } from "./world.ts";
@@ -17,6 +19,8 @@ import type { World } from "./world.ts";
 /** What a sole writer keeps, so little that it is often full. */
 const REPLAY_BYTES_MAX = 8192;
 const DRAIN_MS = 3000;
+/** How long a reservation is kept for who is away: less than the longest troubles last. */
+const AWAY_MS = 10_000;
 const EXPORT_NAME = "disk";
 
 /** Where planted bugs are put in. */
@@ -25,8 +29,10 @@ export interface Tampering {
   readonly disk?: (disk: BlockDevice, surroundings: Surroundings) => BlockDevice;
   /** Between the client and the network. */
   readonly connection?: (connection: Connection, surroundings: Surroundings) => Connection;
-  /** What the server tells. */
+  /** Every start of the server has the same instance. */
   readonly constantInstance?: boolean;
+  /** The client writes again what may be lost, whoever else may have written. */
+  readonly alwaysReplays?: boolean;
 }
 
 /** A UUID that follows from the seed. */
@@ -41,10 +47,14 @@ export class ServerMachine implements Host {
   readonly #network: Network;
   readonly #log: Log;
   readonly #denbd: boolean;
+  readonly #writers: Writers;
+  /** On the medium of its state directory. */
+  #reservation: ReservationState = { reservation: null, barred: [] };
   readonly #tampering: Tampering;
   readonly #uuid: string;
   #instance: string;
   #generation = 0;
+  #lives = 0;
   #server: NbdServer | null = null;
   state: Host["state"] = "refusing";
 
@@ -59,6 +69,7 @@ export class ServerMachine implements Host {
     this.#network = network;
     this.#log = log;
     this.#denbd = world.server === "denbd";
+    this.#writers = world.writer === "reserved" ? "one-session" : "any";
     this.#tampering = tampering;
     this.medium = new Medium(sizeBytes, this.#surroundings);
     this.#uuid = uuidFrom(this.#surroundings);
@@ -80,8 +91,25 @@ export class ServerMachine implements Host {
       : undefined;
     const opened = this.medium.open(identity);
     const disk = new StickySync(this.#tampering.disk?.(opened, this.#surroundings) ?? opened);
-    this.#server = serverOf(disk, this.#surroundings, this.#log, this.#denbd ? this.#instance : undefined);
+    this.#server = serverOf(disk, this.#surroundings, this.#log, {
+      instance: this.#denbd || this.#tampering.constantInstance ? this.#instance : undefined,
+      writers: this.#writers,
+      reservationStore: () => this.#reservationStore(),
+      reservationAwayMs: AWAY_MS,
+    });
     this.state = "up";
+  }
+
+  #reservationStore(): ReservationStore {
+    const { time, random } = this.#surroundings;
+    const life = ++this.#lives;
+    return {
+      load: () => this.#reservation,
+      save: async (state) => {
+        await delay(time, random.below(20));
+        if (life === this.#lives) this.#reservation = state;
+      },
+    };
   }
 
   accept(connection: Connection): void {
@@ -120,6 +148,7 @@ export class ServerMachine implements Host {
   }
 
   #end(): void {
+    this.#lives++;
     const server = this.#server;
     this.#server = null;
     server?.abort();
@@ -145,7 +174,8 @@ export class ProxyMachine implements Host {
   constructor(
     world: World,
     network: Network,
-    upstream: ServerMachine,
+    server: ServerMachine,
+    upstream: Host,
     logs: { readonly client: Log; readonly server: Log },
     tampering: Tampering,
   ) {
@@ -155,7 +185,7 @@ export class ProxyMachine implements Host {
     this.#upstream = upstream;
     this.#logs = logs;
     this.#tampering = tampering;
-    const { sizeBytes } = upstream.medium;
+    const { sizeBytes } = server.medium;
     this.#medium = world.proxy === "file"
       ? new Medium(cacheFileBytes(subject(sizeBytes, undefined)), this.#surroundings)
       : null;
@@ -194,7 +224,7 @@ export class ProxyMachine implements Host {
         trace.note("proxy starts", random.below(100));
         this.#disk = disk;
         this.#connections = mine;
-        this.#server = serverOf(disk, this.#surroundings, this.#logs.server, undefined);
+        this.#server = serverOf(disk, this.#surroundings, this.#logs.server, {});
         this.state = "up";
         return;
       } catch (error) {
@@ -245,18 +275,21 @@ function subject(sizeBytes: number, identity: DiskIdentity | undefined) {
 /** The disk of a server, as its clients see it. */
 export async function openRemote(
   dial: (signal: AbortSignal | undefined) => Promise<Connection>,
-  { writer, connections, deadlineMs }: World,
+  { server, writer, connections, deadlineMs }: World,
   { time, random }: Surroundings,
   log: Log,
   signal?: AbortSignal,
+  { alwaysReplays = false }: Tampering = {},
 ): Promise<BlockDevice> {
   const { disk } = await openNbd({
     dial,
     exportName: EXPORT_NAME,
     connections,
     signal,
+    // Without a session: other servers know nothing of them.
+    readOnly: server === "stock",
     survival: {
-      soleWriter: writer === "sole",
+      soleWriter: writer === "sole" || alwaysReplays,
       deadlineMs,
       replayBytesMax: REPLAY_BYTES_MAX,
       random: () => random.below(1000) / 1000,
@@ -285,7 +318,9 @@ function serverOf(
   device: BlockDevice,
   { time }: Surroundings,
   log: Log,
-  instance: string | undefined,
+  { writers, ...options }: Pick<NbdServerOptions, "instance" | "reservationStore" | "reservationAwayMs"> & {
+    writers?: Writers;
+  },
 ): NbdServer {
   const exports = new ExportTable();
   exports.add({
@@ -296,7 +331,8 @@ function serverOf(
     readOnly: false,
     traffic: new ExportTraffic(),
     source: "simulation",
+    writers,
   });
   const judge = () => ({ rights: "write" as const, reason: "a simulation" });
-  return new NbdServer({ exports, judge, log, clock: time, instance });
+  return new NbdServer({ exports, judge, log, clock: time, ...options });
 }

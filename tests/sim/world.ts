@@ -19,14 +19,16 @@ export type Trouble =
   /** The proxy is killed and comes back. */
   | "proxy-kill"
   /** The proxy's machine loses power. */
-  | "proxy-power";
+  | "proxy-power"
+  /** Somebody else comes to write. */
+  | "rival";
 
 export interface World {
   readonly name: string;
   /** A denbd server tells its instance and the identity of the disk. */
   readonly server: "denbd" | "stock";
-  /** Whether nobody else writes, by the operator's word; or anybody may. */
-  readonly writer: "sole" | "shared";
+  /** Whether nobody else writes: by the operator's word, because the server sees to it, or not at all. */
+  readonly writer: "sole" | "reserved" | "shared";
   /** What is between the user and the server, and where that keeps blocks. Default: nothing is. */
   readonly proxy?: "plain" | "memory" | "file";
   /** To the server. Default 1. */
@@ -34,6 +36,11 @@ export interface World {
   /** Requests fail after so long. Default: never. */
   readonly deadlineMs?: number;
   readonly troubles: readonly Trouble[];
+}
+
+/** Whether all that was acknowledged stays, flushed or not. */
+export function keepsAll({ writer }: World): boolean {
+  return writer !== "shared";
 }
 
 const SERVER: readonly Trouble[] = ["cut", "stall", "restart", "kill", "power", "slow"];
@@ -44,11 +51,24 @@ export const worlds: readonly World[] = [
   { name: "sole-deadline", server: "denbd", writer: "sole", deadlineMs: 20_000, troubles: SERVER },
   { name: "sole-stock", server: "stock", writer: "sole", troubles: SERVER },
   { name: "sole-stock-wide", server: "stock", writer: "sole", connections: 3, troubles: SERVER },
+  { name: "reserved", server: "denbd", writer: "reserved", connections: 2, troubles: SERVER },
+  { name: "reserved-faults", server: "denbd", writer: "reserved", troubles: [...SERVER, "fault"] },
+  { name: "reserved-rival", server: "denbd", writer: "reserved", troubles: [...SERVER, "rival"] },
+  { name: "shared-rival", server: "denbd", writer: "shared", troubles: [...SERVER, "rival"] },
+  { name: "shared-stock-rival", server: "stock", writer: "shared", troubles: [...SERVER, "rival"] },
   { name: "shared", server: "denbd", writer: "shared", connections: 2, troubles: SERVER },
   { name: "shared-faults", server: "denbd", writer: "shared", troubles: [...SERVER, "fault"] },
   { name: "shared-stock", server: "stock", writer: "shared", troubles: SERVER },
   { name: "links", server: "denbd", writer: "shared", connections: 3, troubles: ["cut", "stall", "slow"] },
   { name: "proxy", server: "denbd", writer: "shared", proxy: "plain", troubles: [...SERVER, "proxy-kill"] },
+  {
+    name: "proxy-reserved",
+    server: "denbd",
+    writer: "reserved",
+    proxy: "plain",
+    connections: 2,
+    troubles: [...SERVER, "proxy-kill", "rival"],
+  },
   {
     name: "proxy-memory",
     server: "denbd",

@@ -3,7 +3,7 @@
  * Nothing happens but when the clock goes on.
  */
 import type { TcpEndpoint } from "../../src/base/endpoint.ts";
-import { parseIpAddress } from "../../src/base/ip_address.ts";
+import { formatIpEndpoint, parseIpEndpoint } from "../../src/base/ip_endpoint.ts";
 import { type Log, silentLog } from "../../src/base/log.ts";
 import { ImageUpstream, type UpstreamSettings } from "../../src/commands/image_upstream.ts";
 import type { Connection } from "../../src/net/connection.ts";
@@ -28,14 +28,14 @@ export class ImageWorld {
   /** A new server at this address, without images. */
   add(host: string): SimulatedServer {
     const server = new SimulatedServer(this.clock, host);
-    this.#servers.set(host, server);
+    this.#servers.set(withPort(host), server);
     return server;
   }
 
-  /** A new proxy at this address, which copies from others. */
+  /** A new proxy at this address, with or without a port, which copies from others. */
   addProxy(host: string, from: readonly string[], options: ProxyOptions = {}): SimulatedServer {
     const server = new SimulatedServer(this.clock, host, { ...options, from, dial: this.dial });
-    this.#servers.set(host, server);
+    this.#servers.set(withPort(host), server);
     return server;
   }
 
@@ -44,8 +44,8 @@ export class ImageWorld {
   }
 
   /** Connects to a server of this world, as far as it lets one. */
-  readonly dial = ({ host }: TcpEndpoint, signal: AbortSignal): Promise<Connection> => {
-    const server = this.#servers.get(host);
+  readonly dial = ({ host, port }: TcpEndpoint, signal: AbortSignal): Promise<Connection> => {
+    const server = this.#servers.get(`${host}:${port}`);
     if (server === undefined || server.state === "down") {
       return Promise.reject(new Error("connection refused"));
     }
@@ -123,9 +123,18 @@ interface Request {
   readonly hops: number;
 }
 
+function withPort(host: string): string {
+  return formatIpEndpoint(parseIpEndpoint(host, 5003)!);
+}
+
 function altServer(host: string): AltServer {
-  const address = parseIpAddress(host)!;
-  return { address, port: 5003, isPrivate: false, isClientOnly: false, comment: "", namespaces: [] };
+  return {
+    ...parseIpEndpoint(host, 5003)!,
+    isPrivate: false,
+    isClientOnly: false,
+    comment: "",
+    namespaces: [],
+  };
 }
 
 export class SimulatedServer {
@@ -143,6 +152,10 @@ export class SimulatedServer {
   readonly #server: ImageServer;
   readonly table: ImageTable;
   readonly integrity: Integrity;
+  /** Changes what clients get of a block at this offset. */
+  lie: ((offset: number, bytes: Uint8Array) => void) | null = null;
+  /** Changes everything that it says. */
+  garble: ((bytes: Uint8Array) => Uint8Array) | null = null;
   /** All blocks that it was asked for, in order. */
   readonly asked: Request[] = [];
   readonly #ends = new Set<Connection>();
@@ -179,7 +192,10 @@ export class SimulatedServer {
       source: {
         readBlock: (image, offset, into, hops, user) => {
           this.asked.push({ offset, length: into.length, hops });
-          return images.readBlock(image, offset, into, hops, user);
+          const reading = images.readBlock(image, offset, into, hops, user);
+          if (this.lie === null) return reading;
+          const { lie } = this;
+          return Promise.resolve(reading).then(() => lie(offset, into));
         },
       },
       settings: SETTINGS,
@@ -230,7 +246,7 @@ export class SimulatedServer {
       peer,
       read: (into) => end.read(into),
       write: (bytes) => {
-        const copy = bytes.slice();
+        const copy = this.garble?.(bytes) ?? bytes.slice();
         say(() => {
           try {
             end.write(copy);
@@ -246,7 +262,7 @@ export class SimulatedServer {
     });
     const { host } = this;
     return {
-      peer: { transport: "tcp", address: host, text: `${host}:5003` },
+      peer: { transport: "tcp", address: host, text: withPort(host) },
       read: (into) => client.read(into),
       write: (bytes) => client.write(bytes),
       close: () => client.close(),

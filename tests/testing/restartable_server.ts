@@ -94,6 +94,11 @@ export class RestartableServer {
     for (const link of this.#links.splice(0)) link.break();
   }
 
+  /** Nothing arrives any more on what is connected now, in either direction, and nobody is told. */
+  hang(): void {
+    for (const link of this.#links.splice(0)) link.hang();
+  }
+
   /** Power is lost: what was not flushed is gone, but for what `keeps` picks. */
   crash(keeps?: (change: number) => boolean): void {
     this.medium = this.#disk!.crash(keeps);
@@ -116,6 +121,7 @@ class BreakableConnection implements Connection {
   readonly #connection: Connection;
   readonly #broken = Promise.withResolvers<null>();
   #isBroken = false;
+  #hangs = false;
 
   constructor(connection: Connection) {
     this.#connection = connection;
@@ -124,12 +130,16 @@ class BreakableConnection implements Connection {
 
   read(into: Uint8Array): number | null | Promise<number | null> {
     if (this.#isBroken) return null;
+    if (this.#hangs) return this.#broken.promise;
     const reading = this.#connection.read(into);
-    return reading instanceof Promise ? Promise.race([reading, this.#broken.promise]) : reading;
+    if (!(reading instanceof Promise)) return reading;
+    const heard = reading.then((count) => this.#hangs ? this.#broken.promise : count);
+    return Promise.race([heard, this.#broken.promise]);
   }
 
   write(bytes: Uint8Array): void | Promise<void> {
     if (this.#isBroken) throw new Error("the link is broken");
+    if (this.#hangs) return;
     return this.#connection.write(bytes);
   }
 
@@ -137,7 +147,11 @@ class BreakableConnection implements Connection {
     if (this.#isBroken) return;
     this.#isBroken = true;
     this.#broken.resolve(null);
-    this.#connection.close();
+    if (!this.#hangs) this.#connection.close();
+  }
+
+  hang(): void {
+    this.#hangs = true;
   }
 
   break(): void {

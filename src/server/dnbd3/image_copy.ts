@@ -135,6 +135,7 @@ export class ImageCopy {
     const keeper = new MapKeeper(map, await store.openForWriting(path), () => image.file());
     const copy = new ImageCopy(image, map, keeper, tools, uplink);
     if (damaged !== undefined) copy.repair(damaged);
+    copy.tick();
     return copy;
   }
 
@@ -290,7 +291,7 @@ export class ImageCopy {
       }
     }
     if (asked && flags === 0 && (offset + into.length) % BLOCK_BYTES === 0) {
-      this.#prefetch(end, into.length);
+      this.#prefetch(end, into.length, passed + 1 | Hops.Prefetch);
     }
     // The buffer is the caller's again only when nobody writes to it any more.
     const ended = await Promise.allSettled(parts);
@@ -332,7 +333,7 @@ export class ImageCopy {
   }
 
   /** Fetches what a client is likely to want next. */
-  #prefetch(start: number, length: number): void {
+  #prefetch(start: number, length: number, hops: number): void {
     const { maxPrefetch } = this.#tools.settings();
     if (length > maxPrefetch) return;
     const end = Math.min(start + Math.min(3 * length, maxPrefetch), this.image.sizeBytes);
@@ -342,7 +343,7 @@ export class ImageCopy {
         continue;
       }
       const run = this.#missingRun(at, this.#requestLimit(at, end, Math.floor(at / HASH_BLOCK_BYTES)));
-      this.#startFetch(at, run, Hops.Prefetch | 1);
+      this.#startFetch(at, run, hops);
       at += run;
     }
   }

@@ -7,6 +7,9 @@
 const REQUESTS_MAX = 128;
 const BYTES_MAX = 64 * 1024 * 1024;
 
+/** What a client may have waiting so that the next request is still read. */
+export const READABLE_BACKLOG = { requests: REQUESTS_MAX - 1, bytes: BYTES_MAX - 1 } as const;
+
 export class Backlog {
   #requests = 0;
   #bytes = 0;

@@ -35,6 +35,7 @@ import { answerQuery, type MigrationDesk } from "../migration_desk.ts";
 import { type StrangerLimits, Strangers } from "../strangers.ts";
 import type { ReservationStore } from "../reservation_store.ts";
 import { type Admission, RESERVATION_AWAY_MS, WriterRefused, WriterSessions } from "../writer_sessions.ts";
+import { READABLE_BACKLOG } from "./backlog.ts";
 import { Session } from "./session.ts";
 import { ClientTrace, WireTrace } from "./wire_trace.ts";
 
@@ -535,7 +536,11 @@ class Hall implements ServerHall {
       contexts: [BASE_ALLOCATION],
       contextsFor: (query) => {
         if (query === DENBD_NAMESPACE) {
-          return encodeFacts({ instance: this.#instance, identity: durable(exported.device.identity) });
+          return encodeFacts({
+            instance: this.#instance,
+            identity: durable(exported.device.identity),
+            window: this.#instance === undefined ? undefined : READABLE_BACKLOG,
+          });
         }
         if (!mayWrite) return [];
         const session = decodeSession(query);

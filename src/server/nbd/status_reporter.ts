@@ -10,6 +10,7 @@ import {
   CommandFlag,
   STATUS_EXTENTS_MAX,
 } from "../../wire/nbd/constants.ts";
+import { isProbe } from "../../wire/nbd/denbd_context.ts";
 import { CRC32_BYTES_MAX, CRC32_CONTEXT } from "../../wire/nbd/migration_message.ts";
 import type { Backlog } from "./backlog.ts";
 import type { Answered, Replies } from "./replies.ts";
@@ -40,6 +41,11 @@ export class StatusReporter {
   /** Performs a BLOCK_STATUS that has been checked. */
   report(shared: Answered, contexts: readonly SelectedContext[]): void {
     const request = { ...shared };
+    if (isProbe(contexts)) {
+      // Answered at once, however long the disk takes with what came before.
+      this.#times.answeredNow(Command.BLOCK_STATUS);
+      return this.#tell(request, contexts, { extents: [] });
+    }
     let learning: Learned | Promise<Learned>;
     try {
       learning = this.#learn(request, contexts);

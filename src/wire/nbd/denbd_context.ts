@@ -10,6 +10,10 @@
  * | `x-denbd:identity=UUID.GENERATION` | the disk, and its generation, which rises with each start that may write |
  * | `x-denbd:session=1.UUID.GENERATION` | the session that was asked for: what it had before is over |
  * | `x-denbd:reservation=UUID` | nobody else has written since this UUID was first told, and nobody else may |
+ * | `x-denbd:window=REQUESTS.BYTES` | while no more of them wait, the server answers a probe at once |
+ *
+ * A probe is a BLOCK_STATUS with a payload that asks for the context `x-denbd:window=…` alone. It needs no disk, so a
+ * server with a slow disk is told from one that is gone.
  *
  * A client that writes names its session by a query of the same form, `x-denbd:session=1.UUID.GENERATION`; `1` is the
  * version. All connections of one session have the same UUID. One with a higher generation takes the place of those
@@ -37,14 +41,22 @@ export interface DenbdFacts {
   readonly identity?: { readonly uuid: string; readonly generation: number };
   readonly session?: SessionName;
   readonly reservation?: string;
+  /** How many unanswered requests, and bytes of READ and WRITE among them, leave room for a probe. */
+  readonly window?: ProbeWindow;
 }
 
+export interface ProbeWindow {
+  readonly requests: number;
+  readonly bytes: number;
+}
+
+const WINDOW_PREFIX = `${DENBD_NAMESPACE}window=`;
 const SESSION_VERSION = "1";
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** The names of the contexts that tell these facts. */
-export function encodeFacts({ instance, identity, session, reservation }: DenbdFacts): string[] {
+export function encodeFacts({ instance, identity, session, reservation, window }: DenbdFacts): string[] {
   const names: string[] = [];
   if (instance !== undefined) names.push(`${DENBD_NAMESPACE}instance=${instance}`);
   if (identity !== undefined) {
@@ -52,7 +64,20 @@ export function encodeFacts({ instance, identity, session, reservation }: DenbdF
   }
   if (session !== undefined) names.push(encodeSession(session));
   if (reservation !== undefined) names.push(`${DENBD_NAMESPACE}reservation=${reservation}`);
+  if (window !== undefined) names.push(`${WINDOW_PREFIX}${window.requests}.${window.bytes}`);
   return names;
+}
+
+/** The id of the context that a probe asks for, or `null` if the server answers none. */
+export function probeContextId(
+  contexts: readonly { readonly id: number; readonly name: string }[],
+): number | null {
+  return contexts.find(({ name }) => name.startsWith(WINDOW_PREFIX))?.id ?? null;
+}
+
+/** Whether a BLOCK_STATUS of these contexts is a probe. */
+export function isProbe(contexts: readonly { readonly name: string }[]): boolean {
+  return contexts.length === 1 && contexts[0].name.startsWith(WINDOW_PREFIX);
 }
 
 /** The query that names a session, which is also the fact that it was understood. */
@@ -75,13 +100,15 @@ export function decodeSession(query: string): SessionName | null {
 export function decodeFacts(names: readonly string[]): DenbdFacts {
   const facts: { -readonly [Name in keyof DenbdFacts]: DenbdFacts[Name] } = {};
   for (const name of names) {
-    const match = /^x-denbd:(instance|identity|session|reservation)=(.*)$/s.exec(name);
+    const match = /^x-denbd:(instance|identity|session|reservation|window)=(.*)$/s.exec(name);
     if (match === null) continue;
     const [, kind, text] = match;
     const fact = kind === "session"
       ? decodeSession(name)
       : kind === "identity"
       ? decodeNumbered(text)
+      : kind === "window"
+      ? decodeWindow(text)
       : UUID.test(text)
       ? text
       : null;
@@ -91,6 +118,11 @@ export function decodeFacts(names: readonly string[]): DenbdFacts {
     Object.assign(facts, { [kind]: fact });
   }
   return facts;
+}
+
+function decodeWindow(text: string): ProbeWindow | null {
+  const [, requests, bytes] = /^([1-9]\d{0,8})\.([1-9]\d{0,14})$/.exec(text) ?? [];
+  return requests === undefined ? null : { requests: Number(requests), bytes: Number(bytes) };
 }
 
 /** `UUID.NUMBER`. */

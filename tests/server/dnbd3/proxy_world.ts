@@ -51,7 +51,10 @@ export class ProxyWorld extends ImageWorld {
   /** Reads, and compares with what is to be there. */
   async read(client: RawImageClient, offset: number, length: number, hops = 0): Promise<void> {
     const bytes = await this.until(client.block(offset, length, hops));
-    assertEquals(bytes, patternBytes(offset, length));
+    if (bytes === null) throw new Error(`the connection ended instead of a block at ${offset}`);
+    const wanted = patternBytes(offset, length);
+    const wrong = bytes.findIndex((byte, index) => byte !== wanted[index]);
+    assertEquals([bytes.length, wrong], [length, -1], `a block at ${offset}`);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -294,7 +294,11 @@ Deno.test("server: a client that asks hears the instance and the disk's identity
   const contexts = ["base:allocation", DENBD_NAMESPACE];
   const { agreement } = await RawClient.open(fixture.connect(), { contexts });
   const facts = decodeFacts(agreement.contexts.map(({ name }) => name));
-  assertEquals(facts, { instance, identity: { uuid: identity.uuid, generation: 3 } });
+  assertEquals(facts, {
+    instance,
+    identity: { uuid: identity.uuid, generation: 3 },
+    window: { requests: 127, bytes: 64 * MIB - 1 },
+  });
   const { result } = await converse(listExports({ details: true }), fixture.connect());
   assertEquals(result.exports[0].contexts, ["base:allocation"]);
   const plain = await RawClient.open(fixture.connect(), { contexts: ["base:allocation"] });

@@ -1,0 +1,352 @@
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { type Log, silentLog } from "../../src/base/log.ts";
+import type { BlockDevice } from "../../src/device/device.ts";
+import { FaultDisk, type FaultRule } from "../../src/device/fault.ts";
+import { MemoryDisk } from "../../src/device/memory.ts";
+import { type Attempt, AttemptFailure, type Destination } from "../../src/migrate/handover.ts";
+import { Migration, type MigrationOptions } from "../../src/migrate/migration.ts";
+import { NbdDestination } from "../../src/migrate/nbd_destination.ts";
+import { Receiver } from "../../src/migrate/receiver.ts";
+import { systemClock } from "../../src/os/clock.ts";
+import { randomFrom } from "../testing/random.ts";
+import { type ServedDiskOptions, serveDisk } from "../testing/served_disk.ts";
+
+const MIB = 1024 * 1024;
+
+async function contentOf(disk: BlockDevice): Promise<Uint8Array> {
+  const bytes = new Uint8Array(disk.sizeBytes);
+  for (let at = 0; at < bytes.length; at += MIB) await disk.read(at, bytes.subarray(at, at + MIB));
+  return bytes;
+}
+
+async function assertSame(one: BlockDevice, other: BlockDevice): Promise<void> {
+  const [ours, theirs] = [await contentOf(one), await contentOf(other)];
+  assertEquals(ours.findIndex((byte, at) => byte !== theirs[at]), -1);
+}
+
+/** A disk half of which holds data. */
+function halfFull(sizeBytes: number): MemoryDisk {
+  const random = randomFrom(7);
+  const disk = new MemoryDisk(sizeBytes);
+  for (let at = 0; at < sizeBytes; at += 2 * MIB) disk.write(at, random.bytes(Math.min(MIB, sizeBytes - at)));
+  return disk;
+}
+
+/** A destination that receives into `disk`, as `listen` does. */
+function receiving(disk: BlockDevice, options: ServedDiskOptions = {}) {
+  const receiver = new Receiver(disk, { sizeBytes: disk.sizeBytes, log: silentLog });
+  const served = serveDisk(receiver, {
+    ...options,
+    onLeft: ({ session }) => void receiver.left(session.saidGoodbye),
+  });
+  return { receiver, ...served };
+}
+
+function destinationOf(dial: ReturnType<typeof serveDisk>["dial"], sizeBytes: number): NbdDestination {
+  return new NbdDestination({ text: "there", dial, exportName: "", sizeBytes, clock: systemClock });
+}
+
+function move(
+  place: { device: BlockDevice },
+  destination: Destination,
+  options: Partial<MigrationOptions> = {},
+): Migration {
+  return new Migration({
+    place,
+    sizeBytes: place.device.sizeBytes,
+    destination,
+    clock: systemClock,
+    log: silentLog,
+    ...options,
+  });
+}
+
+/** Writes at random until told to stop; fails if a write does. */
+function writing(place: { device: BlockDevice }, { pauseMs = 0, perTurn = 1 } = {}) {
+  const random = randomFrom();
+  let over = false;
+  let writes = 0;
+  const done = (async () => {
+    while (!over) {
+      const length = 1 + random.below(16 * 1024);
+      const offset = random.below(place.device.sizeBytes - length);
+      if (random.chance(0.1)) await place.device.zero(offset, length);
+      else await place.device.write(offset, random.bytes(length));
+      if (++writes % perTurn > 0) continue;
+      await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    }
+  })();
+  // Held for good it never ends.
+  done.catch(() => {});
+  return {
+    get writes() {
+      return writes;
+    },
+    async stop() {
+      over = true;
+      await done;
+    },
+    leave() {
+      over = true;
+    },
+  };
+}
+
+for (const oldstyle of [false, true]) {
+  Deno.test(`migration: the destination ends up equal, holes and all (oldstyle ${oldstyle})`, async () => {
+    const source = halfFull(16 * MIB + 512);
+    const target = new MemoryDisk(source.sizeBytes);
+    target.write(MIB, new Uint8Array(4096).fill(9));
+    await using there = receiving(target, { oldstyle });
+    const place = { device: source as BlockDevice };
+    const migration = move(place, destinationOf(there.dial, source.sizeBytes));
+    await migration.started;
+    const load = writing(place);
+    assertEquals(await migration.ended, "moved");
+    load.leave();
+    assertEquals(await there.receiver.received, true);
+    await assertSame(source, target);
+    migration.refuseClients();
+    if (!oldstyle) assert(target.extents(0, source.sizeBytes).some(({ kind }) => kind === "hole"));
+  });
+}
+
+Deno.test("migration: what clients ask for in the end waits, and fails when the disk has moved", async () => {
+  const source = halfFull(4 * MIB);
+  await using there = receiving(new MemoryDisk(source.sizeBytes));
+  const place = { device: source as BlockDevice };
+  const migration = move(place, destinationOf(there.dial, source.sizeBytes));
+  assertEquals(await migration.ended, "moved");
+  const held = [
+    place.device.read(0, new Uint8Array(1)),
+    place.device.write(0, new Uint8Array(1)),
+    place.device.flush(),
+  ];
+  migration.refuseClients();
+  for (const operation of held) await assertRejects(() => operation as Promise<void>, Error, "it has moved");
+});
+
+Deno.test("migration: broken off at any time, clients go on, and the next one succeeds", async () => {
+  const source = halfFull(32 * MIB);
+  const target = new MemoryDisk(source.sizeBytes);
+  await using there = receiving(target);
+  const place = { device: source as BlockDevice };
+  const load = writing(place);
+  for (let round = 0; round < 8; round++) {
+    const migration = move(place, destinationOf(there.dial, source.sizeBytes), {
+      speedLimit: 40 * MIB,
+    });
+    await migration.started;
+    await new Promise((resolve) => setTimeout(resolve, round * 15));
+    const stopped = await migration.break();
+    if (!stopped) throw new Error(`too fast: it was done after ${round * 15} ms`);
+    assertEquals(place.device, source);
+    assertEquals(there.receiver.isWaiting, true);
+  }
+  const before = load.writes;
+  await load.stop();
+  assert(before > 0);
+  assertEquals(await move(place, destinationOf(there.dial, source.sizeBytes)).ended, "moved");
+  await assertSame(source, target);
+});
+
+Deno.test("migration: broken off while it waits for a destination that is silent", async () => {
+  const source = halfFull(MIB);
+  const destination: Destination = {
+    text: "nowhere",
+    begin: (signal) =>
+      new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
+  };
+  const place = { device: source as BlockDevice };
+  const migration = move(place, destination);
+  assertEquals(await migration.break(), true);
+  await assertRejects(() => migration.started, Error, "broken off");
+});
+
+interface Refusal {
+  readonly why: string;
+  readonly target: BlockDevice;
+  readonly options?: ServedDiskOptions;
+  readonly kind: string;
+  readonly says: string;
+}
+
+const refusals: Refusal[] = [
+  { why: "too small", target: new MemoryDisk(MIB), kind: "size", says: "1048576 bytes there, 2097152 here" },
+  { why: "too large", target: new MemoryDisk(3 * MIB), kind: "size", says: "3145728 bytes there" },
+  {
+    why: "read-only",
+    target: new MemoryDisk(2 * MIB),
+    options: { readOnly: true },
+    kind: "rejected",
+    says: "read-only",
+  },
+  {
+    why: "the wrong export",
+    target: new MemoryDisk(2 * MIB),
+    options: { exportName: "other", judge: () => ({ rights: "none", reason: "it is not for you" }) },
+    kind: "rejected",
+    says: "",
+  },
+];
+
+for (const { why, target, options, kind, says } of refusals) {
+  Deno.test(`migration: a destination that is ${why} is refused with one error, and clients go on`, async () => {
+    const source = halfFull(2 * MIB);
+    await using there = serveDisk(target, options);
+    const place = { device: source as BlockDevice };
+    const migration = move(place, destinationOf(there.dial, source.sizeBytes));
+    const error = await assertRejects(() => migration.started, AttemptFailure);
+    assertEquals(error.kind, kind);
+    assertStringIncludes(error.message, says);
+    assertEquals(await migration.ended, "failed");
+    assertEquals(place.device, source);
+  });
+}
+
+Deno.test("migration: a destination whose disk is full is one error and many attempts, and clients go on", async () => {
+  const source = halfFull(8 * MIB);
+  const target = new FaultDisk(new MemoryDisk(source.sizeBytes));
+  const full = target.add({ operation: "write", errno: "ENOSPC", skip: 3 });
+  await using there = receiving(target);
+  const errors: string[] = [];
+  const log: Log = { ...silentLog, error: (text: string) => errors.push(text), debug() {} } as Log;
+  const place = { device: source as BlockDevice };
+  const migration = move(place, destinationOf(there.dial, source.sizeBytes), { log });
+  const load = writing(place, { pauseMs: 5 });
+  while (migration.progress().attempt < 3) await new Promise((resolve) => setTimeout(resolve, 50));
+  assertEquals(errors.length, 1);
+  assertStringIncludes(errors[0], "ENOSPC");
+  assertStringIncludes(migration.progress().lastError!, "ENOSPC");
+  full.remove();
+  assertEquals(await migration.ended, "moved");
+  load.leave();
+  await assertSame(source, target);
+});
+
+/** Fails at one step of one attempt, then no more. */
+class Stumbling implements Destination {
+  readonly text = "there";
+  readonly #inner: Destination;
+  #step: string | null;
+
+  constructor(inner: Destination, step: string) {
+    this.#inner = inner;
+    this.#step = step;
+  }
+
+  #stumble(step: string): void {
+    if (this.#step !== step) return;
+    this.#step = null;
+    throw new Error(`fell at ${step}`);
+  }
+
+  async begin(signal: AbortSignal): Promise<Attempt> {
+    const attempt = await this.#inner.begin(signal);
+    return {
+      disk: attempt.disk,
+      resumes: attempt.resumes,
+      lost: attempt.lost,
+      finish: async (leave) => {
+        this.#stumble("finish");
+        await attempt.finish(async () => {
+          this.#stumble("leave");
+          await leave();
+        });
+      },
+      abandon: (reason) => attempt.abandon(reason),
+    };
+  }
+}
+
+const faults: (FaultRule & { name: string })[] = [
+  { name: "the first write", operation: "write", errno: "EIO", times: 1 },
+  { name: "a write in the middle", operation: "write", errno: "EIO", times: 1, skip: 7 },
+  { name: "a late write", operation: "write", errno: "EIO", times: 1, skip: 15 },
+  { name: "a zeroing", operation: "zero", errno: "EIO", times: 1 },
+  { name: "the flush before the end", operation: "flush", errno: "EIO", times: 1 },
+  { name: "the flush in the end", operation: "flush", errno: "EIO", times: 1, skip: 1 },
+];
+
+for (const { name, ...rule } of faults) {
+  Deno.test(`migration: ${name} fails at the destination: clients see nothing, the next attempt succeeds`, async () => {
+    const source = halfFull(8 * MIB);
+    const target = new FaultDisk(new MemoryDisk(source.sizeBytes));
+    const fault = target.add(rule);
+    await using there = receiving(target);
+    const place = { device: source as BlockDevice };
+    const load = writing(place);
+    const migration = move(place, destinationOf(there.dial, source.sizeBytes));
+    assertEquals(await migration.ended, "moved");
+    load.leave();
+    assertEquals([fault.hits, migration.progress().attempt], [1, 2]);
+    assertEquals(await there.receiver.received, true);
+    await assertSame(source, target);
+  });
+}
+
+for (const step of ["finish", "leave"]) {
+  Deno.test(`migration: it fails at ${step}: clients were held, go on, and the next attempt succeeds`, async () => {
+    const source = halfFull(4 * MIB);
+    const target = new MemoryDisk(source.sizeBytes);
+    await using there = receiving(target);
+    const place = { device: source as BlockDevice };
+    const load = writing(place);
+    const migration = move(place, new Stumbling(destinationOf(there.dial, source.sizeBytes), step));
+    while (migration.progress().phase !== "waiting") await new Promise((resolve) => setTimeout(resolve, 5));
+    const before = load.writes;
+    while (load.writes === before) await new Promise((resolve) => setTimeout(resolve, 5));
+    assertEquals(there.receiver.isWaiting, true);
+    assertEquals(await migration.ended, "moved");
+    load.leave();
+    await assertSame(source, target);
+  });
+}
+
+Deno.test("migration: an image that cannot be deleted stays, and the destination is not told to take over", async () => {
+  const source = halfFull(MIB);
+  await using there = receiving(new MemoryDisk(source.sizeBytes));
+  const place = { device: source as BlockDevice };
+  let tries = 0;
+  const migration = move(place, destinationOf(there.dial, source.sizeBytes), {
+    leave: () => ++tries === 1 ? Promise.reject(new Error("permission denied")) : Promise.resolve(),
+  });
+  while (migration.progress().phase !== "waiting") await new Promise((resolve) => setTimeout(resolve, 5));
+  assertEquals(there.receiver.isWaiting, true);
+  assertEquals(migration.progress().lastError, "permission denied");
+  assertEquals(await migration.ended, "moved");
+});
+
+Deno.test("migration: clients that outrun the link are said to, and slowed down where that is wanted", async () => {
+  for (const slowWriters of [false, true]) {
+    const source = halfFull(4 * MIB);
+    const target = new MemoryDisk(source.sizeBytes);
+    await using there = receiving(target);
+    const place = { device: source as BlockDevice };
+    const migration = move(place, destinationOf(there.dial, source.sizeBytes), {
+      speedLimit: 4 * MIB,
+      downtimeMs: 20,
+      slowWriters,
+    });
+    const load = writing(place, { perTurn: 32 });
+    if (slowWriters) {
+      assertEquals(await migration.ended, "moved");
+      load.leave();
+      await assertSame(source, target);
+    } else {
+      while (migration.progress().converges) await new Promise((resolve) => setTimeout(resolve, 20));
+      assertEquals(await migration.break(), true);
+      await load.stop();
+    }
+  }
+});
+
+Deno.test("receiver: a goodbye before every byte has come is no end", async () => {
+  const target = new MemoryDisk(2 * MIB);
+  await using there = receiving(target);
+  const client = await there.client();
+  await client.write(0, new Uint8Array(2 * MIB - 1));
+  await client.send({ type: 2 });
+  while (there.server.clients().length > 0) await new Promise((resolve) => setTimeout(resolve, 1));
+  assertEquals(there.receiver.isWaiting, true);
+});

@@ -1,0 +1,46 @@
+/** Each cell of the table of guarantees holds, and the simulation would notice if it did not. */
+import { assert, assertEquals, assertGreater } from "@std/assert";
+import { randomFrom } from "../testing/random.ts";
+import { answersEarly, type Bug, forgetsReplay, forgetsTooMuch, losesRequest, skipsResend } from "./bugs.ts";
+import { cells } from "./guarantees.ts";
+import { liveMany } from "./lives.ts";
+import { type World, worlds } from "./world.ts";
+
+const LIVES = 40;
+/** A planted bug is found within so many. */
+const LIVES_MAX = 1000;
+
+/** How many lives it takes to find the bug. */
+async function livesToFind(bug: Bug, world: World): Promise<number> {
+  using _planted = bug.plant?.();
+  const { seed } = randomFrom();
+  const { findings, lives } = await liveMany([world], { seed, count: LIVES_MAX }, bug.tampering, 1);
+  assertEquals(findings.length, 1, `not found from seed ${seed}`);
+  return lives;
+}
+
+for (const { promise, world, bug } of cells) {
+  Deno.test(`${world.name}: ${promise}`, async () => {
+    const { seed } = randomFrom();
+    const count = promise === "not protected" ? LIVES_MAX : LIVES;
+    const { findings, failures, rivals } = await liveMany([world], { seed, count }, {}, 1);
+    if (promise === "not protected") return assertEquals(findings.length, 1);
+    assertEquals(findings, []);
+    if (promise === "kept") assertEquals(failures, 0);
+    else if (promise === "told") assertGreater(failures, 0);
+    else if (promise === "let in") assertGreater(rivals, 0);
+  });
+  if (bug === null) continue;
+  Deno.test(`${world.name}: it is found out if ${bug.name}`, async () => {
+    assert(await livesToFind(bug, world) <= LIVES_MAX);
+  });
+}
+
+/** In the worlds that are lived by `deno task sim`, where everything may happen at once. */
+const sole = worlds.find(({ name }) => name === "sole")!;
+
+for (const bug of [skipsResend, losesRequest, answersEarly, forgetsReplay, forgetsTooMuch]) {
+  Deno.test(`a planted bug is found within 1,000 lives: ${bug.name}`, async () => {
+    assert(await livesToFind(bug, sole) <= LIVES_MAX);
+  });
+}
