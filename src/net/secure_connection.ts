@@ -13,12 +13,28 @@ import {
   respond,
   type RespondOptions,
 } from "../wire/channel/establish.ts";
+import { isDirect } from "../wire/channel/frame.ts";
+import type { MakeRecordCipher } from "../wire/channel/direct_cipher_state.ts";
 import type { Protection } from "../wire/channel/hello.ts";
+import { makeAesGcm } from "../os/aes_gcm.ts";
 import { BufferPool } from "./buffer_pool.ts";
 import type { Connection, Peer } from "./connection.ts";
 import { converse } from "./converse.ts";
+import { DirectFrameReceiver } from "./direct_frame_receiver.ts";
+import { DirectFrameSender } from "./direct_frame_sender.ts";
 import { FrameReceiver } from "./frame_receiver.ts";
 import { FrameSender } from "./frame_sender.ts";
+
+/** Set to `web`: records are encrypted by Web Crypto although libcrypto is there. */
+const CRYPTO_VARIABLE = "DENBD_CRYPTO";
+
+const makeRecordCipher: MakeRecordCipher = (key, direction) =>
+  webCryptoIsWanted() ? null : makeAesGcm(key, direction);
+
+function webCryptoIsWanted(): boolean {
+  const { state } = Deno.permissions.querySync({ name: "env", variable: CRYPTO_VARIABLE });
+  return state === "granted" && Deno.env.get(CRYPTO_VARIABLE) === "web";
+}
 
 /** What all channels read into and write from. */
 const pool = new BufferPool(8 * 1024 * 1024);
@@ -31,8 +47,10 @@ export class SecureConnection implements Connection {
   /** The same 32 bytes at both ends and in no other channel; a `checksum` channel has none. */
   readonly handshakeHash: Uint8Array | undefined;
   readonly #transport: Connection;
-  readonly #sender: FrameSender;
-  readonly #receiver: FrameReceiver;
+  readonly #sender: FrameSender | DirectFrameSender;
+  readonly #receiver: FrameReceiver | DirectFrameReceiver;
+  /** See {@linkcode Connection.readNow}. */
+  readonly readNow?: Connection["readNow"];
   #closed = false;
 
   /**
@@ -45,12 +63,22 @@ export class SecureConnection implements Connection {
     this.protection = protection;
     this.handshakeHash = handshakeHash;
     this.#transport = transport;
-    this.#sender = new FrameSender(transport, channel.sealer, pool);
-    this.#receiver = new FrameReceiver(transport, channel.opener, pool, received, (error) => {
+    const fail = (error: unknown) => {
       this.#sender.fail(error);
       this.#closed = true;
       transport.close();
-    });
+    };
+    if (isDirect(channel)) {
+      const receiver = new DirectFrameReceiver(transport, channel.opener, pool, received, fail);
+      this.#sender = new DirectFrameSender(transport, channel.sealer, pool);
+      this.#receiver = receiver;
+      if (transport.readNow !== undefined) {
+        this.readNow = (into, patient) => receiver.readNow(into as Uint8Array<ArrayBuffer>, patient);
+      }
+    } else {
+      this.#sender = new FrameSender(transport, channel.sealer, pool);
+      this.#receiver = new FrameReceiver(transport, channel.opener, pool, received, fail);
+    }
   }
 
   /**
@@ -59,10 +87,10 @@ export class SecureConnection implements Connection {
    * @throws {WireError} If the stream was cut, damaged or forged from here on. What was read before is good.
    */
   read(into: Uint8Array): number | null | Promise<number | null> {
-    return this.#receiver.read(into);
+    return this.#receiver.read(into as Uint8Array<ArrayBuffer>);
   }
 
-  write(bytes: Uint8Array): Promise<void> {
+  write(bytes: Uint8Array): void | Promise<void> {
     return this.#sender.write(bytes as Uint8Array<ArrayBuffer>);
   }
 
@@ -99,7 +127,9 @@ export async function openSecureConnection(
   options: InitiateOptions & HandshakeLimit,
 ): Promise<SecureConnection> {
   try {
-    const { result, rest } = await converse(initiate(options), transport, { signal: options.signal });
+    const { result, rest } = await converse(initiate({ makeRecordCipher, ...options }), transport, {
+      signal: options.signal,
+    });
     return new SecureConnection(transport, result, rest);
   } catch (error) {
     transport.close();
@@ -120,7 +150,9 @@ export async function acceptSecureConnection(
   options: RespondOptions & HandshakeLimit,
 ): Promise<SecureConnection | Refusal> {
   try {
-    const { result, rest } = await converse(respond(options), transport, { signal: options.signal });
+    const { result, rest } = await converse(respond({ makeRecordCipher, ...options }), transport, {
+      signal: options.signal,
+    });
     if ("sealer" in result) return new SecureConnection(transport, result, rest);
     transport.close();
     return result;

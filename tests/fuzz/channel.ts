@@ -64,7 +64,7 @@ export const channelStreams: Fuzzer = {
       for (const bytes of sent) {
         const taken = client.write(bytes);
         if (random.chance(0.5)) await taken;
-        else taken.catch(() => {});
+        else taken?.catch(() => {});
       }
       await client.write(new Uint8Array(1));
       client.close();

@@ -18,7 +18,7 @@ const CIPHERS = {
 } as const;
 
 /** The counter 2^64-1, which {@linkcode CipherState.rekey} alone uses. */
-const REKEY_NONCE = Uint8Array.of(0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255);
+export const REKEY_NONCE = Uint8Array.of(0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255);
 const NOTHING = new Uint8Array(0);
 
 /**

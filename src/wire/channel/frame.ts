@@ -21,6 +21,7 @@
 import { WireError } from "../wire_error.ts";
 import { crc32c } from "./checksum.ts";
 import { type CipherState, TAG_BYTES } from "./cipher_state.ts";
+import type { DirectCipherState } from "./direct_cipher_state.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -106,6 +107,39 @@ export interface Opener {
   open(header: Bytes, body: Bytes): Opened | Promise<Opened>;
 }
 
+/** A sealer that needs no other thread. */
+export interface DirectSealer extends Sealer {
+  /** By how much what {@linkcode sealInto} makes may be longer than the payload. */
+  readonly overheadBytesMax: number;
+  /**
+   * As {@linkcode seal}, at once.
+   *
+   * @param parts The payload, in pieces.
+   * @param into Where the frames go; does not overlap the payload, and has room for it and the overhead.
+   * @returns How long the frames are.
+   */
+  sealInto(type: Exclude<SealedType, "rekey">, parts: readonly Bytes[], into: Bytes): number;
+}
+
+/** An opener that needs no other thread. */
+export interface DirectOpener extends Opener {
+  /**
+   * Opens the next frame at once.
+   *
+   * @param into Where the payload goes, as long as that or longer; does not overlap. It holds anything on failure.
+   * @returns The length of the payload.
+   * @throws {WireError} If the frame is not the one that the peer sealed at this place.
+   */
+  openInto(header: Bytes, body: Bytes, into: Bytes): number;
+}
+
+/** Whether frames can be made and opened at once. */
+export function isDirect(
+  channel: { readonly sealer: Sealer; readonly opener: Opener },
+): channel is { readonly sealer: DirectSealer; readonly opener: DirectOpener } {
+  return "sealInto" in channel.sealer && "openInto" in channel.opener;
+}
+
 /** A plain frame: a `handshake` message or a `hint`. */
 export function encodePlainFrame(type: "handshake" | "hint", body: Bytes): Bytes {
   const frame = new Uint8Array(FRAME_START_BYTES + body.length);
@@ -171,33 +205,50 @@ export interface RekeyLimits {
  */
 export const REKEY_LIMITS: RekeyLimits = { bytes: 2 ** 32, ageMs: 10 * 60_000 };
 
-/** Encrypts frames. */
-export class NoiseSealer implements Sealer {
-  readonly #cipherState: CipherState;
+/** Knows when a key has done enough. */
+class RekeySchedule {
   readonly #limits: RekeyLimits;
   readonly #now: () => number;
   #keyedAt: number;
   #bytes = 0;
 
-  /** @param now A clock in milliseconds. */
-  constructor(cipherState: CipherState, limits: RekeyLimits = REKEY_LIMITS, now = () => performance.now()) {
-    this.#cipherState = cipherState;
+  constructor(limits: RekeyLimits, now: () => number) {
     this.#limits = limits;
     this.#now = now;
     this.#keyedAt = now();
   }
 
-  seal(type: Exclude<SealedType, "rekey">, payload: Bytes): Frame[] {
-    const frames: Frame[] = [];
+  /** Whether the next frame, with a payload this long, is to be under the next key. */
+  isDue(payloadBytes: number): boolean {
     const now = this.#now();
-    if (this.#bytes >= this.#limits.bytes || now - this.#keyedAt >= this.#limits.ageMs) {
-      frames.push(this.#seal("rekey", new Uint8Array(0)));
-      // Only the promise of the key is needed here: a failure shows in the frames that wait for it.
-      this.#cipherState.rekey().catch(() => {});
+    const due = this.#bytes >= this.#limits.bytes || now - this.#keyedAt >= this.#limits.ageMs;
+    if (due) {
       this.#bytes = 0;
       this.#keyedAt = now;
     }
-    this.#bytes += payload.length;
+    this.#bytes += payloadBytes;
+    return due;
+  }
+}
+
+/** Encrypts frames. */
+export class NoiseSealer implements Sealer {
+  readonly #cipherState: CipherState;
+  readonly #schedule: RekeySchedule;
+
+  /** @param now A clock in milliseconds. */
+  constructor(cipherState: CipherState, limits: RekeyLimits = REKEY_LIMITS, now = () => performance.now()) {
+    this.#cipherState = cipherState;
+    this.#schedule = new RekeySchedule(limits, now);
+  }
+
+  seal(type: Exclude<SealedType, "rekey">, payload: Bytes): Frame[] {
+    const frames: Frame[] = [];
+    if (this.#schedule.isDue(payload.length)) {
+      frames.push(this.#seal("rekey", new Uint8Array(0)));
+      // Only the promise of the key is needed here: a failure shows in the frames that wait for it.
+      this.#cipherState.rekey().catch(() => {});
+    }
     frames.push(this.#seal(type, payload));
     return frames;
   }
@@ -206,6 +257,74 @@ export class NoiseSealer implements Sealer {
     const header = new Uint8Array(FRAME_START_BYTES);
     encodeStart(header, type, payload.length + TAG_BYTES);
     return { header, body: this.#cipherState.encryptWithAd(header, payload) };
+  }
+}
+
+/** Encrypts frames, at once. */
+export class DirectNoiseSealer implements DirectSealer {
+  readonly overheadBytesMax = 2 * (FRAME_START_BYTES + TAG_BYTES);
+  readonly #cipherState: DirectCipherState;
+  readonly #schedule: RekeySchedule;
+
+  /** @param now A clock in milliseconds. */
+  constructor(
+    cipherState: DirectCipherState,
+    limits: RekeyLimits = REKEY_LIMITS,
+    now = () => performance.now(),
+  ) {
+    this.#cipherState = cipherState;
+    this.#schedule = new RekeySchedule(limits, now);
+  }
+
+  seal(type: Exclude<SealedType, "rekey">, payload: Bytes): Frame[] {
+    const header = new Uint8Array(payload.length + this.overheadBytesMax);
+    return [{ header: header.subarray(0, this.sealInto(type, [payload], header)), body: new Uint8Array(0) }];
+  }
+
+  sealInto(type: Exclude<SealedType, "rekey">, parts: readonly Bytes[], into: Bytes): number {
+    let payloadBytes = 0;
+    for (const { length } of parts) payloadBytes += length;
+    let filled = 0;
+    if (this.#schedule.isDue(payloadBytes)) {
+      filled = this.#seal("rekey", [], 0, into);
+      this.#cipherState.rekey();
+    }
+    return filled + this.#seal(type, parts, payloadBytes, into.subarray(filled));
+  }
+
+  #seal(type: SealedType, parts: readonly Bytes[], payloadBytes: number, into: Bytes): number {
+    const header = into.subarray(0, FRAME_START_BYTES);
+    encodeStart(header, type, payloadBytes + TAG_BYTES);
+    const end = FRAME_START_BYTES + payloadBytes + TAG_BYTES;
+    this.#cipherState.encryptInto(header, parts, into.subarray(FRAME_START_BYTES, end));
+    return end;
+  }
+}
+
+/** Decrypts frames, at once. */
+export class DirectNoiseOpener implements DirectOpener {
+  readonly headerBytes = FRAME_START_BYTES;
+  readonly #cipherState: DirectCipherState;
+
+  constructor(cipherState: DirectCipherState) {
+    this.#cipherState = cipherState;
+  }
+
+  decodeHeader(header: Bytes): FrameStart {
+    return decodeProtectedStart(header, TAG_BYTES);
+  }
+
+  open(header: Bytes, body: Bytes): Opened {
+    const { type } = this.decodeHeader(header);
+    const payload = new Uint8Array(Math.max(0, body.length - TAG_BYTES));
+    this.openInto(header, body, payload);
+    return { type, payload };
+  }
+
+  openInto(header: Bytes, body: Bytes, into: Bytes): number {
+    this.#cipherState.decryptInto(header, body, into);
+    if (this.decodeHeader(header).type === "rekey") this.#cipherState.rekey();
+    return body.length - TAG_BYTES;
   }
 }
 
@@ -240,21 +359,36 @@ function headerChecksum(header: Uint8Array, number: number): number {
 }
 
 /** Puts checksums on frames. */
-export class ChecksumSealer implements Sealer {
+export class ChecksumSealer implements DirectSealer {
+  readonly overheadBytesMax = CHECKSUM_HEADER_BYTES;
   #number = 0;
 
   seal(type: Exclude<SealedType, "rekey">, payload: Bytes): Frame[] {
     const header = new Uint8Array(CHECKSUM_HEADER_BYTES);
+    this.#encodeHeader(header, type, payload);
+    return [{ header, body: payload }];
+  }
+
+  sealInto(type: Exclude<SealedType, "rekey">, parts: readonly Bytes[], into: Bytes): number {
+    let filled = CHECKSUM_HEADER_BYTES;
+    for (const part of parts) {
+      into.set(part, filled);
+      filled += part.length;
+    }
+    this.#encodeHeader(into, type, into.subarray(CHECKSUM_HEADER_BYTES, filled));
+    return filled;
+  }
+
+  #encodeHeader(header: Bytes, type: SealedType, payload: Bytes): void {
     encodeStart(header, type, payload.length);
-    const view = new DataView(header.buffer);
+    const view = new DataView(header.buffer, header.byteOffset);
     view.setUint32(4, crc32c(payload));
     view.setUint32(8, headerChecksum(header, this.#number++));
-    return [{ header, body: payload }];
   }
 }
 
 /** Compares the checksums of frames. */
-export class ChecksumOpener implements Opener {
+export class ChecksumOpener implements DirectOpener {
   readonly headerBytes = CHECKSUM_HEADER_BYTES;
   #number = 0;
 
@@ -270,10 +404,17 @@ export class ChecksumOpener implements Opener {
 
   open(header: Bytes, body: Bytes): Opened {
     const { type } = decodeProtectedStart(header, 0);
+    const payload = new Uint8Array(body.length);
+    this.openInto(header, body, payload);
+    return { type, payload };
+  }
+
+  openInto(header: Bytes, body: Bytes, into: Bytes): number {
     if (new DataView(header.buffer, header.byteOffset).getUint32(4) !== crc32c(body)) {
       throw new WireError(`frame ${this.#number} was damaged on the way: the checksum of its body is wrong`);
     }
     this.#number++;
-    return { type, payload: body.slice() };
+    into.set(body);
+    return body.length;
   }
 }

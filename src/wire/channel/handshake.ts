@@ -17,7 +17,7 @@
  */
 import { concat } from "@std/bytes";
 import { WireError } from "../wire_error.ts";
-import { type CipherName, type CipherState, TAG_BYTES } from "./cipher_state.ts";
+import { type CipherName, CipherState, TAG_BYTES } from "./cipher_state.ts";
 import { generateKeyPair, KEY_BYTES, type KeyPair, sharedSecret } from "./key_pair.ts";
 import { SymmetricState } from "./symmetric_state.ts";
 
@@ -143,10 +143,24 @@ export class HandshakeState {
 
   /** `Split()`, after the last message. */
   async split(): Promise<{ sending: CipherState; receiving: CipherState }> {
+    const { sending, receiving } = await this.splitKeys();
+    const { cipher } = this.#options;
+    return {
+      sending: await CipherState.create(cipher, sending),
+      receiving: await CipherState.create(cipher, receiving),
+    };
+  }
+
+  /** The keys of what {@linkcode split} gives, for who has a cipher of his own. */
+  async splitKeys(): Promise<{ sending: Bytes; receiving: Bytes }> {
     const [initiators, responders] = await this.#symmetric.split();
     return this.#options.initiator
       ? { sending: initiators, receiving: responders }
       : { sending: responders, receiving: initiators };
+  }
+
+  get cipher(): CipherName {
+    return this.#options.cipher;
   }
 
   #nextTokens(): readonly Token[] {

@@ -69,10 +69,10 @@ export class SymmetricState {
     return plaintext;
   }
 
-  /** `Split()`: the initiator's sending state, then the responder's. */
-  async split(): Promise<[CipherState, CipherState]> {
+  /** `Split()`: the key of the initiator's sending state, then the responder's. */
+  async split(): Promise<[Bytes, Bytes]> {
     const [first, second] = await hkdf(this.#chainingKey, new Uint8Array(0), 2);
-    return [await CipherState.create(this.#cipher, first), await CipherState.create(this.#cipher, second)];
+    return [first, second];
   }
 }
 
