@@ -54,6 +54,8 @@ import { type Failure, Transaction } from "./nbd_transaction.ts";
 
 /** Room for many small replies; a longer payload is received where it belongs. */
 const RECEIVE_BYTES = 256 * 1024;
+/** Room at first: a quiet connection needs no more. */
+const RECEIVE_BYTES_FIRST = 16 * 1024;
 /** Data of which at least this much is missing are received in place. */
 const IN_PLACE_BYTES_MIN = 16 * 1024;
 /** Requests that leave in one write. */
@@ -138,8 +140,8 @@ export class NbdConnection {
   #payloadOf: Transaction | null = null;
   #early: Failure | null | undefined;
 
-  readonly #received = new Uint8Array(RECEIVE_BYTES);
-  readonly #view = new DataView(this.#received.buffer);
+  #received = new Uint8Array(RECEIVE_BYTES_FIRST);
+  #view = new DataView(this.#received.buffer);
   #start = 0;
   #end = 0;
   #target: Target | null = null;
@@ -433,7 +435,15 @@ export class NbdConnection {
 
   /** The free end of the buffer: never empty, for what is left in it is the beginning of a message that fits. */
   #room(): Uint8Array {
-    this.#received.copyWithin(0, this.#start, this.#end);
+    const old = this.#received;
+    // Whoever fills the buffer has more to say.
+    if (this.#end === old.length && old.length < RECEIVE_BYTES) {
+      this.#received = new Uint8Array(old.length * 4);
+      this.#view = new DataView(this.#received.buffer);
+      this.#received.set(old.subarray(this.#start, this.#end));
+    } else {
+      old.copyWithin(0, this.#start, this.#end);
+    }
     this.#end -= this.#start;
     this.#start = 0;
     return this.#received.subarray(this.#end);

@@ -184,11 +184,11 @@ class Life {
     }
     await this.#until(() => this.#rivals === 0, HANG_MS, "the other writer never ended");
     await this.#until(() => this.#under === 0, HANG_MS, () => `${this.#under} requests never ended`);
-    // The first tells what is in doubt.
-    for (let turn = 0; turn < 2; turn++) {
+    // The first two may tell what is in doubt: from before, and since a crash that is not noticed yet.
+    for (let turn = 0; turn < 3; turn++) {
       this.#flush();
       await this.#until(() => this.#under === 0, HANG_MS, "a flush never ended");
-      this.#doubtful = false;
+      if (turn === 1) this.#doubtful = false;
     }
     const { ended, requests } = this.#ledger;
     if (ended !== requests) throw new BrokenPromise(`${requests} requests ended ${ended} times`);
