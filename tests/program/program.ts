@@ -37,7 +37,9 @@ export function stateDirectory(): string {
 }
 
 function withState([command, ...args]: readonly string[]): string[] {
-  return command === "serve" ? [command, "--state-dir", stateDirectory(), ...args] : [command, ...args];
+  return command === "serve" || command === "listen"
+    ? [command, "--state-dir", stateDirectory(), ...args]
+    : [command, ...args];
 }
 
 async function findOrBuild(): Promise<string> {
@@ -201,6 +203,11 @@ export function serve(args: readonly string[], options?: StartOptions): Promise<
 /** The same with `denbd proxy`: `await using front = await proxy([server.uri()])`. */
 export function proxy(args: readonly string[], options?: StartOptions): Promise<RunningServer> {
   return startServing("proxy", args, options);
+}
+
+/** The same with `denbd listen`: `await using there = await listen(["--file", image])`. */
+export function listen(args: readonly string[], options?: StartOptions): Promise<RunningServer> {
+  return startServing("listen", args, options);
 }
 
 async function startServing(

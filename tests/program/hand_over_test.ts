@@ -1,0 +1,254 @@
+/** A disk moves from one denbd to another, and everything goes wrong at every step. */
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { dial } from "../../src/net/dial.ts";
+import { makeSparse } from "../testing/storage.ts";
+import { type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
+import { randomFrom } from "../testing/random.ts";
+import { RawClient } from "../testing/raw_client.ts";
+import { type Look, Relay } from "../testing/relay.ts";
+import { denbd, listen, type RunningServer, serve } from "./program.ts";
+
+const SIZE_BYTES = 4 * 1024 * 1024;
+
+/** Two hosts, each with its image and its own state. */
+class Hosts implements AsyncDisposable {
+  readonly #directory: TemporaryDirectory = temporaryDirectory();
+  readonly here = this.#directory.file("here.img");
+  readonly there = this.#directory.file("there.img");
+  readonly sock = this.#directory.file("sock");
+  readonly #running: RunningServer[] = [];
+  relay!: Relay;
+  source!: RunningServer;
+  destination!: RunningServer;
+
+  /** @param look Sees what goes between them. */
+  static async start(look: Look = () => "pass", sizeBytes = SIZE_BYTES): Promise<Hosts> {
+    const hosts = new Hosts();
+    makeSparse(hosts.there, sizeBytes);
+    Deno.writeFileSync(hosts.here, randomFrom().bytes(sizeBytes));
+    await hosts.startSource();
+    await hosts.startDestination(0);
+    hosts.relay = new Relay(hosts.destination.port);
+    hosts.relay.look = look;
+    return hosts;
+  }
+
+  async startSource(): Promise<void> {
+    this.source = await serve(["--file", this.here, "--sock", this.sock], this.env("here"));
+    this.#running.push(this.source);
+  }
+
+  /** Listens on the port that it had. */
+  async startDestination(port = this.relay.target): Promise<void> {
+    this.destination = await listen(["--file", this.there, "--port", String(port)], this.env("there"));
+    this.#running.push(this.destination);
+  }
+
+  async mirror(): Promise<void> {
+    await denbd(["mirror", "--sock", this.sock, `nbd://127.0.0.1:${this.relay.port}/`]);
+  }
+
+  /** How each of them sees who owns the disk. */
+  async owners(): Promise<string> {
+    const states = [];
+    for (const side of ["here", "there"] as const) {
+      const { stdout } = await denbd(["own", this[side]], this.env(side));
+      states.push(/state=(\S+)/.exec(stdout)![1]);
+    }
+    return states.join(" ");
+  }
+
+  own(side: "here" | "there", ...words: string[]) {
+    return denbd(["own", ...words, this[side]], this.env(side));
+  }
+
+  /** Tries to serve an image, to no avail. */
+  async refused(side: "here" | "there"): Promise<string> {
+    const args = ["serve", "--port", "0", "--file", this[side]];
+    return (await denbd(args, { ...this.env(side), code: 1, timeoutSeconds: 30 })).stderr;
+  }
+
+  assertSame(): void {
+    assertEquals(Deno.readFileSync(this.there), Deno.readFileSync(this.here));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const program of this.#running) await program[Symbol.asyncDispose]();
+    this.relay?.[Symbol.dispose]();
+    this.#directory[Symbol.dispose]();
+  }
+
+  env(side: string) {
+    return { env: { STATE_DIRECTORY: this.#directory.file(`state-${side}`) } };
+  }
+}
+
+/** Does something once, when a text goes by. */
+function once(direction: "there" | "back", text: string, act: () => ReturnType<Look>): Look {
+  let done = false;
+  return (way, piece) => {
+    if (done || way !== direction || !piece.includes(text)) return "pass";
+    done = true;
+    return act();
+  };
+}
+
+async function writeBlock(port: number): Promise<void> {
+  const connection = await dial({ transport: "tcp", host: "127.0.0.1", port });
+  const client = await RawClient.open(connection);
+  assertEquals((await client.write(512, new Uint8Array(512).fill(9))).error, 0);
+  connection.close();
+}
+
+Deno.test("a disk moves: both exit with 0, one owns it, the other says where it is", async () => {
+  await using hosts = await Hosts.start();
+  await hosts.mirror();
+  assertEquals([await hosts.source.ended(), await hosts.destination.ended()], [0, 0]);
+  hosts.assertSame();
+  assertEquals(await hosts.owners(), "moved owner");
+  assertStringIncludes(await hosts.refused("here"), `has moved to nbd://127.0.0.1:${hosts.relay.port}/`);
+});
+
+Deno.test("the source is killed before it says commit: it owns the disk, and the destination hears of it", async () => {
+  await using hosts = await Hosts.start();
+  hosts.relay.look = once("back", "is=prepared", () => {
+    hosts.source.signal("SIGKILL");
+    return "cut";
+  });
+  await hosts.mirror();
+  await hosts.source.ended();
+  assertEquals(await hosts.owners(), "owner prepared");
+  assertStringIncludes(await hosts.refused("there"), "in use");
+  await hosts.startSource();
+  await hosts.destination.logged(/migration \S+ from \S+: receiving$/);
+  await writeBlock(hosts.source.port);
+  await hosts.mirror();
+  assertEquals([await hosts.source.ended(), await hosts.destination.ended()], [0, 0]);
+  hosts.assertSame();
+  assertEquals(await hosts.owners(), "moved owner");
+});
+
+for (const heard of [false, true]) {
+  const what = heard ? "after the destination has heard" : "before the destination hears";
+  Deno.test(`the source is killed ${what} its commit: it learns that the disk has moved`, async () => {
+    await using hosts = await Hosts.start();
+    hosts.relay.look = once(heard ? "back" : "there", heard ? "is=owner" : "verb=commit", () => {
+      hosts.source.signal("SIGKILL");
+      return "cut";
+    });
+    await hosts.mirror();
+    await hosts.source.ended();
+    assertEquals(await hosts.owners(), heard ? "in-doubt owner" : "in-doubt prepared");
+    assertStringIncludes(await hosts.refused("here"), "has moved to");
+    assertEquals(await hosts.destination.ended(), 0);
+    hosts.assertSame();
+    assertEquals(await hosts.owners(), "moved owner");
+  });
+
+  Deno.test(`the destination is killed ${what} the commit: the source waits for it, and it owns the disk`, async () => {
+    await using hosts = await Hosts.start();
+    const killed = Promise.withResolvers<void>();
+    hosts.relay.look = once(heard ? "back" : "there", heard ? "is=owner" : "verb=commit", () => {
+      hosts.destination.signal("SIGKILL");
+      killed.resolve();
+      return "cut";
+    });
+    await hosts.mirror();
+    await killed.promise;
+    await hosts.destination.ended();
+    assertEquals(await hosts.owners(), heard ? "in-doubt owner" : "in-doubt prepared");
+    await hosts.startDestination();
+    assertEquals(await hosts.source.ended(), 0);
+    assertEquals(await hosts.destination.ended(), 0);
+    hosts.assertSame();
+    assertEquals(await hosts.owners(), "moved owner");
+  });
+}
+
+Deno.test("both are killed at the commit: the first contact settles it", async () => {
+  await using hosts = await Hosts.start();
+  hosts.relay.look = once("there", "verb=commit", () => {
+    hosts.source.signal("SIGKILL");
+    hosts.destination.signal("SIGKILL");
+    return "cut";
+  });
+  await hosts.mirror();
+  await Promise.all([hosts.source.ended(), hosts.destination.ended()]);
+  assertEquals(await hosts.owners(), "in-doubt prepared");
+  assertStringIncludes(await hosts.refused("there"), "has not been handed over");
+  assertStringIncludes(await hosts.refused("here"), "is in doubt");
+  await hosts.startDestination();
+  assertStringIncludes(await hosts.refused("here"), "has moved to");
+  assertEquals(await hosts.destination.ended(), 0);
+  hosts.assertSame();
+  assertEquals(await hosts.owners(), "moved owner");
+});
+
+Deno.test("the destination is gone for good: the source stays in doubt until somebody claims the disk", async () => {
+  await using hosts = await Hosts.start();
+  hosts.relay.look = once("there", "verb=commit", () => {
+    hosts.source.signal("SIGKILL");
+    hosts.destination.signal("SIGKILL");
+    return "cut";
+  });
+  await hosts.mirror();
+  await Promise.all([hosts.source.ended(), hosts.destination.ended()]);
+  for (let i = 0; i < 2; i++) assertStringIncludes(await hosts.refused("here"), "is in doubt");
+  assertEquals(await hosts.owners(), "in-doubt prepared");
+  assertStringIncludes((await hosts.own("here", "--claim")).stdout, "may have taken it over");
+  await hosts.startSource();
+  await writeBlock(hosts.source.port);
+  // Should it come back after all, it is told.
+  await hosts.startDestination();
+  await hosts.destination.logged(/migration \S+ from \S+: receiving$/);
+  assertEquals(await hosts.owners(), "owner receiving");
+});
+
+Deno.test("the source is gone for good: the destination stays prepared until somebody claims the disk", async () => {
+  await using hosts = await Hosts.start();
+  hosts.relay.look = once("there", "verb=commit", () => {
+    hosts.source.signal("SIGKILL");
+    return "cut";
+  });
+  await hosts.mirror();
+  await hosts.source.ended();
+  await hosts.destination.stop();
+  assertStringIncludes(await hosts.refused("there"), "has not been handed over");
+  assertStringIncludes((await hosts.own("there", "--claim")).stdout, "may still own it");
+  await using server = await serve(["--file", hosts.there], hosts.env("there"));
+  await writeBlock(server.port);
+});
+
+const LARGE_BYTES = 48 * 1024 * 1024;
+
+for (const changed of [false, true]) {
+  const outcome = changed
+    ? "a destination that was changed meanwhile gets all of it again"
+    : "it goes on with what is missing";
+  Deno.test(`the link is cut after 60 % of a disk: ${outcome}`, async () => {
+    let cutAt = 0;
+    await using hosts = await Hosts.start(undefined, LARGE_BYTES);
+    hosts.relay.look = async () => {
+      if (cutAt > 0 || hosts.relay.bytesThere < 0.6 * LARGE_BYTES) return "pass";
+      cutAt = hosts.relay.bytesThere;
+      // Nobody gets through until the destination has been changed.
+      if (changed) await changeDestination(hosts);
+      return "cut";
+    };
+    await hosts.mirror();
+    assertEquals([await hosts.source.ended(), await hosts.destination.ended()], [0, 0]);
+    hosts.assertSame();
+    assertEquals(await hosts.owners(), "moved owner");
+    const again = hosts.relay.bytesThere - cutAt;
+    if (changed) assert(again > LARGE_BYTES, `only ${again} bytes`);
+    else assert(again < 0.5 * LARGE_BYTES, `${again} bytes`);
+  });
+}
+
+/** Starts it anew on an image that has been written to. */
+async function changeDestination(hosts: Hosts): Promise<void> {
+  await hosts.destination.stop("SIGKILL");
+  using file = Deno.openSync(hosts.there, { write: true });
+  file.writeSync(new Uint8Array(4096).fill(1));
+  await hosts.startDestination();
+}
