@@ -6,7 +6,7 @@
  * fields.
  */
 import { callerPosition } from "./caller.ts";
-import type { AdjustableLog, LogLevel } from "./log.ts";
+import type { AdjustableLog, LogLevel, LogSink } from "./log.ts";
 import { escapeControls } from "./printable.ts";
 
 /** In rising order. */
@@ -35,6 +35,7 @@ export interface LineLogOptions {
 interface Shared {
   readonly options: LineLogOptions;
   level: LogLevel;
+  readonly sinks: Set<LogSink>;
 }
 
 export class LineLog implements AdjustableLog {
@@ -42,7 +43,7 @@ export class LineLog implements AdjustableLog {
   readonly #thread: string;
 
   constructor(options: LineLogOptions, parent?: { shared: Shared; thread: string }) {
-    this.#shared = parent?.shared ?? { options, level: options.level ?? "W" };
+    this.#shared = parent?.shared ?? { options, level: options.level ?? "W", sinks: new Set() };
     this.#thread = parent?.thread ?? options.thread ?? "main";
   }
 
@@ -53,6 +54,14 @@ export class LineLog implements AdjustableLog {
 
   set level(level: LogLevel) {
     this.#shared.level = level;
+  }
+
+  attach(sink: LogSink): void {
+    this.#shared.sinks.add(sink);
+  }
+
+  detach(sink: LogSink): void {
+    this.#shared.sinks.delete(sink);
   }
 
   debug(message: string): void {
@@ -80,18 +89,20 @@ export class LineLog implements AdjustableLog {
   }
 
   #tell(level: LogLevel, message: string): void {
-    if (LOG_LEVELS.indexOf(level) < LOG_LEVELS.indexOf(this.#shared.level)) return;
-    const { options } = this.#shared;
+    const { options, sinks } = this.#shared;
+    const isTold = LOG_LEVELS.indexOf(level) >= LOG_LEVELS.indexOf(this.#shared.level);
+    if (!isTold && sinks.size === 0) return;
     const position = callerPosition(2);
     const ms = Math.floor(options.nowMs());
+    const thread = escapeControls(this.#thread).replaceAll(" ", "_");
+    const line = `${ms}:${level}:${options.pid} ${thread} ${position}: ${escapeControls(message)}\n`;
+    for (const sink of sinks) if (sink.levels.has(level)) sink.write(line);
+    if (!isTold) return;
     if (options.format === "json") {
       const { pid } = options;
       options.write(JSON.stringify({ ms, level, pid, thread: this.#thread, position, message }) + "\n");
       return;
     }
-    const priority = options.priorities ? `<${PRIORITY[level]}>` : "";
-    const thread = escapeControls(this.#thread).replaceAll(" ", "_");
-    const text = escapeControls(message);
-    options.write(`${priority}${ms}:${level}:${options.pid} ${thread} ${position}: ${text}\n`);
+    options.write(options.priorities ? `<${PRIORITY[level]}>${line}` : line);
   }
 }

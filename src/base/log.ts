@@ -21,6 +21,16 @@ export interface Log {
 export interface AdjustableLog extends Log {
   /** The lowest level that is told. */
   level: LogLevel;
+  /** Tells lines to somebody else as well, whatever the level is. */
+  attach(sink: LogSink): void;
+  detach(sink: LogSink): void;
+}
+
+/** Somebody who is told lines. */
+export interface LogSink {
+  readonly levels: ReadonlySet<LogLevel>;
+  /** Takes one line of text, ending in LF. Never throws. */
+  write(line: string): void;
 }
 
 /** Tells nobody. For tests and for tools that report through their exit code. */
@@ -31,6 +41,8 @@ export const silentLog: AdjustableLog = {
   warn() {},
   error() {},
   fatal() {},
+  attach() {},
+  detach() {},
   child() {
     return silentLog;
   },

@@ -10,7 +10,8 @@ import { formatDiskLocator, NBD_PORT } from "../base/uri.ts";
 import { ConfigError } from "../config/config_error.ts";
 import type { ExportSettings } from "../config/exports_conf.ts";
 import type { PeerSettings } from "../config/peers_conf.ts";
-import type { AccessStatus } from "../control/status.ts";
+import type { ControlHandlers } from "../control/handlers.ts";
+import type { AccessStatus, ImageStatus } from "../control/status.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { openFileDisk } from "../device/open_file_disk.ts";
 import { openDisk } from "../open_disk.ts";
@@ -93,6 +94,18 @@ export class ConfiguredServing implements ServerRole {
     }
     if (this.#configuration.hasImages) this.#images = await this.#openImages(exports);
     this.#advise(exports);
+  }
+
+  reopenLog(): void {
+    this.#images?.reopenLog();
+  }
+
+  handlers(): ControlHandlers {
+    return this.#images?.handlers() ?? new Map();
+  }
+
+  images(): ImageStatus[] {
+    return this.#images?.status() ?? [];
   }
 
   listening(): string[] {

@@ -2,12 +2,22 @@
  * The dnbd3 server of a configuration directory: `server.conf`, `alt-servers` and `rpc.acl` as dnbd3-server reads
  * them. Every image is also an export of NBD, under its name and revision: `lab/win10:3`.
  */
-import type { Log } from "../base/log.ts";
+import type { AdjustableLog, LogLevel } from "../base/log.ts";
+import { type AppendedFile, LogFile } from "../base/log_file.ts";
 import { printable } from "../base/printable.ts";
 import { readAltServers } from "../config/alt_servers.ts";
 import { ConfigError } from "../config/config_error.ts";
 import { readRpcAcl, type RpcAcl } from "../config/rpc_acl.ts";
-import { formatServerConf, readServerConf, type ServerConf, wantsDnbd3 } from "../config/server_conf.ts";
+import {
+  formatServerConf,
+  type LoggingConf,
+  type LogMask,
+  readServerConf,
+  type ServerConf,
+  wantsDnbd3,
+} from "../config/server_conf.ts";
+import type { ControlHandlers } from "../control/handlers.ts";
+import type { ImageStatus } from "../control/status.ts";
 import { parseServerConf } from "../config/serving_conf.ts";
 import { dial } from "../net/dial.ts";
 import { type Listener, listenTcp } from "../net/listener.ts";
@@ -39,7 +49,7 @@ export interface ImageServingOptions {
   /** Where images appear for NBD. */
   readonly exports: ExportTable;
   readonly clock: Clock;
-  readonly log: Log;
+  readonly log: AdjustableLog;
 }
 
 /** What the files of the directory say. */
@@ -60,7 +70,8 @@ export class ImageServing {
   readonly table: ImageTable;
   readonly integrity: Integrity;
   readonly #options: ImageServingOptions;
-  readonly #log: Log;
+  readonly #log: AdjustableLog;
+  readonly #logFile: LogFile | null;
   readonly #listener: Listener;
   readonly #serving: Promise<void>;
   readonly #images: LocalImages | ProxyImages;
@@ -89,7 +100,7 @@ export class ImageServing {
         : (error as Error).message;
       throw new ConfigError(file, 0, `cannot read the base path ${conf.basePath}: ${reason}`);
     }
-    return new ImageServing(options, configuration, table, store);
+    return new ImageServing(options, configuration, table, store, openLogFile(conf.logging, options));
   }
 
   private constructor(
@@ -97,11 +108,13 @@ export class ImageServing {
     configuration: Configuration,
     table: ImageTable,
     store: CopyDirectory,
+    logFile: LogFile | null,
   ) {
     const { conf, altServers } = configuration;
     const { clock, exports } = options;
     this.#options = options;
     this.#log = options.log;
+    this.#logFile = logFile;
     this.#configuration = configuration;
     this.table = table;
     this.integrity = new Integrity(clock, this.#log.child("integrity"), Math.random);
@@ -145,6 +158,7 @@ export class ImageServing {
       version: VERSION,
       clock,
       startedAtMs: clock.now(),
+      logText: () => logFile?.tail ?? null,
       configText: () => formatServerConf(this.#configuration.conf),
       space: () => store.space(),
       wallMs: () => Date.now(),
@@ -165,6 +179,42 @@ export class ImageServing {
     table.onRemoved = (image) => exports.remove(`${image}`);
     this.#serving = this.server.serve(this.#listener);
     this.#watchMaps();
+  }
+
+  /** Goes on in the file of the log that has the name now. */
+  reopenLog(): void {
+    try {
+      this.#logFile?.reopen();
+      this.#log.info(
+        this.#logFile === null ? "SIGUSR2: there is no log file" : "SIGUSR2: log file opened anew",
+      );
+    } catch (error) {
+      this.#log.error(`SIGUSR2: the log goes on in the old file: ${(error as Error).message}`);
+    }
+  }
+
+  /** What can be asked of the images over the control socket. */
+  handlers(): ControlHandlers {
+    return new Map([["verify", () => {
+      const images = this.table.list().filter(({ checksums }) => checksums !== null);
+      for (const image of images) this.integrity.checkAll(image);
+      return { code: 0, text: `${images.length} images are being checked` };
+    }]]);
+  }
+
+  /** The images as the status shows them. */
+  status(): ImageStatus[] {
+    return this.table.list().map((image) => ({
+      name: image.name,
+      revision: image.revision,
+      sizeBytes: image.sizeBytes,
+      completePercent: image.map?.percent ?? 100,
+      clients: image.users.size,
+      sentBytes: image.sentBytes,
+      unverified: image.checksums === null,
+      quarantine: image.quarantine,
+      badHashBlocks: [...image.badHashBlocks].sort((a, b) => a - b),
+    }));
   }
 
   get listening(): string {
@@ -206,6 +256,9 @@ export class ImageServing {
     await this.integrity.stop();
     await this.#proxy?.images.close();
     await this.table.close();
+    if (this.#logFile === null) return;
+    this.#log.detach(this.#logFile);
+    this.#logFile.close();
   }
 
   #export(image: Image): void {
@@ -261,6 +314,50 @@ async function readText(path: string): Promise<string | null> {
     if (error instanceof Deno.errors.NotFound) return null;
     throw new ConfigError(path, 0, (error as Error).message);
   }
+}
+
+const LEVEL_OF: Readonly<Record<LogMask, LogLevel>> = {
+  ERROR: "E",
+  WARNING: "W",
+  MINOR: "I",
+  INFO: "I",
+  DEBUG1: "D",
+  DEBUG2: "D",
+};
+
+/**
+ * The log file that the configuration names, told everything from now on.
+ *
+ * @throws {ConfigError} If it cannot be opened.
+ */
+function openLogFile(
+  { file, fileMask }: LoggingConf,
+  { directory, log }: ImageServingOptions,
+): LogFile | null {
+  if (file === undefined || file === "") return null;
+  const levels = new Set<LogLevel>(["F", ...fileMask.map((mask) => LEVEL_OF[mask])]);
+  let logFile: LogFile;
+  try {
+    logFile = new LogFile(() => appendTo(file), levels);
+  } catch (error) {
+    throw new ConfigError(
+      `${directory}/server.conf`,
+      0,
+      `cannot open the log file ${file}: ${(error as Error).message}`,
+    );
+  }
+  log.attach(logFile);
+  return logFile;
+}
+
+function appendTo(path: string): AppendedFile {
+  const file = Deno.openSync(path, { append: true, create: true, mode: 0o640 });
+  return {
+    write(bytes) {
+      for (let rest = bytes; rest.length > 0;) rest = rest.subarray(file.writeSync(rest));
+    },
+    close: () => file.close(),
+  };
 }
 
 function factsOf({ images, upstream }: Proxy) {

@@ -7,12 +7,12 @@ import { type KeyList, narrower } from "../access/key_list.ts";
 import type { Endpoint } from "../base/endpoint.ts";
 import type { AdjustableLog } from "../base/log.ts";
 import { parseStatusPlace } from "../base/status_place.ts";
-import { serverHandlers } from "../control/handlers.ts";
+import { type ControlHandlers, serverHandlers } from "../control/handlers.ts";
 import { Migrations } from "../control/migrations.ts";
 import { ControlServer } from "../control/server.ts";
 import { describeAccess, describeServer } from "../control/server_status.ts";
 import { StateWatch } from "../control/state_watch.ts";
-import type { AccessStatus, ProcessStatus } from "../control/status.ts";
+import type { AccessStatus, ImageStatus, ProcessStatus } from "../control/status.ts";
 import { StatusHttp } from "../control/status_http.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { activatedDescriptors, listenDescriptor } from "../net/activation.ts";
@@ -159,6 +159,12 @@ export interface ServerRole {
    * @throws If it cannot be used; then nothing has changed. The message says why.
    */
   reload?(server: ReloadableServer, force: boolean): Promise<string>;
+  /** Opens its log file anew. Never throws. */
+  reopenLog?(): void;
+  /** What it can be asked besides over the control socket. */
+  handlers?(): ControlHandlers;
+  /** Its dnbd3 images, for the status. */
+  images?(): readonly ImageStatus[];
   /** Ends what it serves besides. */
   close?(): Promise<void>;
 }
@@ -238,7 +244,10 @@ export class RunningServer {
 
   /** Serves until a signal asks it to stop, or until nothing is left to serve. Returns the exit code. */
   async run(): Promise<number> {
-    using signals = new StopSignals(() => void this.#hangup());
+    using signals = new StopSignals({
+      hangup: () => void this.#hangup(),
+      reopenLog: () => this.#role.reopenLog?.(),
+    });
     const notifier = new Notifier(notifySettings(this.#env, Deno.pid));
     const stopped = new AbortController();
     void signals.stop.then((signal) => stopped.abort(new Stopped(signal)));
@@ -456,6 +465,7 @@ export class RunningServer {
       nowMs: () => systemClock.now(),
       startedAtMs: this.#startedAtMs,
       hasControl: !this.#receives,
+      images: this.#role.images?.(),
       migrationOf: (exported) => this.#migrations.progressOf(exported),
     });
   }
@@ -485,6 +495,7 @@ export class RunningServer {
         return handler(args);
       });
     }
+    for (const [name, handler] of this.#role.handlers?.() ?? []) handlers.set(name, handler);
     this.#control = new ControlServer(listener, handlers, this.#log.child("control"));
   }
 

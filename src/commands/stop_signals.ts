@@ -6,7 +6,8 @@ const STOPPING = ["SIGTERM", "SIGINT", "SIGQUIT"] as const;
 /**
  * Takes over the signals of a server while it runs.
  *
- * SIGTERM, SIGINT and SIGQUIT ask it to stop, and when they come again, to stop at once. SIGHUP is passed on.
+ * SIGTERM, SIGINT and SIGQUIT ask it to stop, and when they come again, to stop at once. SIGHUP and SIGUSR2 are
+ * passed on.
  * SIGUSR1 would have the runtime open a debugger port to every local user: it does nothing instead.
  */
 export class StopSignals implements Disposable {
@@ -15,10 +16,11 @@ export class StopSignals implements Disposable {
   readonly #stopAtOnce = Promise.withResolvers<string>();
   #stopping = false;
 
-  /** @param hangup What SIGHUP does. */
-  constructor(hangup: () => void) {
+  /** What SIGHUP does, and what SIGUSR2. */
+  constructor({ hangup, reopenLog }: { hangup: () => void; reopenLog: () => void }) {
     for (const signal of STOPPING) this.#listen(signal, () => this.#ask(signal));
     this.#listen("SIGHUP", hangup);
+    this.#listen("SIGUSR2", reopenLog);
     // The listener takes the signal away from the runtime; from then on the system drops it.
     this.#listen("SIGUSR1", () => {});
     ignoreSignal("SIGUSR1");

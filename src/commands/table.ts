@@ -19,6 +19,7 @@ import { serve } from "./serve.ts";
 import { statusCommand } from "./status.ts";
 import { unreserve } from "./unreserve.ts";
 import { trace } from "./trace.ts";
+import { verify } from "./verify.ts";
 import { write } from "./write.ts";
 
 /** All commands, in the order of the help. */
@@ -34,6 +35,7 @@ export const commands: readonly Command[] = [
   copy,
   info,
   crc,
+  verify,
   bench,
   statusCommand(),
   check,

@@ -30,6 +30,14 @@ function* findings(status: ProcessStatus): Generator<Health> {
     }`;
     yield { state: "failed", why };
   }
+  for (const { name, revision, quarantine, badHashBlocks } of status.images) {
+    const image = printable(`${name}:${revision}`);
+    if (quarantine !== null) {
+      yield { state: "degraded", why: `image ${image} is quarantined: ${printable(quarantine)}` };
+    } else if (badHashBlocks.length > 0) {
+      yield { state: "degraded", why: `image ${image} has blocks that do not fit their checksums` };
+    }
+  }
 }
 
 function summary({ exports, mirror }: ProcessStatus): string {

@@ -4,7 +4,7 @@
  * Names and labels are stable: they are changed only with a new name beside the old one.
  */
 import { judgeHealth } from "./health.ts";
-import type { ExportStatus, Latency, ProcessStatus } from "./status.ts";
+import type { ExportStatus, ImageStatus, Latency, ProcessStatus } from "./status.ts";
 
 export const METRICS_CONTENT_TYPE = "text/plain; version=0.0.4";
 
@@ -21,7 +21,12 @@ interface Family {
 
 /** Formats all of it. Families without a sample are left out. */
 export function formatMetrics(status: ProcessStatus): string {
-  return [...processFamilies(status), ...exportFamilies(status.exports), ...migrationFamilies(status)]
+  return [
+    ...processFamilies(status),
+    ...exportFamilies(status.exports),
+    ...imageFamilies(status.images),
+    ...migrationFamilies(status),
+  ]
     .filter(({ samples }) => samples.length > 0)
     .map(formatFamily)
     .join("");
@@ -89,6 +94,18 @@ function quantiles(labels: Labels, { count, sumUs, p50Us, p90Us, p99Us, p999Us }
     ...at.map(([quantile, us]): Sample => [{ ...labels, quantile }, us / 1e6]),
     [labels, sumUs / 1e6, "_sum"],
     [labels, count, "_count"],
+  ];
+}
+
+function imageFamilies(images: readonly ImageStatus[]): Family[] {
+  const each = (value: (image: ImageStatus) => number): Sample[] =>
+    images.map((image) => [{ image: image.name, revision: `${image.revision}` }, value(image)]);
+  return [
+    gauge("denbd_image_clients", "Clients of the dnbd3 image.", each((it) => it.clients)),
+    counter("denbd_image_sent_bytes_total", "Bytes of its blocks sent.", each((it) => it.sentBytes)),
+    gauge("denbd_image_complete_ratio", "Share of it that is here.", each((it) => it.completePercent / 100)),
+    gauge("denbd_image_quarantined", "1 if it is refused.", each((it) => Number(it.quarantine !== null))),
+    gauge("denbd_image_bad_blocks", "Hash blocks that are refused.", each((it) => it.badHashBlocks.length)),
   ];
 }
 

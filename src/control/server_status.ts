@@ -4,7 +4,14 @@ import type { MigrationProgress } from "../migrate/migration.ts";
 import type { Export, ExportTable } from "../server/export_table.ts";
 import type { NbdServer } from "../server/nbd/server.ts";
 import type { Holder } from "../server/writer_sessions.ts";
-import type { AccessStatus, ExportStatus, MirrorStatus, ProcessStatus, ReservationStatus } from "./status.ts";
+import type {
+  AccessStatus,
+  ExportStatus,
+  ImageStatus,
+  MirrorStatus,
+  ProcessStatus,
+  ReservationStatus,
+} from "./status.ts";
 
 /** The parts of a running server. */
 export interface ServerParts {
@@ -15,6 +22,8 @@ export interface ServerParts {
   readonly access: AccessStatus;
   /** The disks are ours: not so while a migration is being received. Default `true`. */
   readonly hasControl?: boolean;
+  /** Of dnbd3, if it is served. */
+  readonly images?: readonly ImageStatus[];
   /** How far the migration of an export is; `null` if there is none. */
   migrationOf(exported: Export): MigrationProgress | null;
   /** Where it listens, as in {@linkcode ProcessStatus}. */
@@ -38,6 +47,7 @@ export function describeServer(parts: ServerParts): ProcessStatus {
     mirror: asFlexnbd(described.find(({ migration }) => migration !== null)?.migration ?? null),
     access,
     exports: described,
+    images: parts.images ?? [],
   };
 }
 

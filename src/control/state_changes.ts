@@ -5,7 +5,7 @@
  * migration began or ended.
  */
 import { judgeHealth } from "./health.ts";
-import type { ClientStatus, ExportStatus, MirrorStatus, ProcessStatus } from "./status.ts";
+import type { ClientStatus, ExportStatus, ImageStatus, MirrorStatus, ProcessStatus } from "./status.ts";
 
 /** One line of JSON. */
 export interface StateChange {
@@ -31,6 +31,7 @@ export function stateChanges(before: ProcessStatus, after: ProcessStatus): State
     changes.push(...clientChanges(exported, { ...exported, clients: [] }));
     changes.push({ event: "export_removed", export: name });
   }
+  changes.push(...imageChanges(before.images, after.images));
   if (before.clientsAllowed !== after.clientsAllowed) {
     changes.push({ event: "clients_allowed", allowed: after.clientsAllowed });
   }
@@ -50,6 +51,27 @@ function* exportChanges(before: ExportStatus | undefined, after: ExportStatus): 
   yield* clientChanges(before, after);
   if (before?.syncFailure == null && after.syncFailure !== null) {
     yield { event: "sync_failed", export: after.name, why: after.syncFailure };
+  }
+}
+
+function* imageChanges(
+  before: readonly ImageStatus[],
+  after: readonly ImageStatus[],
+): Generator<StateChange> {
+  const key = ({ name, revision }: ImageStatus) => `${name}:${revision}`;
+  const old = new Map(before.map((each) => [key(each), each]));
+  for (const image of after) {
+    const was = old.get(key(image));
+    if (image.quarantine !== null && was?.quarantine == null) {
+      yield { event: "image_quarantined", image: key(image), why: image.quarantine };
+    }
+    const bad = JSON.stringify(image.badHashBlocks);
+    if (bad !== JSON.stringify(was?.badHashBlocks ?? [])) {
+      yield { event: "image_blocks", image: key(image), badHashBlocks: image.badHashBlocks };
+    }
+    if (was !== undefined && was.completePercent < 100 && image.completePercent === 100) {
+      yield { event: "image_complete", image: key(image) };
+    }
   }
 }
 

@@ -92,6 +92,23 @@ export interface AccessStatus {
   readonly defaultDeny: boolean;
 }
 
+/** One revision of a dnbd3 image. */
+export interface ImageStatus {
+  readonly name: string;
+  readonly revision: number;
+  readonly sizeBytes: number;
+  /** Of its blocks, from 0 to 100; below that it is being copied, or was. */
+  readonly completePercent: number;
+  readonly clients: number;
+  readonly sentBytes: number;
+  /** There is no list of checksums: nobody can tell whether it is sound. */
+  readonly unverified: boolean;
+  /** Why it is refused to everybody, or `null`. */
+  readonly quarantine: string | null;
+  /** Hash blocks of 16 MiB that do not fit their checksum, and are refused. */
+  readonly badHashBlocks: readonly number[];
+}
+
 /** A whole server process. */
 export interface ProcessStatus {
   readonly version: string;
@@ -110,6 +127,8 @@ export interface ProcessStatus {
   readonly access: AccessStatus;
   /** In order; the first is the one that the status line gives the size of. */
   readonly exports: readonly ExportStatus[];
+  /** Of dnbd3. */
+  readonly images: readonly ImageStatus[];
 }
 
 /**
@@ -139,6 +158,8 @@ export function formatStatusLine(status: ProcessStatus): string {
     if (mirror.speedLimit !== null) pairs.push(["migration_speed_limit", mirror.speedLimit]);
   }
   if (status.access.acl === "open") pairs.push(["acl", "open"]);
+  const quarantined = status.images.filter(({ quarantine }) => quarantine !== null).length;
+  if (quarantined > 0) pairs.push(["quarantined", quarantined]);
   if (exports.some((each) => each.syncFailure !== null)) pairs.push(["sync_failed", true]);
   return pairs.map(([key, value]) => `${key}=${value} `).join("");
 }

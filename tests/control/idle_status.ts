@@ -33,4 +33,5 @@ export const IDLE: ProcessStatus = {
   mirror: null,
   access: { acl: "list", entries: ["127.0.0.1"], defaultDeny: false },
   exports: [IDLE_EXPORT],
+  images: [],
 };

@@ -166,3 +166,63 @@ Deno.test("a client reads on from the second server when the first is killed", a
   await copying;
   assertEquals(Deno.readFileSync(target).every((byte, at) => byte === image[at]), true);
 });
+
+Deno.test("S12: the log file takes what its mask says, and SIGUSR2 opens it anew", async () => {
+  using directory = temporaryDirectory();
+  const file = directory.file("server.log");
+  const { config, port } = configure(directory, `[logging]\nfile=${file}\nfileMask=ERROR WARNING INFO\n`);
+  const { server } = await serve(config);
+  await using _server = server;
+  assertStringIncludes(Deno.readTextFileSync(file), ": serving 3 exports on ");
+  Deno.renameSync(file, `${file}.1`);
+  server.signal("SIGUSR2");
+  await server.logged(/SIGUSR2: log file opened anew/);
+  const lines = Deno.readTextFileSync(file);
+  assertStringIncludes(lines, "SIGUSR2: log file opened anew\n");
+  assertEquals(lines.includes("serving 3 exports"), false);
+  const answer = await fetch(`http://127.0.0.1:${port}/query?q=logfile`);
+  assertStringIncludes((await answer.json()).logfile, ": serving 3 exports on ");
+  assertEquals(await server.stop(), 0);
+});
+
+Deno.test("S12: a log file that cannot be opened ends the start with exit code 1", async () => {
+  using directory = temporaryDirectory();
+  const { config } = configure(directory, `[logging]\nfile=${directory.file("none")}/server.log\n`);
+  const { stderr } = await denbd(["serve", "--config", config, "--addr", "127.0.0.1"], { code: 1 });
+  assertStringIncludes(stderr, "cannot open the log file");
+});
+
+Deno.test("S8: images that are damaged or overwritten in place are refused, and the status says which", async () => {
+  using directory = temporaryDirectory();
+  const { config, images, port } = configure(directory);
+  for (const name of ["sub/odd.r3", "multi.r2"]) await denbd(["crc", `${images}/${name}`]);
+  // Damaged before the server has ever looked, so only the checksums can tell.
+  Deno.writeFileSync(`${images}/sub/odd.r3`, vectors.patternBytes(8, 1_000_123));
+  const sock = directory.file("control");
+  const { server } = await serve(config, "--sock", sock);
+  await using _server = server;
+  assertEquals((await denbd(["check", "--sock", sock])).stdout, "fine: 3 exports, 0 clients\n");
+  assertEquals((await denbd(["verify", "--sock", sock])).stdout, "2 images are being checked\n");
+  await server.logged(/sub\/odd.* does not fit/);
+  // Overwritten while it is served, with the same size.
+  Deno.writeFileSync(`${images}/multi.r7`, new Uint8Array(8192).fill(8));
+  await denbd(["read", "--size", "1", "--deadline", "1s", `dnbd3://127.0.0.1:${port}/multi?rid=7`], {
+    code: 1,
+  });
+  const status = JSON.parse((await denbd(["status", "--sock", sock, "--json"])).stdout);
+  const shown = status.images.map((image: Record<string, unknown>) => [
+    image.name,
+    image.revision,
+    image.unverified,
+    image.quarantine,
+    image.badHashBlocks,
+  ]);
+  assertEquals(shown, [
+    ["multi", 2, false, null, []],
+    ["multi", 7, true, "its file was written to", []],
+    ["sub/odd", 3, false, null, [0]],
+  ]);
+  assertStringIncludes((await denbd(["status", "--sock", sock])).stdout, " quarantined=1 ");
+  const { stdout } = await denbd(["check", "--sock", sock], { code: 1 });
+  assertEquals(stdout, "degraded: image multi:7 is quarantined: its file was written to, and 1 more\n");
+});

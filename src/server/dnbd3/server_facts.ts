@@ -21,6 +21,8 @@ export interface FactSources {
   readonly clock: Clock;
   readonly startedAtMs: number;
   /** The effective settings as the text of a `server.conf`. */
+  /** The end of the log file, or null if there is none. */
+  logText(): string | null;
   configText(): string;
   /** Bytes of the file system that holds the images. */
   space(): Promise<{ readonly totalBytes: number; readonly freeBytes: number }>;
@@ -75,7 +77,7 @@ export async function serverFacts(
         ),
       };
     case "logfile":
-      return { logfile: null };
+      return { logfile: sources.logText() };
     case "config":
       return { config: sources.configText() };
     case "altservers": {

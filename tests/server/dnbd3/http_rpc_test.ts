@@ -16,6 +16,7 @@ function setUp(acl = ""): Fixture {
     version: "1",
     clock: fixture.clock,
     startedAtMs: 0,
+    logText: () => null,
     configText: () => "[dnbd3]\nlistenPort=5003\n",
     space: () => Promise.resolve({ totalBytes: 1000, freeBytes: 10 }),
     wallMs: () => 5000,
