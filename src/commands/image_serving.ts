@@ -251,10 +251,9 @@ export class ImageServing {
   async close(): Promise<void> {
     this.#closed = true;
     this.#mapTimer?.[Symbol.dispose]();
-    await this.server.close();
-    await this.#serving;
+    // Clients wait for what is being fetched, so that ends as well.
+    await Promise.all([this.server.close(), this.#proxy?.images.close(), this.#serving]);
     await this.integrity.stop();
-    await this.#proxy?.images.close();
     await this.table.close();
     if (this.#logFile === null) return;
     this.#log.detach(this.#logFile);

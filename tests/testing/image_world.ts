@@ -271,8 +271,7 @@ export class SimulatedServer {
 
   async close(): Promise<void> {
     this.kill();
-    await this.#server.close();
-    await this.proxy?.close();
+    await Promise.all([this.#server.close(), this.proxy?.close()]);
     await this.table.close();
   }
 }

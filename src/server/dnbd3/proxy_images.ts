@@ -123,12 +123,12 @@ export class ProxyImages implements ImageFinder, BlockSource {
     }
   }
 
-  /** Makes durable what is here of all images, and copies nothing any more. */
+  /** Makes durable what is here of all images, and copies nothing any more. Whoever waits for a block gets none. */
   async close(): Promise<void> {
     this.#closed = true;
     this.#timer?.[Symbol.dispose]();
-    await Promise.allSettled(this.#asking.values());
     await Promise.all([...this.#copies.keys()].map((image) => this.#end(image)));
+    await Promise.allSettled(this.#asking.values());
   }
 
   // --- Looking for images ---
@@ -205,7 +205,7 @@ export class ProxyImages implements ImageFinder, BlockSource {
     const { store, table } = this.#options;
     const { name, revision, sizeBytes } = uplink.image;
     const path = pathsOfImage({ name, revision }, false)[0];
-    if (table.known(name, revision) !== null) return null;
+    if (this.#closed || table.known(name, revision) !== null) return null;
     if (!await this.#space.ensureFor(sizeBytes)) return null;
     const kept = await this.#keptChecksums(path, sizeBytes);
     if (kept !== null && uplink.checksums !== null && !kept.equals(uplink.checksums)) {
@@ -226,7 +226,7 @@ export class ProxyImages implements ImageFinder, BlockSource {
       throw error;
     }
     const image = await table.find(name, revision);
-    if (image === null || image.map === null) return image;
+    if (image === null || image.map === null || this.#closed) return null;
     await this.#copy(image, { uplink });
     this.#log.info(
       `image ${printable(`${image}`)}, ${formatSize(sizeBytes)}, is copied from ${uplink.status().server}` +
