@@ -31,7 +31,7 @@ const REQUEST_BYTES_MAX = 1024 * 1024;
 /** Bytes on their way for clients; whoever wants more is dropped. */
 const UNDER_WAY_BYTES_MAX = 256 * 1024 * 1024;
 /** The map is saved this long after something was added to it, or after so much. */
-const SAVE_MS = 30_000;
+const SAVE_MS = 10_000;
 const SAVE_BYTES = 256 * 1024 * 1024;
 /** Without a request of a client for so long, and nothing to copy, the servers are left alone. */
 const IDLE_MS = 1_800_000;
