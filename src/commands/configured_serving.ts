@@ -6,24 +6,24 @@ import { KeyList } from "../access/key_list.ts";
 import { PeerRules } from "../access/peer_rules.ts";
 import type { AdjustableLog } from "../base/log.ts";
 import { printable } from "../base/printable.ts";
-import { formatDiskLocator, NBD_PORT } from "../base/uri.ts";
+import { formatDiskLocator } from "../base/uri.ts";
 import { ConfigError } from "../config/config_error.ts";
 import type { ExportSettings } from "../config/exports_conf.ts";
-import type { PeerSettings } from "../config/peers_conf.ts";
 import type { ControlHandlers } from "../control/handlers.ts";
-import type { AccessStatus, ImageStatus } from "../control/status.ts";
+import type { ImageStatus } from "../control/status.ts";
 import type { BlockDevice } from "../device/device.ts";
-import { openFileDisk } from "../device/open_file_disk.ts";
 import { openDisk } from "../open_disk.ts";
 import { systemClock } from "../os/clock.ts";
 import { type Export, type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import type { NbdServer } from "../server/nbd/server.ts";
 import { closeDisk } from "./close_disk.ts";
 import { type Configuration, readConfiguration } from "./configuration.ts";
+import { describePeers, keysOf, refuseOptions, settingsOf } from "./configured_settings.ts";
+import type { ServedOwnership } from "./disk_ownership.ts";
 import { type ConfiguredExport, type ExportChanges, planChanges } from "./export_changes.ts";
 import { ImageServing } from "./image_serving.ts";
 import type { AccessRules, ReloadableServer, ServerRole, ServerSettings } from "./running_server.ts";
-import { UsageError } from "./usage_error.ts";
+import { openServedImage, whyNotServed } from "./served_image.ts";
 
 /** How long clients of an export that goes may take to be answered what they have asked for. */
 const DISMISSAL_MS = 5000;
@@ -38,6 +38,13 @@ export interface ConfiguredServingOptions {
   readonly reservations: ServerRole["reservations"];
   readonly log: AdjustableLog;
   readonly env: (name: string) => string | undefined;
+}
+
+/** A disk that is about to be served. */
+interface OpenedExport {
+  readonly settings: ExportSettings;
+  readonly device: BlockDevice;
+  readonly ownership?: ServedOwnership;
 }
 
 export class ConfiguredServing implements ServerRole {
@@ -88,9 +95,10 @@ export class ConfiguredServing implements ServerRole {
     return settingsOf(this.#options.settings, this.#configuration);
   }
 
-  async openExports(exports: ExportTable): Promise<void> {
+  async openExports(exports: ExportTable, stopped: AbortSignal): Promise<void> {
     for (const settings of this.#configuration.exports) {
-      this.#add(exports, settings, await this.#open(settings));
+      const opened = await this.#open(settings, stopped);
+      if (opened !== null) this.#add(exports, opened);
     }
     if (this.#configuration.hasImages) this.#images = await this.#openImages(exports);
     this.#advise(exports);
@@ -115,6 +123,10 @@ export class ConfiguredServing implements ServerRole {
   async reload(server: ReloadableServer, force: boolean): Promise<string> {
     const { exports, nbd } = server;
     const configuration = await readConfiguration(this.#options.directory);
+    // What has moved to another host is ours no longer.
+    for (const [name, { exported }] of this.#exports) {
+      if (exports.find(name) !== exported) this.#exports.delete(name);
+    }
     const changes = planChanges([...this.#exports.values()], configuration.exports);
     this.#checkNames(exports, changes);
     this.#checkMigrations(server, changes);
@@ -124,12 +136,18 @@ export class ConfiguredServing implements ServerRole {
       throw new ConfigError(this.#file("server"), 0, `section [dnbd3] cannot ${what} while running`);
     }
     const applyImages = await this.#images?.prepare();
-    const opened: [ExportSettings, BlockDevice][] = [];
+    const opened: OpenedExport[] = [];
     try {
-      for (const settings of changes.arriving) opened.push([settings, await this.#open(settings)]);
+      for (const settings of changes.arriving) {
+        const each = await this.#open(settings);
+        if (each !== null) opened.push(each);
+      }
       await server.apply(settingsOf(this.#options.settings, configuration));
     } catch (error) {
-      for (const [, device] of opened) await device.close();
+      for (const { device, ownership } of opened) {
+        await ownership?.[Symbol.asyncDispose]();
+        await device.close();
+      }
       throw error;
     }
     this.#sayWhatStays(configuration);
@@ -150,6 +168,7 @@ export class ConfiguredServing implements ServerRole {
   }
 
   async close(): Promise<void> {
+    await Promise.all([...this.#exports.values()].map(({ ownership }) => ownership?.[Symbol.asyncDispose]()));
     await this.#images?.close();
     await Promise.all(this.#closing);
   }
@@ -158,25 +177,27 @@ export class ConfiguredServing implements ServerRole {
   async #change(
     { exports, nbd }: ReloadableServer,
     { leaving, waiting, staying }: ExportChanges,
-    opened: readonly [ExportSettings, BlockDevice][],
+    opened: readonly OpenedExport[],
   ): Promise<string[]> {
     for (const { settings } of leaving) {
       exports.remove(settings.name);
       this.#exports.delete(settings.name);
     }
     exports.defaultName = null;
-    for (const { present: { exported }, settings } of staying) {
+    for (const { present, settings } of staying) {
+      const { exported } = present;
       exported.description = settings.description;
       exported.writers = settings.writers;
-      this.#exports.set(settings.name, { settings, exported });
+      this.#exports.set(settings.name, { ...present, settings });
       if (settings.isDefault) exports.defaultName = settings.name;
     }
-    for (const [settings, device] of opened) this.#add(exports, settings, device);
-    await Promise.all(leaving.map(({ exported }) => this.#dismiss(nbd, exported)));
+    for (const each of opened) this.#add(exports, each);
+    await Promise.all(leaving.map((each) => this.#dismiss(nbd, each)));
     const lost: string[] = [];
     for (const settings of waiting) {
       try {
-        this.#add(exports, settings, await this.#open(settings));
+        const each = await this.#open(settings);
+        if (each !== null) this.#add(exports, each);
       } catch (error) {
         lost.push((error as Error).message);
       }
@@ -185,9 +206,10 @@ export class ConfiguredServing implements ServerRole {
   }
 
   /** Ends the clients of an export that is served no longer, and closes its disk. Does not wait for ever. */
-  async #dismiss(nbd: NbdServer, exported: Export): Promise<void> {
+  async #dismiss(nbd: NbdServer, { exported, ownership }: ConfiguredExport): Promise<void> {
     const { device, source } = exported;
     const closing: Promise<void> = nbd.dismiss(exported, "the export was removed", DISMISSAL_MS)
+      .then(() => ownership?.[Symbol.asyncDispose]())
       .then(() => closeDisk(device, source, this.#log, this.lastFlushMs))
       .catch((error) => this.#log.error(`cannot close ${source}: ${(error as Error).message}`))
       .then(() => void this.#closing.delete(closing));
@@ -200,21 +222,43 @@ export class ConfiguredServing implements ServerRole {
     await Promise.race([closing, late]);
   }
 
-  async #open(settings: ExportSettings): Promise<BlockDevice> {
-    const { disk, readOnly, discard, name } = settings;
+  /**
+   * Opens the disk of an export.
+   *
+   * @returns `null` if the disk has moved to another host, or may have: the others are served all the same.
+   * @throws {ConfigError} If it cannot be opened.
+   * @throws The signal's reason.
+   */
+  async #open(settings: ExportSettings, signal?: AbortSignal): Promise<OpenedExport | null> {
+    const { disk, readOnly, discard, name, line } = settings;
     const { stateDirectory, env } = this.#options;
     const log = this.#log;
+    const file = this.#file("exports");
     try {
-      return disk.kind === "file"
-        ? await openFileDisk(disk.path, { readOnly, discard, stateDirectory, log })
-        : await openDisk(disk, { readOnly, deadlineMs: Infinity, log, env });
+      if (disk.kind !== "file") {
+        return {
+          settings,
+          device: await openDisk(disk, { readOnly, deadlineMs: Infinity, signal, log, env }),
+        };
+      }
+      const surroundings = { stateDirectory, env, log };
+      const why = await whyNotServed(disk.path, surroundings);
+      if (why === null) {
+        return { settings, ...await openServedImage(disk.path, { readOnly, discard }, surroundings) };
+      }
+      log.error(new ConfigError(file, line, `export "${printable(name)}" is not served: ${why}`).message);
+      return null;
     } catch (error) {
-      const reason = `cannot open export "${printable(name)}": ${(error as Error).message}`;
-      throw new ConfigError(this.#file("exports"), settings.line, reason);
+      signal?.throwIfAborted();
+      throw new ConfigError(
+        file,
+        line,
+        `cannot open export "${printable(name)}": ${(error as Error).message}`,
+      );
     }
   }
 
-  #add(exports: ExportTable, settings: ExportSettings, device: BlockDevice): void {
+  #add(exports: ExportTable, { settings, device, ownership }: OpenedExport): void {
     const { name, description, readOnly, isDefault, writers } = settings;
     const exported: Export = {
       name,
@@ -225,9 +269,11 @@ export class ConfiguredServing implements ServerRole {
       writers,
       traffic: new ExportTraffic(),
       source: formatDiskLocator(settings.disk),
+      ownership,
+      desk: ownership?.desk,
     };
     exports.add(exported, { isDefault });
-    this.#exports.set(name, { settings, exported });
+    this.#exports.set(name, { settings, exported, ownership });
   }
 
   #openImages(exports: ExportTable): Promise<ImageServing> {
@@ -293,64 +339,4 @@ export class ConfiguredServing implements ServerRole {
   #file(name: "server" | "exports" | "peers"): string {
     return `${this.#options.directory}/${name}.conf`;
   }
-}
-
-/** @throws {UsageError} About the first option that a configuration directory replaces. */
-function refuseOptions(settings: ServerSettings): void {
-  const { tls, tlsCertificates, tlsVerifyPeer, channelPort, key, authorizedPeers, psk, encryption, http } =
-    settings;
-  if (tlsVerifyPeer || (tls ?? tlsCertificates)) {
-    throw new UsageError("with --config, TLS is said in [tls] of server.conf");
-  }
-  if (channelPort !== undefined || (key ?? authorizedPeers ?? psk ?? encryption)) {
-    throw new UsageError(
-      "with --config, channels are said in [channel] of server.conf, and keys in peers.conf",
-    );
-  }
-  if (http !== undefined) throw new UsageError("with --config, HTTP is said in [http] of server.conf");
-}
-
-/** What the command line and the directory say together. Where to listen is said by the former, if it does. */
-function settingsOf(given: ServerSettings, { serving, exports, peers }: Configuration): ServerSettings {
-  const { nbd, tls, channel, http } = serving;
-  const listen = [...nbd.listen];
-  if (given.port !== undefined || given.unix !== undefined) {
-    listen.length = 0;
-    const host = given.addr ?? "127.0.0.1";
-    if (given.unix !== undefined) listen.push({ transport: "unix", path: given.unix });
-    if (given.port !== undefined) listen.push({ transport: "tcp", host, port: given.port });
-  }
-  // A directory of images alone is for dnbd3.
-  if (listen.length === 0 && channel === null && exports.length + peers.length > 0) {
-    listen.push({ transport: "tcp", host: "127.0.0.1", port: NBD_PORT });
-  }
-  return {
-    ...given,
-    listen,
-    maxConnections: nbd.maxConnections ?? given.maxConnections,
-    handshakeTimeout: nbd.handshakeTimeout ?? given.handshakeTimeout,
-    requestTimeout: nbd.requestTimeout,
-    drainTimeout: nbd.drainTimeout ?? given.drainTimeout,
-    tls: tls.mode,
-    tlsCertificates: tls.mode === "off" ? undefined : tls.certificates,
-    tlsVerifyPeer: tls.verifyPeer,
-    channelPort: channel?.listen.port,
-    channelAddr: channel?.listen.host,
-    key: channel?.key,
-    psk: channel?.psk,
-    encryption: channel?.encryption,
-    http: http.listen,
-  };
-}
-
-/** The keys that are let in: what each may do is said per export. */
-function keysOf(peers: readonly PeerSettings[]) {
-  return peers.flatMap(({ keys }) => keys).map((each) => ({ ...each, rights: "write" as const }));
-}
-
-function describePeers(peers: readonly PeerSettings[]): AccessStatus {
-  const entries = peers.flatMap(({ name, rights }) =>
-    rights.map(({ rights, exports }) => `[${printable(name)}] ${rights} = ${printable(exports)}`)
-  );
-  return { acl: entries.length === 0 ? "closed" : "list", entries, defaultDeny: true };
 }

@@ -7,6 +7,8 @@ import type { Export } from "../server/export_table.ts";
 export interface ConfiguredExport {
   readonly settings: ExportSettings;
   readonly exported: Export;
+  /** To be ended before the disk is closed. */
+  readonly ownership?: AsyncDisposable;
 }
 
 export interface ExportChanges {

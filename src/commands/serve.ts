@@ -1,4 +1,3 @@
-import { openFileDisk } from "../device/open_file_disk.ts";
 import { DEFAULT_STATE_DIRECTORY } from "../device/state_directory.ts";
 import { type Export, type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import { reservationFile } from "../server/reservation_store.ts";
@@ -7,9 +6,9 @@ import { command, type Invocation } from "./command.ts";
 import { forEver } from "./disk_options.ts";
 import { ConfiguredServing } from "./configured_serving.ts";
 import { checkDescription, checkExportName, type ExportOption, parseExportOption } from "./export_option.ts";
-import { diskState, ServedOwnership, settleOwnership } from "./disk_ownership.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { RunningServer, servedBytes, type ServerRole, servingOptions } from "./running_server.ts";
+import { openServedImage } from "./served_image.ts";
 import { UsageError } from "./usage_error.ts";
 
 const OPTIONS = {
@@ -169,17 +168,8 @@ class FileExports implements ServerRole {
   async #open(wanted: ExportOption): Promise<Export> {
     const { oldstyle, discard } = this.#options;
     const surroundings = { stateDirectory: this.#stateDirectory, log: this.#log, env: this.#env };
-    await settleOwnership(wanted.disk, surroundings);
-    const device = await openFileDisk(wanted.disk, {
-      readOnly: wanted.readOnly,
-      discard,
-      stateDirectory: this.#stateDirectory,
-      log: this.#log,
-    });
-    const state = device.identity?.durable && !wanted.readOnly
-      ? diskState(wanted.disk, this.#stateDirectory)
-      : null;
-    const ownership = state === null ? undefined : new ServedOwnership(state, device, surroundings);
+    const options = { readOnly: wanted.readOnly, discard };
+    const { device, ownership } = await openServedImage(wanted.disk, options, surroundings);
     if (ownership !== undefined) this.#ownerships.use(ownership);
     return {
       name: wanted.name,

@@ -487,3 +487,185 @@ Deno.test("[http] tells metrics, and [nbd] limits hold and change on a reload", 
   assertEquals((await (await served.open("a")).read(0, 512)).error, 0);
   await assertRejects(() => served.open("a"));
 });
+
+Deno.test("an export that has moved to another host is served no longer, and the others are", async () => {
+  const both = "[a]\ndisk = a.img\n[b]\ndisk = b.img\n";
+  using directory = new Directory({ "exports.conf": both, "peers.conf": EVERYBODY });
+  directory.image("a.img", MIB, 1);
+  directory.image("b.img", MIB, 2);
+  directory.image("moved.img");
+  {
+    await using served = await serve(directory);
+    const client = await served.open("b");
+    const port = freePort();
+    const receiver = await start([
+      "listen",
+      "--verbose",
+      "--addr",
+      "127.0.0.1",
+      "--port",
+      `${port}`,
+      "--state-dir",
+      directory.file("state"),
+      "--file",
+      `${directory.path}/moved.img`,
+    ]);
+    await using _receiver = receiver;
+    await receiver.logged(/: serving 1 exports? on/);
+    await denbd(["mirror", "--sock", directory.sock, "--name", "a", `nbd://127.0.0.1:${port}/`]);
+    assertEquals(await receiver.ended(), 0);
+    assertEquals(Deno.readFileSync(`${directory.path}/moved.img`), new Uint8Array(MIB).fill(1));
+    assertEquals(await served.names(), ["b"]);
+    assertEquals((await served.reload()).code, 0);
+    await served.program.logged(/E.*exports\.conf:1: export "a" is not served: .*a\.img has moved to/);
+    assertEquals(await served.names(), ["b"]);
+    assertEquals((await client.write(0, new Uint8Array(512))).error, 0);
+  }
+  await using again = await serve(directory);
+  await again.program.logged(/E.*exports\.conf:1: export "a" is not served: /);
+  assertEquals(await again.names(), ["b"]);
+});
+
+Deno.test("V45: several read and one writes; a second writer is let in to read only", async () => {
+  using directory = new Directory({ "exports.conf": "[a]\ndisk = a.img\n", "peers.conf": EVERYBODY });
+  directory.image("a.img");
+  await using served = await serve(directory);
+  const [writer, reader] = [await served.open("a"), await served.open("a")];
+  assertEquals((await writer.write(0, new Uint8Array(512).fill(7))).error, 0);
+  assertEquals((await reader.read(0, 512)).data, new Uint8Array(512).fill(7));
+  assert((await reader.write(0, new Uint8Array(512))).error !== 0);
+  const late = await served.open("a");
+  assert((late.agreement.transmissionFlags & TransmissionFlag.READ_ONLY) !== 0);
+  assertEquals((await late.read(0, 512)).data, new Uint8Array(512).fill(7));
+  assertEquals((await writer.write(0, new Uint8Array(512).fill(8))).error, 0);
+});
+
+Deno.test("V40: the port is closed until everything is open", async () => {
+  // A server that says nothing: opening its disk takes its time.
+  using silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const port = freePort();
+  using directory = new Directory({
+    "exports.conf": `[a]\ndisk = a.img\n[far]\ndisk = nbd://127.0.0.1:${silent.addr.port}/\nreadonly = yes\n`,
+    "peers.conf": EVERYBODY,
+    "server.conf": `[nbd]\nlisten = 127.0.0.1:${port}\n`,
+  });
+  directory.image("a.img");
+  await using program = await start([
+    "serve",
+    "--verbose",
+    "--config",
+    directory.path,
+    "--sock",
+    directory.sock,
+  ]);
+  using _asked = await silent.accept();
+  await assertRejects(() => Deno.connect({ hostname: "127.0.0.1", port }), Deno.errors.ConnectionRefused);
+  await assertRejects(() => Deno.lstat(directory.sock), Deno.errors.NotFound);
+  assertEquals(await program.stop("SIGTERM"), 0, program.log);
+});
+
+Deno.test("V50: whichever step of a start fails, nothing is left", async () => {
+  using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const [nbd, channel, http] = [freePort(), freePort(), freePort()];
+  using directory = new Directory({ "peers.conf": EVERYBODY });
+  directory.image("a.img");
+  await denbd(["keygen", `${directory.path}/key`]);
+  const conf = (ports: { nbd?: number; channel?: number; http?: number }) =>
+    `[nbd]\nlisten = 127.0.0.1:${ports.nbd ?? nbd}\nlisten = unix:${directory.file("nbd.sock")}\n` +
+    `[channel]\nlisten = 127.0.0.1:${ports.channel ?? channel}\nkey = key\n[http]\nlisten = ${
+      ports.http ?? http
+    }\n`;
+  const busy = taken.addr.port;
+  const steps: [string, string, string, string][] = [
+    ["[a]\ndisk = a.img\n[b]\ndisk = none.img\n", conf({}), directory.sock, "no such file"],
+    ["[a]\ndisk = a.img\n", conf({}).replace("key = key", "key = nokey"), directory.sock, "nokey"],
+    ["[a]\ndisk = a.img\n", conf({ nbd: busy }), directory.sock, `cannot listen on 127.0.0.1:${busy}`],
+    ["[a]\ndisk = a.img\n", conf({ channel: busy }), directory.sock, `cannot listen on 127.0.0.1:${busy}`],
+    ["[a]\ndisk = a.img\n", conf({}), "/nonexistent/control", "cannot listen on /nonexistent/control"],
+    ["[a]\ndisk = a.img\n", conf({ http: busy }), directory.sock, `cannot listen on 127.0.0.1:${busy}`],
+  ];
+  for (const [exports, server, sock, message] of steps) {
+    directory.write("exports.conf", exports);
+    directory.write("server.conf", server);
+    const { code, stderr } = await denbd(["serve", "--config", directory.path, "--sock", sock], {
+      code: "any",
+    });
+    assertEquals(code, 1, stderr);
+    assertStringIncludes(stderr, message);
+    for (const port of [nbd, channel, http]) Deno.listen({ hostname: "127.0.0.1", port }).close();
+    for (const path of [directory.sock, directory.file("nbd.sock")]) {
+      await assertRejects(() => Deno.lstat(path), Deno.errors.NotFound);
+    }
+  }
+  // What failed is free for the next.
+  directory.write("server.conf", conf({}));
+  await using served = await serve(directory, "--as-said");
+  assertEquals((await (await served.open("a", nbd)).read(0, 512)).error, 0);
+});
+
+Deno.test("V47: a server is stopped and started twenty times in a row on the same port", async () => {
+  const port = freePort();
+  using directory = new Directory({
+    "exports.conf": "[a]\ndisk = a.img\n",
+    "peers.conf": EVERYBODY,
+    "server.conf": `[nbd]\nlisten = 127.0.0.1:${port}\n`,
+  });
+  directory.image("a.img");
+  for (let round = 0; round < 20; round++) {
+    await using served = await serve(directory, "--as-said");
+    const client = await served.open("a");
+    assertEquals((await client.write(0, new Uint8Array(512).fill(round))).error, 0);
+    assertEquals(
+      await served.program.stop(round % 2 === 0 ? "SIGTERM" : "SIGKILL"),
+      round % 2 === 0 ? 0 : 137,
+    );
+  }
+});
+
+Deno.test("V49: verbs that come twice, or at the wrong time, have a defined end", async () => {
+  using directory = new Directory({
+    "exports.conf": "[a]\ndisk = a.img\n[b]\ndisk = b.img\n",
+    "peers.conf": EVERYBODY,
+  });
+  directory.image("a.img");
+  directory.image("b.img");
+  await using served = await serve(directory);
+  // The same twice, and several at once.
+  for (const { code } of await Promise.all([1, 2, 3, 4].map(() => served.reload()))) assertEquals(code, 0);
+  directory.write("exports.conf", "[a]\ndisk = a.img\n");
+  const removals = await Promise.all([1, 2].map(() => served.reload()));
+  assertEquals(removals.map(({ code }) => code), [0, 0]);
+  assertEquals(removals.map(({ stdout }) => /(\d) removed/.exec(stdout)![1]).sort(), ["0", "1"]);
+  // A second server on the same disk and sockets.
+  const second = await denbd(
+    ["serve", "--config", directory.path, "--sock", directory.sock, "--port", "0"],
+    { code: "any" },
+  );
+  assertEquals(second.code, 1);
+  assertStringIncludes(second.stderr, "is in use by denbd, process");
+  // Stopped while it reloads, then asked again.
+  served.program.signal("SIGHUP");
+  served.program.signal("SIGTERM");
+  assertEquals(await served.program.ended(), 0);
+  const gone = await served.reload();
+  assertEquals([gone.code, gone.stdout], [1, ""]);
+  assertStringIncludes(gone.stderr, "cannot connect to the control socket");
+});
+
+Deno.test("V39: another local user is refused by the control socket", async () => {
+  using directory = new Directory({ "exports.conf": "[a]\ndisk = a.img\n", "peers.conf": EVERYBODY });
+  directory.image("a.img");
+  await using _served = await serve(directory);
+  assertEquals(Deno.statSync(directory.sock).mode! & 0o777, 0o600);
+  if (Deno.uid() !== 0) return;
+  // The way there is open to all, so that it is the socket that refuses.
+  for (let path = directory.sock; path !== "/tmp"; path = path.slice(0, path.lastIndexOf("/"))) {
+    if (path !== directory.sock) Deno.chmodSync(path, 0o755);
+  }
+  const stranger = async (...words: string[]) =>
+    (await new Deno.Command("setpriv", {
+      args: ["--reuid=65534", "--regid=65534", "--clear-groups", "test", ...words, directory.sock],
+    }).output()).code;
+  // It sees the socket; to connect it would have to be allowed to write.
+  assertEquals([await stranger("-S"), await stranger("-w")], [0, 1]);
+});
