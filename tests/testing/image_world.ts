@@ -146,6 +146,9 @@ export class SimulatedServer {
   state: "up" | "down" | "unreachable" | "hanging" = "up";
   /** How long everything it says is on its way. */
   delayMs = 0;
+  /** How much of what it says goes out at a time, over all connections. */
+  bytesPerMs = Infinity;
+  #busyUntilMs = 0;
   /** Connections made to it so far. */
   connects = 0;
   readonly #clock: ManualClock;
@@ -238,16 +241,21 @@ export class SimulatedServer {
     const [client, end] = connectionPair();
     this.#ends.add(end);
     const peer = { transport: "tcp", address: "127.0.0.1", text: "127.0.0.1:1" } as const;
-    const say = (what: () => void) => {
+    const say = (byteCount: number, what: () => void) => {
       if (this.state === "hanging") this.#held.push(what);
-      else this.after(what);
+      else if (this.bytesPerMs === Infinity) this.after(what);
+      else {
+        const nowMs = this.#clock.now();
+        this.#busyUntilMs = Math.max(this.#busyUntilMs, nowMs) + byteCount / this.bytesPerMs;
+        this.#clock.timer(this.#busyUntilMs - nowMs + this.delayMs, what);
+      }
     };
     this.#server.handle({
       peer,
       read: (into) => end.read(into),
       write: (bytes) => {
         const copy = this.garble?.(bytes) ?? bytes.slice();
-        say(() => {
+        say(copy.length, () => {
           try {
             end.write(copy);
           } catch {

@@ -40,6 +40,13 @@ export class ProxyWorld extends ImageWorld {
     return client;
   }
 
+  /** The same, while somebody else lets time pass. */
+  async stranger(server: SimulatedServer): Promise<RawImageClient> {
+    const client = new RawImageClient(server.connect());
+    if (await client.select("x") === null) throw new Error(`${server.host} refuses`);
+    return client;
+  }
+
   /** Whether a server gives a client the image. */
   async offers(server: SimulatedServer, name: string, revision = 0, flags = 0): Promise<boolean> {
     const client = new RawImageClient(server.connect());
