@@ -15,15 +15,17 @@ const BLOCK_BYTES = 64 * 1024;
  *
  * @param directory Made if it does not exist, for this user alone.
  * @param source The name of the disk.
- * @throws {DeviceError} If the file cannot be used, or another program uses it.
+ * @throws {DeviceError} If the file cannot be used, or another program uses it, or the disk cannot be flushed.
  */
 export async function openCacheFile(
   directory: string,
-  disk: Pick<BlockDevice, "sizeBytes" | "blockSizes" | "identity">,
+  disk: Pick<BlockDevice, "sizeBytes" | "blockSizes" | "identity" | "can" | "flush">,
   source: string,
   log: Log = silentLog,
 ): Promise<FileStore> {
-  const { sizeBytes, blockSizes, identity } = disk;
+  const { sizeBytes, blockSizes, identity, can } = disk;
+  // What was written by an earlier life of this program may yet be lost; a block of it would outlive it here.
+  if (can.write && can.flush) await disk.flush();
   const subject: CacheSubject = {
     sizeBytes,
     blockBytes: Math.max(BLOCK_BYTES, blockSizes.minimum),

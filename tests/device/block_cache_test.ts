@@ -344,6 +344,23 @@ Deno.test("a cache file is found again for the same disk, is private, and used b
   await other.close();
 });
 
+Deno.test("rule 14: what an earlier life wrote is durable before blocks of it are kept", async () => {
+  using directory = temporaryDirectory();
+  const lost = new MemoryDisk(SIZE);
+  const volatile = new VolatileDisk(lost);
+  // Written by a proxy that was killed before anybody flushed.
+  volatile.write(0, new Uint8Array(BLOCK).fill(7));
+  const store = await openCacheFile(directory.path, volatile, "nbd://host/disk");
+  const cache = new CacheDisk(volatile, store);
+  const seen = new Uint8Array(BLOCK);
+  await cache.read(0, seen);
+  await cache.close();
+  volatile.crash();
+  const left = new Uint8Array(BLOCK);
+  lost.read(0, left);
+  assertEquals(left, seen);
+});
+
 Deno.test("a cache file that was cut off is made anew, and one that is none is left alone", async () => {
   using directory = temporaryDirectory();
   const disk: BlockDevice = new MemoryDisk(1 << 20);

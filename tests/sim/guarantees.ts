@@ -41,7 +41,7 @@ const soleStock: Column = { server: "stock", writer: "sole" };
 const sharedStock: Column = { server: "stock", writer: "shared" };
 
 const TROUBLES = {
-  "link cut": ["cut", "cut", "stall", "slow"],
+  "link cut": ["cut", "cut", "stall", "vanish", "slow"],
   "server killed": ["kill", "kill", "slow"],
   "power lost": ["power", "power", "slow"],
   "second writer": ["rival", "rival", "power", "cut"],

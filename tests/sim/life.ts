@@ -11,7 +11,7 @@ import { randomFrom } from "../testing/random.ts";
 import { SECTOR_BYTES } from "./disk.ts";
 import { ANYTHING, BrokenPromise, type Change, contentBytes, Ledger, ZERO } from "./ledger.ts";
 import { openLocal, openRemote, ProxyMachine, ServerMachine, type Tampering } from "./machines.ts";
-import { type Host, Network, type Surroundings } from "./network.ts";
+import { DEAD_AFTER_MS, type Host, Network, type Surroundings } from "./network.ts";
 import { Trace } from "./trace.ts";
 import { VirtualTime } from "./virtual_time.ts";
 import { keepsAll, type Trouble, type World } from "./world.ts";
@@ -20,6 +20,10 @@ const SECTORS = 24;
 const STEPS = 60;
 /** With all troubles over everything that was asked for ends within this time. */
 const HANG_MS = 200_000;
+/** How long an end of a dead connection hears nothing of it, unless it asks. */
+const VANISHED_MS = 100_000;
+/** After these nothing is in doubt with a denbd server. */
+const HARMLESS: readonly Trouble[] = ["cut", "stall", "vanish", "slow"];
 
 export interface LifeOptions {
   readonly tampering?: Tampering;
@@ -49,6 +53,7 @@ const EXPECTED = [
   "the connection is closed",
   "connection refused",
   "no answer for ",
+  "no sign of life for ",
   "the server restarted meanwhile",
   "the connection was lost again at once",
   "the peer closed the connection ",
@@ -173,17 +178,13 @@ class Life {
     const { medium } = this.#server;
     medium.faultChance = 0;
     medium.slowMs = 10;
-    // A disk whose sync failed has to be opened anew.
-    if (medium.faults > 0 && this.#server.isUp) {
-      this.#doubtful = true;
-      this.#server.kill();
-    }
-    if (!this.#server.isUp) this.#server.start();
+    this.#repair();
     if (this.#disk === null) {
       await this.#until(() => this.#disk !== null, HANG_MS, "the disk did not come back");
     }
     await this.#until(() => this.#rivals === 0, HANG_MS, "the other writer never ended");
     await this.#until(() => this.#under === 0, HANG_MS, () => `${this.#under} requests never ended`);
+    this.#repair();
     // The first two may tell what is in doubt: from before, and since a crash that is not noticed yet.
     for (let turn = 0; turn < 3; turn++) {
       this.#flush();
@@ -199,6 +200,15 @@ class Life {
     await this.#until(() => closed, HANG_MS, "the disk was never closed");
     this.#server.losePower(1000);
     this.#ledger.audit(medium.stored);
+  }
+
+  /** A disk whose sync failed has to be opened anew. */
+  #repair(): void {
+    if (this.#server.medium.faults > 0 && this.#server.isUp) {
+      this.#doubtful = true;
+      this.#server.kill();
+    }
+    if (!this.#server.isUp) this.#server.start();
   }
 
   async #until(done: () => boolean, withinMs: number, otherwise: string | (() => string)): Promise<void> {
@@ -365,7 +375,7 @@ class Life {
     const { below, chance } = this.#random;
     const { medium } = this.#server;
     const awayMs = below(chance(0.2) ? 40_000 : 3000);
-    if (this.#world.server === "stock" || kind !== "cut" && kind !== "stall" && kind !== "slow") {
+    if (this.#world.server === "stock" || !HARMLESS.includes(kind)) {
       this.#doubtful = true;
     }
     switch (kind) {
@@ -375,6 +385,9 @@ class Life {
       }
       case "stall":
         return this.#network.stall(awayMs);
+      case "vanish":
+        // A denbd server is asked for signs of life; of others the system has to notice.
+        return this.#network.vanish(this.#world.server === "denbd" ? VANISHED_MS : DEAD_AFTER_MS);
       case "restart":
         if (this.#server.isUp) void this.#server.restart(awayMs);
         return;

@@ -219,7 +219,10 @@ export class ProxyMachine implements Host {
           late.signal,
         );
         if (life !== this.#life) return void opened.close();
-        const disk = await this.#cached(opened);
+        const disk = await this.#cached(opened).catch((error) => {
+          void opened.close();
+          throw error;
+        });
         if (life !== this.#life) return void disk.close();
         trace.note("proxy starts", random.below(100));
         this.#disk = disk;
@@ -241,6 +244,8 @@ export class ProxyMachine implements Host {
     if (proxy === "memory") {
       return new CacheDisk(disk, new MemoryStore(8 * SECTOR_BYTES, SECTOR_BYTES), options);
     }
+    // As openCacheFile() does.
+    await disk.flush();
     const file = this.#medium!.open();
     const { time } = this.#surroundings;
     const store = await FileStore.open(file, subject(disk.sizeBytes, disk.identity), { clock: time });

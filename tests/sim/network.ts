@@ -12,7 +12,7 @@ import type { VirtualTime } from "./virtual_time.ts";
 export type Random = ReturnType<typeof randomFrom>;
 
 /** How long TCP takes to give up on a peer that does not answer. */
-const DEAD_AFTER_MS = 15_000;
+export const DEAD_AFTER_MS = 15_000;
 
 export interface Surroundings {
   readonly time: VirtualTime;
@@ -88,6 +88,11 @@ export class Network {
   /** Cuts all connections, or some. */
   cut(which: (link: Link) => boolean = () => true): void {
     for (const link of [...this.#links]) if (which(link)) link.cut();
+  }
+
+  /** What is sent on the connections that there are goes nowhere, and nobody is told for so long. */
+  vanish(forMs: number): void {
+    for (const link of [...this.#links]) link.vanish(forMs);
   }
 
   /** Lets nothing through for a while. */
@@ -169,14 +174,28 @@ export class Link {
 
   stall(durationMs: number): void {
     const { time, random } = this.network.surroundings;
-    this.#stalledUntilMs = Math.max(this.#stalledUntilMs, time.now() + durationMs);
-    for (const end of [this.client, this.server]) end.dieIfStalled(DEAD_AFTER_MS + random.below(3000));
+    const stalledFor = Math.max(this.#stalledUntilMs, time.now() + durationMs) - time.now();
+    this.#stalledUntilMs = time.now() + stalledFor;
+    for (const end of [this.client, this.server]) {
+      const deadAfterMs = DEAD_AFTER_MS + random.below(3000);
+      if (stalledFor > deadAfterMs) end.dieIfStalled(deadAfterMs);
+    }
   }
 
   thaw(): void {
     this.#stalledUntilMs = 0;
     this.client.arrivals();
     this.server.arrivals();
+  }
+
+  /** Nothing gets through any more, and neither end hears of it for so long. */
+  vanish(forMs: number): void {
+    const { random, trace } = this.network.surroundings;
+    trace.note("vanish", this.number);
+    for (const end of [this.client, this.server]) {
+      end.breakIncoming(0);
+      end.hearEnd(forMs + random.below(3000));
+    }
   }
 
   serverGone(backInMs: number): void {

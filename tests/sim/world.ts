@@ -6,6 +6,8 @@ export type Trouble =
   | "cut"
   /** Nothing gets through for a while, and nobody is told. */
   | "stall"
+  /** Packets vanish: a connection is dead, and neither end knows. */
+  | "vanish"
   /** The server ends politely and comes back. */
   | "restart"
   /** The server is killed and comes back; the machine and its page cache stay. */
@@ -43,7 +45,7 @@ export function keepsAll({ writer }: World): boolean {
   return writer !== "shared";
 }
 
-const SERVER: readonly Trouble[] = ["cut", "stall", "restart", "kill", "power", "slow"];
+const SERVER: readonly Trouble[] = ["cut", "stall", "vanish", "restart", "kill", "power", "slow"];
 
 export const worlds: readonly World[] = [
   { name: "sole", server: "denbd", writer: "sole", connections: 2, troubles: SERVER },
@@ -59,7 +61,13 @@ export const worlds: readonly World[] = [
   { name: "shared", server: "denbd", writer: "shared", connections: 2, troubles: SERVER },
   { name: "shared-faults", server: "denbd", writer: "shared", troubles: [...SERVER, "fault"] },
   { name: "shared-stock", server: "stock", writer: "shared", troubles: SERVER },
-  { name: "links", server: "denbd", writer: "shared", connections: 3, troubles: ["cut", "stall", "slow"] },
+  {
+    name: "links",
+    server: "denbd",
+    writer: "shared",
+    connections: 3,
+    troubles: ["cut", "stall", "vanish", "slow"],
+  },
   { name: "proxy", server: "denbd", writer: "shared", proxy: "plain", troubles: [...SERVER, "proxy-kill"] },
   {
     name: "proxy-reserved",
