@@ -45,7 +45,7 @@ for (const delays of [false, true]) {
 }
 
 function test(name: string, fn: () => Promise<void>): void {
-  Deno.test({ name: `FileStore ${name}`, permissions: "none", fn });
+  Deno.test({ name: name.replace(/^(rule \d+: )?/, "$1FileStore "), permissions: "none", fn });
 }
 
 /** A disk whose every byte is the number of its block, and a cache file on storage that forgets what is not synced. */
@@ -144,7 +144,7 @@ test("notes nothing before it is durable", async () => {
   assertEquals(scene.kept(), []);
 });
 
-test("has forgotten durably what is written before the write goes to the disk", async () => {
+test("rule 14: has forgotten durably what is written before the write goes to the disk", async () => {
   const scene = await Scene.start();
   await scene.read(3);
   await scene.note();
@@ -203,7 +203,7 @@ test("makes a second write to the same block wait for the first one's forgetting
   await Promise.all(writing);
 });
 
-test("shows nothing old after kill -9 at any moment around a write", async () => {
+test("rule 14: shows nothing old after kill -9 at any moment around a write", async () => {
   const random = randomFrom();
   for (let round = 0; round < 300; round++) {
     const scene = await Scene.start();

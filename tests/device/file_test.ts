@@ -253,7 +253,7 @@ Deno.test("FileDisk keeps a hole a hole when zeroes are written over it, piece b
   assertEquals(allocatedBytes(path), 8192);
 });
 
-Deno.test("FileDisk gives storage back where the file is sparse, and keeps it where all is allocated", async () => {
+Deno.test("rule 5: FileDisk gives storage back where the file is sparse, and keeps it where all is allocated", async () => {
   for (
     const [allocated, discard, left] of [
       [false, undefined, 0],

@@ -38,7 +38,7 @@ for (const connections of [1, 4]) {
   });
 }
 
-test("a second writer is refused while the first is there, and after a crash of the server too", async () => {
+test("rule 6: a second writer is refused while the first is there, and after a crash of the server too", async () => {
   const { server, clock, disk } = await setUp(reserved());
   await disk.write(0, filled(1));
   for (const crash of [false, true]) {
@@ -52,7 +52,7 @@ test("a second writer is refused while the first is there, and after a crash of 
   await disk.close();
 });
 
-test("a second writer between the crash and the return: nothing is written again, the next flush says so", async () => {
+test("rule 9: a second writer between the crash and the return: nothing is written again, the next flush says so", async () => {
   const { server, clock, disk, pass } = await setUp(reserved());
   await disk.write(0, filled(1));
   server.crash();
@@ -88,7 +88,7 @@ test("who was broken off by the operator is not let in again", async () => {
   await disk.close();
 });
 
-test("two clients behind one address keep their connections, each its own session", async () => {
+test("rule 7: two clients behind one address keep their connections, each its own session", async () => {
   const { server, clock, disk, link, pass } = await setUp({ identity, session: newSession() });
   const neighbour = await openLink(server, clock, { session: newSession() });
   await disk.write(0, filled(1));

@@ -29,7 +29,7 @@ test("V11: packets that vanish: a denbd server is left when it owes a sign of li
 for (const server of ["denbd", "another"] as const) {
   const known = server === "denbd" ? { identity, session: newSession() } : {};
 
-  test(`a flush that takes 60 s is slow, not gone, with ${server} server`, async () => {
+  test(`rule 12: a flush that takes 60 s is slow, not gone, with ${server} server`, async () => {
     const { wrap, faults } = holding("flush");
     const { server, disk, link, pass } = await setUp({ ...known, wrap });
     await disk.write(0, filled(1));

@@ -204,7 +204,7 @@ test("a sole writer's memory is bounded by flushes of its own", async () => {
   await disk.close();
 });
 
-test("a request that takes too long fails, others do not, and its connection is closed first", async () => {
+test("rule 4: a request that takes too long fails, others do not, and its connection is closed first", async () => {
   const { wrap, faults } = holding("read");
   const { server, disk, pass, link } = await setUp({ wrap, deadlineMs: 60_000 });
   const reading = disk.read(0, new Uint8Array(4096)) as Promise<void>;

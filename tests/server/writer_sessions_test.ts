@@ -50,7 +50,7 @@ function aMember() {
 
 const session = (id: string, generation = 1) => ({ id, generation });
 
-test("a second session is refused, and told for whom the export is reserved", async () => {
+test("rule 6: a second session is refused, and told for whom the export is reserved", async () => {
   const sessions = new World().start();
   const first = await sessions.admit(session(A), "10.0.0.1:1000");
   first.enter(aMember());
@@ -145,7 +145,7 @@ test("a connection that a newer one overtook on its way in is not served", async
   assertEquals(sessions.holder?.connections, 1);
 });
 
-test("sessions of others are never replaced, wherever they come from", async () => {
+test("rule 7: sessions of others are never replaced, wherever they come from", async () => {
   const world = new World();
   world.exclusive = false;
   const sessions = world.start();

@@ -29,7 +29,7 @@ Deno.test("cold reads of one client hold up no cached read, of the same or anoth
   for (const cookie of cookies) assertEquals((await cold.answer(cookie)).error, 0);
 });
 
-Deno.test("after one failed sync every flush and write fails with EIO, on all connections", async () => {
+Deno.test("rule 3: after one failed sync every flush and write fails with EIO, on all connections", async () => {
   const reasons: string[] = [];
   const fault = new FaultDisk(new MemoryDisk(64 * MIB));
   const device = new StickySync(fault, (reason) => reasons.push(reason));
