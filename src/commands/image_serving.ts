@@ -214,6 +214,7 @@ export class ImageServing {
       unverified: image.checksums === null,
       quarantine: image.quarantine,
       badHashBlocks: [...image.badHashBlocks].sort((a, b) => a - b),
+      copy: this.#proxy?.images.copyOf(image)?.status() ?? null,
     }));
   }
 

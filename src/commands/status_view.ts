@@ -1,7 +1,7 @@
 import { printable } from "../base/printable.ts";
 import { formatSize } from "../base/size_text.ts";
 import type { MigrationProgress } from "../migrate/migration.ts";
-import type { ClientStatus, ExportStatus, ProcessStatus } from "../control/status.ts";
+import type { ClientStatus, ExportStatus, ImageStatus, ProcessStatus } from "../control/status.ts";
 
 /**
  * The status for people: the server, its exports, their clients.
@@ -17,6 +17,7 @@ export function formatStatusView(status: ProcessStatus, before: ProcessStatus | 
     const earlier = before?.exports.find(({ name }) => name === each.name);
     lines.push("", ...exportLines(each, seconds === null ? undefined : earlier, seconds ?? 1));
   }
+  if (status.images.length > 0) lines.push("", ...status.images.flatMap(imageLines));
   return lines.join("\n");
 }
 
@@ -82,6 +83,28 @@ function migrationLines(migration: MigrationProgress): string[] {
   if (migration.lastError !== null) {
     lines.push(`  the last attempt failed: ${printable(migration.lastError)}`);
   }
+  return lines;
+}
+
+function imageLines(image: ImageStatus): string[] {
+  const { name, revision, sizeBytes, clients, sentBytes, completePercent, copy, badHashBlocks } = image;
+  const facts = [`${formatSize(sizeBytes)}`, `${clients} clients`, `${formatSize(sentBytes)} sent`];
+  if (completePercent < 100) facts.push(`${completePercent} % here`);
+  if (image.unverified) facts.push("unverified");
+  const lines = [`image ${printable(name)}:${revision}  ${facts.join(", ")}`];
+  if (image.quarantine !== null) lines.push(`  REFUSED: ${printable(image.quarantine)}`);
+  if (badHashBlocks.length > 0) lines.push(`  REFUSED: hash blocks ${badHashBlocks.join(", ")} are damaged`);
+  if (copy === null) return lines;
+  const servers = copy.servers.map(({ server, roundTripMs, failures }) => {
+    const time = roundTripMs === null ? "not measured" : formatUs(roundTripMs * 1000);
+    return `${server} (${time}${failures > 0 ? `, failed ${failures} times` : ""})`;
+  });
+  lines.push(
+    `  copied from ${copy.uplink ?? "nobody at the moment"}: ${formatSize(copy.receivedBytes)} received, ` +
+      `${copy.waiting} blocks waited for, ${copy.mismatches} hash blocks did not fit`,
+  );
+  if (servers.length > 0) lines.push(`  servers: ${servers.join(", ")}`);
+  if (copy.writeProblem !== null) lines.push(`  NOTHING MORE IS KEPT: ${printable(copy.writeProblem)}`);
   return lines;
 }
 

@@ -107,6 +107,27 @@ export interface ImageStatus {
   readonly quarantine: string | null;
   /** Hash blocks of 16 MiB that do not fit their checksum, and are refused. */
   readonly badHashBlocks: readonly number[];
+  /** How it is being copied from other servers; `null` if it is not. */
+  readonly copy: CopyStatus | null;
+}
+
+/** An image that a proxy copies. */
+export interface CopyStatus {
+  /** The server that it is copied from at the moment, or `null`. */
+  readonly uplink: string | null;
+  /** All that are known, with the median of their round-trip times; `null` before one was measured. */
+  readonly servers: readonly {
+    readonly server: string;
+    readonly roundTripMs: number | null;
+    readonly failures: number;
+  }[];
+  readonly receivedBytes: number;
+  /** Blocks that clients wait for. */
+  readonly waiting: number;
+  /** Hash blocks that arrived and did not fit their checksum. */
+  readonly mismatches: number;
+  /** Why nothing is kept of it any more, or `null`. */
+  readonly writeProblem: string | null;
 }
 
 /** A whole server process. */

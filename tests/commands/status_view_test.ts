@@ -62,3 +62,47 @@ Deno.test("formatDuration() uses the unit that fits", pure, () => {
   const shown = [0, 850, 59_999, 60_000, 3_599_999, 7_500_000, 90_000_000].map(formatDuration);
   assertEquals(shown, ["0 ms", "850 ms", "59 s", "1 min", "59 min", "2 h 5 min", "1 d 1 h"]);
 });
+
+Deno.test("the view shows images, and where they are copied from", pure, () => {
+  const image = {
+    name: "lab/win10",
+    revision: 3,
+    sizeBytes: 64 * 1024 * 1024,
+    completePercent: 42,
+    clients: 20,
+    sentBytes: 1024 * 1024,
+    unverified: false,
+    quarantine: null,
+    badHashBlocks: [1, 3],
+    copy: {
+      uplink: "192.0.2.1:5003",
+      servers: [
+        { server: "192.0.2.1:5003", roundTripMs: 0.31, failures: 0 },
+        { server: "192.0.2.2:5003", roundTripMs: null, failures: 4 },
+      ],
+      receivedBytes: 27 * 1024 * 1024,
+      waiting: 2,
+      mismatches: 1,
+      writeProblem: null,
+    },
+  };
+  const whole = {
+    ...image,
+    name: "x",
+    completePercent: 100,
+    unverified: true,
+    badHashBlocks: [],
+    copy: null,
+  };
+  const view = formatStatusView({ ...IDLE, exports: [], images: [image, whole] });
+  assertEquals(
+    view,
+    `denbd 0.1.0  pid 1  up 5 s  127.0.0.1:10809  acl=1 entries
+
+image lab/win10:3  64 MiB, 20 clients, 1 MiB sent, 42 % here
+  REFUSED: hash blocks 1, 3 are damaged
+  copied from 192.0.2.1:5003: 27 MiB received, 2 blocks waited for, 1 hash blocks did not fit
+  servers: 192.0.2.1:5003 (310 µs), 192.0.2.2:5003 (not measured, failed 4 times)
+image x:3  64 MiB, 20 clients, 1 MiB sent, unverified`,
+  );
+});

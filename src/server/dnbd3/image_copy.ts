@@ -175,6 +175,18 @@ export class ImageCopy {
     return this.#uplink;
   }
 
+  status() {
+    const { server = null, servers = [] } = this.#uplink?.status() ?? {};
+    return {
+      uplink: server,
+      servers: servers.map(({ server, roundTripMs, failures }) => ({ server, roundTripMs, failures })),
+      receivedBytes: this.receivedBytes,
+      waiting: this.waiting,
+      mismatches: this.mismatches,
+      writeProblem: this.#writeProblem,
+    };
+  }
+
   /** Requests of clients that wait for another server. */
   get waiting(): number {
     let count = 0;
