@@ -100,7 +100,10 @@ export class ImageServing {
         : (error as Error).message;
       throw new ConfigError(file, 0, `cannot read the base path ${conf.basePath}: ${reason}`);
     }
-    return new ImageServing(options, configuration, table, store, openLogFile(conf.logging, options));
+    const logFile = openLogFile(conf.logging, options);
+    const serving = new ImageServing(options, configuration, table, store, logFile);
+    await serving.#proxy?.images.readAccessTimes();
+    return serving;
   }
 
   private constructor(

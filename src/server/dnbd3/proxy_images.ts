@@ -5,6 +5,7 @@ import type { Log } from "../../base/log.ts";
 import { printable } from "../../base/printable.ts";
 import { formatSize } from "../../base/size_text.ts";
 import type { Clock } from "../../os/clock.ts";
+import { decodeAccessTime, encodeAccessTime, META_BYTES_MAX } from "../../wire/dnbd3/access_time.ts";
 import { CacheMap } from "../../wire/dnbd3/cache_map.ts";
 import {
   type ChecksumList,
@@ -28,6 +29,8 @@ import type { BlockSource } from "./session.ts";
 import type { Uplink, Upstream } from "./uplink.ts";
 
 const TICK_MS = 1000;
+/** How often the times of last use are written down. */
+const ACCESS_MS = 300_000;
 
 export interface ProxyOptions {
   readonly table: ImageTable;
@@ -54,6 +57,9 @@ export class ProxyImages implements ImageFinder, BlockSource {
   /** Those of the copies that are open. */
   readonly #open = new Map<Image, ImageCopy>();
   readonly #used = new WeakSet<Image>();
+  /** What the `.meta` file of an image says, in seconds since 1970; null if there is none. */
+  readonly #accessNoted = new WeakMap<Image, number | null>();
+  #accessMs: number;
   #receivedBefore = 0;
   #timer: Disposable | null = null;
   #closed = false;
@@ -64,7 +70,7 @@ export class ProxyImages implements ImageFinder, BlockSource {
     this.#clock = options.clock;
     this.#log = options.log;
     this.#memory = new LookupMemory(options.clock);
-    const startedMs = options.clock.now();
+    const startedMs = this.#accessMs = options.clock.now();
     this.#space = new DiskSpace({
       store: options.store,
       log: options.log,
@@ -75,6 +81,11 @@ export class ProxyImages implements ImageFinder, BlockSource {
       retire: (image) => this.#retire(image),
     });
     this.#tickLater();
+  }
+
+  /** Looks up when the images that are here were last used. */
+  async readAccessTimes(): Promise<void> {
+    for (const image of this.#options.table.list()) await this.#readAccessTime(image);
   }
 
   /** The copy of an image that is not complete, if it is being made. */
@@ -129,6 +140,7 @@ export class ProxyImages implements ImageFinder, BlockSource {
     this.#timer?.[Symbol.dispose]();
     await Promise.all([...this.#copies.keys()].map((image) => this.#end(image)));
     await Promise.allSettled(this.#asking.values());
+    await this.#noteAccessTimes();
   }
 
   // --- Looking for images ---
@@ -292,9 +304,40 @@ export class ProxyImages implements ImageFinder, BlockSource {
     await image.closeFile();
   }
 
+  async #readAccessTime(image: Image): Promise<void> {
+    if (this.#accessNoted.has(image)) return;
+    const bytes = await this.#options.store.readSmall(`${image.path}.meta`, META_BYTES_MAX);
+    const seconds = bytes === null ? null : decodeAccessTime(bytes);
+    this.#accessNoted.set(image, seconds);
+    if (seconds === null) return;
+    // It may have been used since, and a time that is still to come counts as now.
+    const readMs = Math.min(seconds * 1000, this.#options.wallMs());
+    image.accessedAtMs = Math.max(image.accessedAtMs, readMs);
+  }
+
+  /** Writes down when images were last used, if that has changed. */
+  async #noteAccessTimes(): Promise<void> {
+    for (const image of this.#options.table.list()) {
+      if (!this.#options.upstream.covers(image.name)) continue;
+      try {
+        await this.#readAccessTime(image);
+        const seconds = Math.floor(image.accessedAtMs / 1000);
+        if (this.#accessNoted.get(image) === seconds) continue;
+        this.#accessNoted.set(image, seconds);
+        await this.#options.store.writeSmall(`${image.path}.meta`, encodeAccessTime(seconds));
+      } catch (error) {
+        this.#log.warn(`${printable(image.path)}.meta: ${(error as Error).message}`);
+      }
+    }
+  }
+
   #tickLater(): void {
     if (this.#closed) return;
     this.#timer = this.#clock.timer(TICK_MS, () => {
+      if (this.#clock.now() - this.#accessMs >= ACCESS_MS) {
+        this.#accessMs = this.#clock.now();
+        void this.#noteAccessTimes();
+      }
       for (const [image, copy] of this.#open) {
         if (image.isRetired && image.users.size === 0) void this.#end(image);
         else copy.tick();

@@ -489,6 +489,22 @@ Deno.test("P9: an old copy that nobody uses makes room, but not too early and no
   }
 });
 
+Deno.test("P9: when a copy was last used outlives a restart", async () => {
+  await using world = new ProxyWorld();
+  world.origin("10.0.0.1", 4 * MIB);
+  await world.pass(1_000_000, 100_000);
+  const before = world.addProxy("10.0.0.2", ["10.0.0.1"]);
+  await world.client(before);
+  before.table.known("x", 1)!.accessedAtMs = 777_000;
+  await world.pass(310_000, 1000);
+  assertEquals(new TextDecoder().decode(fileOf(before, "x.r1.meta")), "[main]\natime=777\n");
+  await world.until(before.close());
+  const after = world.addProxy("10.0.0.2", ["10.0.0.1"], { store: before.store });
+  await world.until(after.table.scan());
+  await world.until(after.proxy!.readAccessTimes());
+  assertEquals(after.table.known("x", 1)!.accessedAtMs, 777_000);
+});
+
 Deno.test("P9: an image in use is never deleted to make room", async () => {
   await using world = new ProxyWorld();
   const origin = world.origin("10.0.0.1", 4 * MIB);
