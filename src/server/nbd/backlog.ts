@@ -6,6 +6,8 @@
 
 const REQUESTS_MAX = 128;
 const BYTES_MAX = 64 * 1024 * 1024;
+/** Where all clients together have too much waiting. */
+const BYTES_MAX_CROWDED = 256 * 1024;
 
 /** What a client may have waiting so that the next request is still read. */
 export const READABLE_BACKLOG = { requests: REQUESTS_MAX - 1, bytes: BYTES_MAX - 1 } as const;
@@ -25,8 +27,9 @@ export class Backlog {
     return this.#requests;
   }
 
-  get isFull(): boolean {
-    return this.#requests >= REQUESTS_MAX || this.#bytes >= BYTES_MAX;
+  /** @param crowded Whether all clients together have too much waiting. */
+  isFull(crowded: boolean): boolean {
+    return this.#requests >= REQUESTS_MAX || this.#bytes >= (crowded ? BYTES_MAX_CROWDED : BYTES_MAX);
   }
 
   /** A request waits, and with it this many bytes. */

@@ -14,6 +14,8 @@ const CHUNK_BYTES = 256 * 1024;
 interface Chunk {
   readonly buffer: PooledBuffer;
   users: number;
+  /** Called when nobody needs it any more. */
+  readonly onLeft?: () => void;
 }
 
 /** Room for one reply whose data are still to come. */
@@ -39,6 +41,9 @@ export class Outbox {
   #drained: PromiseWithResolvers<void> | null = null;
   #flushScheduled = false;
   #broken = false;
+  /** The reply that leaves in pieces now; until its end what others send waits in `#behind`. */
+  #stream: PromiseWithResolvers<void> | null = null;
+  #behind: (() => void)[] = [];
 
   constructor(connection: Connection, pool: BufferPool) {
     this.#connection = connection;
@@ -131,6 +136,46 @@ export class Outbox {
     if (chunk.users === 0) this.#from = this.#to = 0;
   }
 
+  /** Takes a buffer for {@linkcode sendBuffer}. */
+  takeBuffer(byteCount: number): PooledBuffer {
+    return this.#pool.take(byteCount);
+  }
+
+  /** Gives such a buffer back unsent. */
+  dropBuffer(buffer: PooledBuffer): void {
+    this.#pool.give(buffer);
+  }
+
+  /** Sends the first bytes of a buffer. Resolves when the connection has taken them, or has failed. */
+  sendBuffer(buffer: PooledBuffer, byteCount: number, { inStream = false } = {}): Promise<void> {
+    if (!inStream) this.flush();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const bytes = buffer.bytes.subarray(0, byteCount);
+    const chunk = { buffer, users: 1, onLeft: resolve };
+    this.#send(chunk, byteCount, true, () => this.#connection.write(bytes), inStream);
+    return promise;
+  }
+
+  /** Begins a reply that leaves in pieces, when it is its turn. Until {@linkcode closeStream} no other reply leaves. */
+  async openStream(): Promise<void> {
+    while (this.#stream !== null) await this.#stream.promise;
+    this.flush();
+    this.#stream = Promise.withResolvers<void>();
+  }
+
+  closeStream(): void {
+    this.#stream?.resolve();
+    this.#stream = null;
+    for (const send of this.#behind.splice(0)) send();
+    this.flush();
+  }
+
+  /** Closes the connection: a reply that was begun cannot be finished. */
+  fail(): void {
+    this.#broken = true;
+    this.#connection.close();
+  }
+
   /** Hands all ready replies to the connection. */
   flush(): void {
     if (this.#from === this.#to) return;
@@ -153,7 +198,7 @@ export class Outbox {
 
   /** Resolves when the connection has taken everything, or has failed. */
   drained(): Promise<void> {
-    if (this.#unsentBytes === 0) return Promise.resolve();
+    if (this.#unsentBytes === 0 || this.#broken) return Promise.resolve();
     this.#drained ??= Promise.withResolvers<void>();
     return this.#drained.promise;
   }
@@ -171,7 +216,23 @@ export class Outbox {
     this.#send(chunk, bytes.length, leaves, () => this.#connection.write(bytes));
   }
 
-  #send(chunk: Chunk, byteCount: number, leaves: boolean, send: () => void | Promise<void>): void {
+  #send(
+    chunk: Chunk,
+    byteCount: number,
+    leaves: boolean,
+    send: () => void | Promise<void>,
+    inStream = false,
+  ): void {
+    if (this.#stream !== null && !inStream) {
+      if (!leaves) chunk.users++;
+      this.#unsentBytes += byteCount;
+      this.#behind.push(() => {
+        this.#unsentBytes -= byteCount;
+        this.#send(chunk, byteCount, true, send);
+        this.#progressed();
+      });
+      return;
+    }
     if (this.#broken) {
       if (leaves) this.#leave(chunk);
       return;
@@ -195,11 +256,14 @@ export class Outbox {
     }).then(() => {
       this.#unsentBytes -= byteCount;
       this.#leave(chunk);
-      if (this.#unsentBytes === 0 || this.#broken) {
-        this.#drained?.resolve();
-        this.#drained = null;
-      }
+      this.#progressed();
     });
+  }
+
+  #progressed(): void {
+    if (this.#unsentBytes > 0 && !this.#broken) return;
+    this.#drained?.resolve();
+    this.#drained = null;
   }
 
   #leave(chunk: Chunk): void {
@@ -207,5 +271,14 @@ export class Outbox {
     if (chunk.users > 0) return;
     if (chunk !== this.#chunk) this.#pool.give(chunk.buffer);
     else if (this.#from === this.#to) this.#from = this.#to = 0;
+    chunk.onLeft?.();
+  }
+
+  /** The session is over: what is not on its way goes back, the rest when the connection lets go of it. */
+  close(): void {
+    const chunk = this.#chunk;
+    this.#chunk = null;
+    this.#from = this.#to = 0;
+    if (chunk !== null && chunk.users === 0) this.#pool.give(chunk.buffer);
   }
 }

@@ -9,7 +9,9 @@ import type { Extent } from "../../device/device.ts";
 import { Command, CommandFlag } from "../../wire/nbd/constants.ts";
 import type { Request } from "../../wire/nbd/transmission.ts";
 import type { Export } from "../export_table.ts";
+import type { BufferPool } from "../../net/buffer_pool.ts";
 import type { Backlog } from "./backlog.ts";
+import { LargeReader, type PartReader } from "./large_reader.ts";
 import type { Answered, Replies } from "./replies.ts";
 import type { RequestTimes } from "./request_times.ts";
 
@@ -32,25 +34,40 @@ interface Parts {
   error: unknown;
 }
 
-export class Reader {
+export class Reader implements PartReader {
   readonly #exported: Export;
   readonly #replies: Replies;
   readonly #backlog: Backlog;
   readonly #times: RequestTimes;
 
-  constructor(exported: Export, replies: Replies, backlog: Backlog, times: RequestTimes) {
+  readonly #large: LargeReader;
+
+  constructor(
+    exported: Export,
+    replies: Replies,
+    backlog: Backlog,
+    times: RequestTimes,
+    pool: BufferPool,
+  ) {
     this.#exported = exported;
     this.#replies = replies;
     this.#backlog = backlog;
     this.#times = times;
+    this.#large = new LargeReader(exported, replies, backlog, times, pool, this);
   }
 
   /** Performs a READ that has been checked. `request` is the caller's, and used again after the return. */
   read(request: Request): void {
     const { offset, length } = request;
     const mayTellHoles = this.#replies.chunked && (request.flags & CommandFlag.DF) === 0;
-    if (mayTellHoles && length >= ASK_FOR_HOLES_BYTES_MIN && this.#readAroundHoles(request)) return;
-    if (this.#sendFile(request, offset, length, true)) return this.#times.answeredNow(Command.READ);
+    const isLarge = length > this.#large.wholeBytesMax;
+    if (mayTellHoles && length >= ASK_FOR_HOLES_BYTES_MIN) {
+      const extents = this.holesIn(offset, length);
+      if (extents !== null && isLarge) return this.#large.read({ ...request }, true);
+      if (extents !== null) return this.#readAroundHoles(request, extents);
+    }
+    if (this.sendFile(request, offset, length, true)) return this.#times.answeredNow(Command.READ);
+    if (isLarge) return this.#large.read({ ...request }, mayTellHoles);
     const overhead = this.#replies.dataOverhead;
     const { outbox } = this.#replies;
     outbox.reserve(overhead + length);
@@ -72,7 +89,7 @@ export class Reader {
   }
 
   /** Sends data from the file in which they are, if they are in memory already. Returns whether it did. */
-  #sendFile(request: Answered, offset: number, length: number, isLast: boolean): boolean {
+  sendFile(request: Answered, offset: number, length: number, isLast: boolean): boolean {
     const { outbox, dataOverhead } = this.#replies;
     if (length < SEND_FILE_BYTES_MIN || !outbox.sendsFiles) return false;
     const file = this.#exported.device.cachedFile?.(offset, length) ?? null;
@@ -104,24 +121,26 @@ export class Reader {
     });
   }
 
-  /**
-   * Answers a READ of which the disk knows holes: each hole is a chunk of a few bytes. Returns whether it did;
-   * what is all data, or not known at once, is read as usual.
-   */
-  #readAroundHoles(shared: Request): boolean {
-    if (!this.#exported.device.can.extents) return false;
-    const { offset, length } = shared;
+  /** Extents of a range in which the disk knows holes; `null` if it is all data, or not known at once. */
+  holesIn(offset: number, length: number): Extent[] | null {
+    if (!this.#exported.device.can.extents) return null;
     let extents: Extent[] | Promise<Extent[]>;
     try {
       extents = this.#exported.device.extents(offset, length);
     } catch {
-      return false; // Reading will tell.
+      return null; // Reading will tell.
     }
     if (extents instanceof Promise) {
       extents.catch(() => {});
-      return false;
+      return null;
     }
-    if (!extents.some((extent) => extent.kind !== "data" && extent.length >= HOLE_BYTES_MIN)) return false;
+    const worthTelling = ({ kind, length }: Extent) => kind !== "data" && length >= HOLE_BYTES_MIN;
+    return extents.some(worthTelling) ? extents : null;
+  }
+
+  /** Answers a READ of which the disk knows holes: each hole is a chunk of a few bytes. */
+  #readAroundHoles(shared: Request, extents: readonly Extent[]): void {
+    const { offset, length } = shared;
     const request = { ...shared };
     const parts: Parts = { request, sinceMs: this.#times.batchAtMs, unfinished: 1, error: undefined };
     this.#backlog.begin(length);
@@ -134,12 +153,11 @@ export class Reader {
     // The disk may have described less than it was asked for.
     if (at < offset + length) this.#readPart(parts, at, offset + length - at);
     this.#endPart(parts);
-    return true;
   }
 
   /** Reads a part of a READ into a data chunk of its own. */
   #readPart(parts: Parts, offset: number, length: number): void {
-    if (this.#sendFile(parts.request, offset, length, false)) return;
+    if (this.sendFile(parts.request, offset, length, false)) return;
     const overhead = this.#replies.dataOverhead;
     const { outbox } = this.#replies;
     outbox.reserve(overhead + length);

@@ -170,6 +170,11 @@ export class NbdServer {
     this.#startSweep();
   }
 
+  /** Bytes of memory that requests and replies of all clients occupy now. */
+  get bufferedBytes(): number {
+    return this.#pool.usedBytes;
+  }
+
   /** Whether new clients are let in. */
   get draining(): boolean {
     return this.#draining;

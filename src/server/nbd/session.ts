@@ -30,6 +30,8 @@ const WHOLE_WRITE_BYTES_MAX = 128 * 1024;
 const ARRIVING_BYTES = 256 * 1024 - 64;
 /** Bytes of replies that the client has not taken; beyond that it has to read before it may ask. */
 const UNSENT_BYTES_MAX = 512 * 1024;
+/** Where all clients together have too much waiting. */
+const UNSENT_BYTES_MAX_CROWDED = 128 * 1024;
 
 const SHUTTING_DOWN: Fault = { error: WireErrno.ESHUTDOWN, text: "the server is shutting down" };
 
@@ -98,7 +100,7 @@ export class Session {
     this.#backlog = new Backlog(() => this.#onNothingWaiting());
     this.#times = new RequestTimes(traffic, now);
     this.#replies = new Replies(this.#outbox, terms, [this.traffic, traffic], { log, trace });
-    this.#reader = new Reader(exported, this.#replies, this.#backlog, this.#times);
+    this.#reader = new Reader(exported, this.#replies, this.#backlog, this.#times, pool);
     this.#writer = new Writer(exported, this.traffic, this.#replies, this.#backlog, this.#times);
     this.#status = new StatusReporter(device, this.#replies, this.#backlog, this.#times);
     this.#rules = {
@@ -171,7 +173,7 @@ export class Session {
     await this.#outbox.drained();
     this.#connection.close();
     this.#intake.close();
-    this.#outbox.rest();
+    this.#outbox.close();
     this.#busySinceMs = null;
     return this.#endReason === "" ? reason : this.#endReason;
   }
@@ -185,8 +187,8 @@ export class Session {
       if (this.#ending === "disconnect") return "disconnected";
       if (this.#outbox.broken) return "the connection broke";
       if (wantedBytes === 0) {
-        if (this.#outbox.unsentBytes > UNSENT_BYTES_MAX) await this.#outbox.drained();
-        else await this.#backlog.wait();
+        const mustRead = this.#backlog.requests === 0 || this.#outbox.unsentBytes > this.#unsentBytesMax;
+        await (mustRead ? this.#outbox.drained() : this.#backlog.wait());
         continue;
       }
       const idle = this.#backlog.requests === 0 && this.#intake.available === 0;
@@ -219,11 +221,14 @@ export class Session {
     const request = this.#request;
     while (true) {
       if (this.#arriving !== null) {
+        if (this.#backlog.isFull(this.#pool.isCrowded)) return 0;
         if (!this.#writer.receive(this.#arriving, intake)) return ARRIVING_BYTES;
         this.#arriving = null;
       }
       if (this.#ending === "disconnect") return this.#headerBytes;
-      if (this.#backlog.isFull || this.#outbox.unsentBytes > UNSENT_BYTES_MAX) return 0;
+      if (this.#backlog.isFull(this.#pool.isCrowded) || this.#outbox.unsentBytes > this.#unsentBytesMax) {
+        return 0;
+      }
       if (intake.available < this.#headerBytes) return this.#headerBytes;
       this.#decode(request);
       const payloadBytes = this.#payloadBytes(request);
@@ -238,6 +243,10 @@ export class Session {
       intake.start += messageBytes;
       this.#perform(request);
     }
+  }
+
+  get #unsentBytesMax(): number {
+    return this.#pool.isCrowded ? UNSENT_BYTES_MAX_CROWDED : UNSENT_BYTES_MAX;
   }
 
   #decode(request: Request): void {

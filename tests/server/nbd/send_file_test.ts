@@ -93,7 +93,8 @@ for (const [name, wishes] of FORMS) {
         assert(sent.data.every((byte, index) => byte === read.data[index]));
         const forms = ({ chunks }: typeof sent) =>
           chunks.map(({ header, payload }) => ({ ...header, cookie: 0n, length: payload.length }));
-        assertEquals(forms(sent), forms(read));
+        // What is larger is read piece by piece.
+        if (length <= MIB) assertEquals(forms(sent), forms(read));
       }
     }
     sending.connection.close();
