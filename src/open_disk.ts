@@ -35,10 +35,11 @@ export interface OpenDiskOptions {
    * Infinite for who can wait.
    */
   readonly deadlineMs?: number;
-  /** See `SurvivalOptions`. */
+  /** For disks of NBD servers: see `SurvivalOptions`. */
+  readonly strict?: boolean;
   readonly stallMs?: number;
-  /** See `SurvivalOptions`. */
   readonly silenceMs?: number;
+  readonly contentMayHaveChanged?: () => void;
   readonly log?: Log;
   readonly clock?: Clock;
   /** Where keys are looked for. Default: the environment of this process. */
@@ -96,13 +97,15 @@ export async function openImageLocator(
 export async function openNbdLocator(locator: NbdLocator, options: OpenDiskOptions = {}): Promise<OpenedNbd> {
   const { connections, readOnly, log = silentLog, clock, deadlineMs = REQUEST_MS_MAX, soleWriter } = options;
   const { exportName } = locator;
-  const survival = { deadlineMs, soleWriter, stallMs: options.stallMs, silenceMs: options.silenceMs };
+  const { strict, stallMs, silenceMs, contentMayHaveChanged } = options;
+  const survival = { deadlineMs, soleWriter, strict, stallMs, silenceMs, contentMayHaveChanged };
   return await inTime(
     locator,
     options,
     (signal) =>
       openNbd({
         dial: dialOf(locator, options),
+        others: locator.others?.map((server) => dialOf({ ...locator, server, others: undefined }, options)),
         exportName,
         connections,
         readOnly,

@@ -24,6 +24,8 @@ export interface FileLocator {
 export interface NbdLocator {
   readonly kind: "nbd";
   readonly server: Endpoint;
+  /** Where else the same disk is served; absent for nowhere. */
+  readonly others?: readonly TcpEndpoint[];
   /** Empty: the server's default export. */
   readonly exportName: string;
   /** Inside a channel; absent where it is plain. */
@@ -73,7 +75,7 @@ export const CHANNEL_PORT = 10811;
 export const IMAGE_PORT = 5003;
 const EXPORT_NAME_BYTES_MAX = 4096;
 const IMAGE_NAME_BYTES_MAX = 987;
-const IMAGE_SERVERS_MAX = 16;
+const SERVERS_MAX = 16;
 
 /** A URI cut at its punctuation; nothing is decoded yet but the parameters. */
 interface UriParts {
@@ -100,7 +102,7 @@ const schemes: ReadonlyMap<string, (parts: UriParts) => DiskLocator> = new Map<
 /**
  * Parses the name of a disk.
  *
- * @param text A path, `file:///path`, `nbd://host[:port][/export]`,
+ * @param text A path, `file:///path`, `nbd://host[:port][,host[:port]…][/export]`,
  *   `nbd+unix:///[export]?socket=path`, `nbds://…` and `nbds+unix://…` likewise with
  *   `[?tls-certificates=directory&tls-hostname=name&tls-verify-peer=0|1]`, `nbd+noise://host[:port][/export][?key=…&identity=path&psk=path]`,
  *   `nbd+crc://host[:port][/export]` or `dnbd3://host[:port][,host[:port]…]/image[?rid=revision]`.
@@ -131,8 +133,9 @@ export function formatDiskLocator(locator: DiskLocator): string {
   if (locator.kind === "file") return looksLikeUri(locator.path) ? `./${locator.path}` : locator.path;
   if (locator.kind === "image") {
     const { servers, revision } = locator;
-    const hosts = servers.map((server) => formatAuthority(server, IMAGE_PORT)).join(",");
-    return `dnbd3://${hosts}/${encodeName(locator.name)}${revision === 0 ? "" : `?rid=${revision}`}`;
+    return `dnbd3://${formatAuthorities(servers, IMAGE_PORT)}/${encodeName(locator.name)}${
+      revision === 0 ? "" : `?rid=${revision}`
+    }`;
   }
   const name = encodeName(locator.exportName);
   const { server } = locator;
@@ -142,7 +145,8 @@ export function formatDiskLocator(locator: DiskLocator): string {
     return `${plainScheme}+unix:///${name}${formatParameters({ socket: server.path, ...tls })}`;
   }
   if (locator.channel === undefined) {
-    return `${plainScheme}://${formatAuthority(server, NBD_PORT)}/${name}${formatParameters(tls)}`;
+    const hosts = formatAuthorities([server, ...locator.others ?? []], NBD_PORT);
+    return `${plainScheme}://${hosts}/${name}${formatParameters(tls)}`;
   }
   const { scheme, parameters } = describeChannel(locator.channel);
   return `${scheme}://${formatAuthority(server, CHANNEL_PORT)}/${name}${formatParameters(parameters)}`;
@@ -151,6 +155,10 @@ export function formatDiskLocator(locator: DiskLocator): string {
 /** The slashes of a name stay readable: only what has a meaning in a URI is encoded. */
 function encodeName(name: string): string {
   return encodeURIComponent(name).replaceAll("%2F", "/");
+}
+
+function formatAuthorities(servers: readonly TcpEndpoint[], defaultPort: number): string {
+  return servers.map((server) => formatAuthority(server, defaultPort)).join(",");
 }
 
 function formatAuthority({ host, port }: TcpEndpoint, defaultPort: number): string {
@@ -200,7 +208,18 @@ function fileLocator({ authority, path, parameters }: UriParts): FileLocator {
 
 function nbdLocator({ authority, path, parameters }: UriParts): NbdLocator {
   expectParameters(parameters, []);
-  return { kind: "nbd", server: tcpEndpoint(authority), exportName: exportName(path) };
+  const [server, ...others] = endpoints(authority, NBD_PORT);
+  const locator = { kind: "nbd", server, exportName: exportName(path) } as const;
+  return others.length === 0 ? locator : { ...locator, others };
+}
+
+/** One or several, with commas between them. */
+function endpoints(authority: string, defaultPort: number): TcpEndpoint[] {
+  const servers = authority.split(",").map((each) => tcpEndpoint(each, defaultPort));
+  if (servers.length > SERVERS_MAX) {
+    throw new SyntaxError(`it names ${servers.length} servers, more than ${SERVERS_MAX}`);
+  }
+  return servers;
 }
 
 function nbdUnixLocator(parts: UriParts): NbdLocator {
@@ -282,10 +301,7 @@ function nbdCrcLocator({ authority, path, parameters }: UriParts): NbdLocator {
 
 function imageLocator({ authority, path, parameters }: UriParts): ImageLocator {
   expectParameters(parameters, ["rid"]);
-  const servers = authority.split(",").map((each) => tcpEndpoint(each, IMAGE_PORT));
-  if (servers.length > IMAGE_SERVERS_MAX) {
-    throw new SyntaxError(`it names ${servers.length} servers, more than ${IMAGE_SERVERS_MAX}`);
-  }
+  const servers = endpoints(authority, IMAGE_PORT);
   const name = decoded(path.replace(/^\//, ""));
   if (name === "" || name.includes("\0")) throw new SyntaxError("it names no image");
   if (new TextEncoder().encode(name).length > IMAGE_NAME_BYTES_MAX) {

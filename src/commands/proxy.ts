@@ -1,10 +1,11 @@
 import { type DiskLocator, formatDiskLocator } from "../base/uri.ts";
+import { bytewise } from "../device/bytewise.ts";
 import { openCacheFile } from "../device/block_cache_file.ts";
 import { CacheDisk } from "../device/cache.ts";
 import { MemoryStore } from "../device/cache_memory.ts";
 import type { BlockDevice } from "../device/device.ts";
-import { openDisk, OpenError } from "../open_disk.ts";
-import { STALL_MS } from "../remote/surviving_link.ts";
+import { openDisk, OpenError, openNbdLocator } from "../open_disk.ts";
+import { STALL_MS, type SurvivingLink } from "../remote/surviving_link.ts";
 import { systemClock } from "../os/clock.ts";
 import { type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import { parseAddressOption } from "../base/ip_address.ts";
@@ -36,6 +37,11 @@ const OPTIONS = {
   readOnly: { type: "flag", short: "r", help: "Serve the disk read-only" },
   deadline: { ...deadlineOption, default: 0 },
   soleWriter: soleWriterOption,
+  strict: {
+    type: "flag",
+    help:
+      "Fail rather than repeat a write on a server that may still execute it, because it knows no sessions",
+  },
   stall: {
     type: "duration",
     default: STALL_MS,
@@ -73,7 +79,9 @@ When the connection is lost, unanswered requests are sent again on a new one, fo
 
 A server that is slow is waited for. A denbd server is asked for a sign of life, and left when it owes one for --stall; others when the network no longer hears of their machine, or, if the environment variable FLEXNBD_UPSTREAM_TIMEOUT has a number of seconds, when they owe an answer and are silent for so long.
 
-A cache forgets what is written through this proxy, and knows nothing of other writers. So it is used only where the server says that the disk is read-only, or with --sole-writer, unless shared-unsafe says that old data do no harm.
+A cache forgets what is written through this proxy, and knows nothing of other writers. So it is used only where the disk is read-only, where a denbd server has reserved it for this proxy, or with --sole-writer, unless shared-unsafe says that old data do no harm. It is emptied when the connection comes back to a server that does not prove to have the same content, which none but denbd can.
+
+DISK may name several servers of the same disk, nbd://host,host/export: the next is tried when one is away. If the disk is to be written they must be denbd and tell the same identity.
 
 Listening, access entries and signals are as for serve.`,
   options: OPTIONS,
@@ -142,6 +150,9 @@ class Upstream implements ServerRole {
   readonly #source: string;
   readonly #name: string;
   readonly #cache: CacheWish | null;
+  #link: SurvivingLink | null = null;
+  /** The last is asked first. */
+  readonly #caches: CacheDisk[] = [];
   readonly #log: Invocation["log"];
   readonly #env: Invocation["env"];
 
@@ -171,20 +182,26 @@ class Upstream implements ServerRole {
   }
 
   async #open(stopped: AbortSignal): Promise<BlockDevice> {
-    const { readOnly, bind, wait, deadline, soleWriter, stall } = this.#options;
+    const { readOnly, bind, wait, deadline, soleWriter, strict, stall } = this.#options;
+    const options = {
+      readOnly,
+      bind,
+      signal: stopped,
+      deadlineMs: forEver(deadline),
+      soleWriter,
+      strict,
+      stallMs: forEver(stall),
+      silenceMs: silenceLimit(this.#env),
+      contentMayHaveChanged: () => this.#forget(),
+      log: this.#log,
+      env: this.#env,
+    };
     while (true) {
       try {
-        return await openDisk(this.#locator, {
-          readOnly,
-          bind,
-          signal: stopped,
-          deadlineMs: forEver(deadline),
-          soleWriter,
-          stallMs: forEver(stall),
-          silenceMs: silenceLimit(this.#env),
-          log: this.#log,
-          env: this.#env,
-        });
+        if (this.#locator.kind !== "nbd") return await openDisk(this.#locator, options);
+        const { disk, link } = await openNbdLocator(this.#locator, options);
+        this.#link = link;
+        return bytewise(disk);
       } catch (error) {
         if (!wait || !(error instanceof OpenError)) throw error;
         this.#log.warn(`${error.message}; trying again`);
@@ -193,14 +210,26 @@ class Upstream implements ServerRole {
     }
   }
 
+  /** Nothing of what is kept is known to be what the disk has now. */
+  #forget(): void {
+    if (this.#caches.length === 0) return;
+    this.#log.info(`${this.#source}: the cache is emptied, because the disk may have changed`);
+    for (const cache of this.#caches) {
+      const clearing = cache.clear();
+      // It has given itself up, and says so; what is written next hears of it.
+      if (clearing instanceof Promise) clearing.catch(() => {});
+    }
+  }
+
   /** The disk with the caches that were asked for and are safe. Closes it if that fails. */
   async #cached(disk: BlockDevice): Promise<BlockDevice> {
     const { cacheDir, soleWriter } = this.#options;
     if (this.#cache === null && cacheDir === undefined) return disk;
-    if (disk.can.write && !soleWriter && this.#cache?.sharedUnsafe !== true) {
+    const alone = !disk.can.write || soleWriter || this.#link?.status.reserved === true;
+    if (!alone && this.#cache?.sharedUnsafe !== true) {
       this.#log.warn(
         `${this.#source}: the cache is off, because others may write to the disk ` +
-          `(if not: --sole-writer; if that does not matter: --cache=shared-unsafe)`,
+          `(if not: serve --writers one-session, or --sole-writer here; if that does not matter: --cache=shared-unsafe)`,
       );
       return disk;
     }
@@ -209,7 +238,7 @@ class Upstream implements ServerRole {
       try {
         const store = await openCacheFile(cacheDir, disk, this.#source, this.#log);
         // Who keeps blocks in memory as well reads ahead into it.
-        cached = new CacheDisk(disk, store, this.#cache === null ? {} : { prefetchBytes: 0 });
+        cached = this.#known(new CacheDisk(disk, store, this.#cache === null ? {} : { prefetchBytes: 0 }));
       } catch (error) {
         await disk.close();
         throw error;
@@ -217,7 +246,19 @@ class Upstream implements ServerRole {
     }
     if (this.#cache === null) return cached;
     const blockBytes = Math.max(CACHE_BLOCK_BYTES, disk.blockSizes.minimum);
-    return new CacheDisk(cached, new MemoryStore(this.#cache.sizeBytes, blockBytes));
+    return this.#known(new CacheDisk(cached, new MemoryStore(this.#cache.sizeBytes, blockBytes)));
+  }
+
+  #known(cache: CacheDisk): CacheDisk {
+    this.#caches.push(cache);
+    return cache;
+  }
+
+  about(): ReturnType<NonNullable<ServerRole["about"]>> {
+    return {
+      upstream: this.#link?.status,
+      caches: this.#caches.map(({ counts, keptBytes }) => ({ ...counts, keptBytes })),
+    };
   }
 }
 

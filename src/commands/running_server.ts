@@ -12,7 +12,7 @@ import { Migrations } from "../control/migrations.ts";
 import { ControlServer } from "../control/server.ts";
 import { describeAccess, describeServer } from "../control/server_status.ts";
 import { StateWatch } from "../control/state_watch.ts";
-import type { AccessStatus, ImageStatus, ProcessStatus } from "../control/status.ts";
+import type { AccessStatus, ExportStatus, ImageStatus, ProcessStatus } from "../control/status.ts";
 import { StatusHttp } from "../control/status_http.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { activatedDescriptors, listenDescriptor } from "../net/activation.ts";
@@ -165,6 +165,8 @@ export interface ServerRole {
   handlers?(): ControlHandlers;
   /** Its dnbd3 images, for the status. */
   images?(): readonly ImageStatus[];
+  /** What is behind an export, for status. */
+  about?(exported: Export): Pick<ExportStatus, "upstream" | "caches">;
   /** Ends what it serves besides. */
   close?(): Promise<void>;
 }
@@ -467,6 +469,7 @@ export class RunningServer {
       hasControl: !this.#receives,
       images: this.#role.images?.(),
       migrationOf: (exported) => this.#migrations.progressOf(exported),
+      about: (exported) => this.#role.about?.(exported) ?? {},
     });
   }
 

@@ -1,3 +1,4 @@
+import type { LinkStatus } from "../remote/surviving_link.ts";
 import { printable } from "../base/printable.ts";
 import { formatSize } from "../base/size_text.ts";
 import type { MigrationProgress } from "../migrate/migration.ts";
@@ -42,6 +43,10 @@ function exportLines(each: ExportStatus, before: ExportStatus | undefined, secon
   }
   if (each.syncFailure !== null) {
     lines.push(`  WRITING HAS ENDED: a sync failed (${printable(each.syncFailure)})`);
+  }
+  if (each.upstream !== undefined) lines.push(`  ${upstreamText(each.upstream)}`);
+  for (const { keptBytes, hits, misses } of each.caches ?? []) {
+    lines.push(`  cache: ${formatSize(keptBytes)}, ${hits} hits, ${misses} misses`);
   }
   if (each.reservation !== null) {
     const { holder, awayMs } = each.reservation;
@@ -166,4 +171,19 @@ export function formatDuration(ms: number): string {
 function formatUs(us: number): string {
   if (us < 1000) return `${Math.round(us)} µs`;
   return us < 1_000_000 ? `${(us / 1000).toFixed(1)} ms` : `${(us / 1_000_000).toFixed(1)} s`;
+}
+
+function upstreamText(upstream: LinkStatus): string {
+  const { state, peer, trouble, reconnects, resent, unanswered, fenced, reserved, doubt } = upstream;
+  const parts = [
+    `${state}, ${printable(peer)}`,
+    `${reconnects} reconnects`,
+    `${resent} resent`,
+    `${unanswered} unanswered`,
+    fenced ? "fenced" : "fenced=no",
+  ];
+  if (reserved) parts.push("reserved");
+  if (trouble !== null) parts.push(printable(trouble));
+  if (doubt !== null) parts.push(`THE NEXT FLUSH FAILS: ${printable(doubt)}`);
+  return `server: ${parts.join(", ")}`;
 }

@@ -28,6 +28,8 @@ export interface ServerParts {
   migrationOf(exported: Export): MigrationProgress | null;
   /** Where it listens, as in {@linkcode ProcessStatus}. */
   listening(): readonly string[];
+  /** What is behind an export. Default: nothing to tell. */
+  about?(exported: Export): Pick<ExportStatus, "upstream" | "caches">;
   nowMs(): number;
   readonly startedAtMs: number;
 }
@@ -74,7 +76,8 @@ function describeReservation(holder: Holder | null): ReservationStatus | null {
   return { session, holder: who, connections, awayMs: Math.round(awayMs) };
 }
 
-function describeExports({ exports, nbd, migrationOf }: ServerParts, nowMs: number): ExportStatus[] {
+function describeExports(parts: ServerParts, nowMs: number): ExportStatus[] {
+  const { exports, nbd, migrationOf } = parts;
   const clients = nbd.clients();
   return exports.list().map((exported) => {
     const { traffic, device } = exported;
@@ -94,6 +97,7 @@ function describeExports({ exports, nbd, migrationOf }: ServerParts, nowMs: numb
       writers: exported.writers ?? "any",
       reservation: describeReservation(nbd.writersOf(exported).holder),
       migration: migrationOf(exported),
+      ...parts.about?.(exported),
       latency: traffic.latencies(),
       clients: clients.filter(({ session }) => session.exported === exported).map((client) => ({
         id: client.id,

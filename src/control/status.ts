@@ -4,6 +4,7 @@
  * Everything here is plain data: it is what `status --json` prints. Times are in milliseconds unless the name has
  * another unit, counts begin at the start of what they count for.
  */
+import type { LinkStatus } from "../remote/surviving_link.ts";
 import type { Rights } from "../access/acl.ts";
 import type { MigrationProgress } from "../migrate/migration.ts";
 
@@ -48,6 +49,15 @@ export interface ReservationStatus {
   readonly awayMs: number;
 }
 
+/** What a cache has done since the start; see `CacheCounts`. */
+export interface CacheStatus {
+  readonly keptBytes: number;
+  readonly hits: number;
+  readonly misses: number;
+  readonly prefetchedBytes: number;
+  readonly discardedFetches: number;
+}
+
 /** One disk on offer. */
 export interface ExportStatus {
   readonly name: string;
@@ -69,6 +79,10 @@ export interface ExportStatus {
   readonly writers: "any" | "one-session";
   readonly reservation: ReservationStatus | null;
   readonly migration: MigrationProgress | null;
+  /** The connections to the server that has the disk; absent if it is here. */
+  readonly upstream?: LinkStatus;
+  /** Caches in front of the disk, the one that is asked last first; absent where there can be none. */
+  readonly caches?: readonly CacheStatus[];
   /** By operation: `read`, `write`, `flush`… Operations that never ran are missing. */
   readonly latency: Readonly<Record<string, Latency>>;
   readonly clients: readonly ClientStatus[];
@@ -182,5 +196,26 @@ export function formatStatusLine(status: ProcessStatus): string {
   const quarantined = status.images.filter(({ quarantine }) => quarantine !== null).length;
   if (quarantined > 0) pairs.push(["quarantined", quarantined]);
   if (exports.some((each) => each.syncFailure !== null)) pairs.push(["sync_failed", true]);
+  for (const { upstream, caches = [] } of exports.slice(0, 1)) {
+    if (upstream !== undefined) pairs.push(...upstreamPairs(upstream));
+    const cache = caches.at(-1);
+    if (cache === undefined) continue;
+    pairs.push(["cache_bytes", cache.keptBytes], ["cache_hits", cache.hits], ["cache_misses", cache.misses]);
+  }
   return pairs.map(([key, value]) => `${key}=${value} `).join("");
+}
+
+function upstreamPairs(upstream: LinkStatus): [string, string | number | boolean][] {
+  const { state, reconnects, resent, unanswered, fenced, reserved, replayBytes, doubt } = upstream;
+  const pairs: [string, string | number | boolean][] = [
+    ["upstream", state],
+    ["reconnects", reconnects],
+    ["resent", resent],
+    ["unanswered", unanswered],
+    ["fenced", fenced ? "yes" : "no"],
+    ["reserved", reserved ? "yes" : "no"],
+    ["replay_bytes", replayBytes],
+  ];
+  if (doubt !== null) pairs.push(["next_flush", "fails"]);
+  return pairs;
 }

@@ -29,8 +29,9 @@ export async function openCacheFile(
   const subject: CacheSubject = {
     sizeBytes,
     blockBytes: Math.max(BLOCK_BYTES, blockSizes.minimum),
+    // Nobody can tell whether a disk without an identity is still the same: the next start does not trust the file.
     identity: identity === undefined
-      ? `source ${source}`
+      ? `unknown ${crypto.randomUUID()}`
       : `uuid ${identity.uuid} generation ${identity.generation}`,
   };
   const path = `${directory}/${await fileName(source)}`;

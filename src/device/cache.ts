@@ -158,6 +158,11 @@ export class CacheDisk implements BlockDevice {
     }
   }
 
+  /** Throws out everything, for the disk may have become another. What is being fetched is not kept. */
+  clear(): void | Promise<void> {
+    return this.#throwOut({ first: 0, end: Math.ceil(this.sizeBytes / this.#blockBytes) });
+  }
+
   async close(): Promise<void> {
     this.#closed = true;
     await this.#disk.close();

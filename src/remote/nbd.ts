@@ -10,6 +10,7 @@ import type {
   Abilities,
   BlockDevice,
   BlockSizes,
+  DiskIdentity,
   Extent,
   WriteOptions,
   ZeroOptions,
@@ -26,6 +27,8 @@ export interface Carrier {
   readonly facts: ExportFacts;
   /** Whether lengths may have 64 bits. */
   readonly extended: boolean;
+  /** Which disk it is, if the server keeps that. */
+  readonly identity?: DiskIdentity;
   /** Settles the transaction, now or later, once. */
   submit(transaction: Transaction): void;
   /** Ends all use; what is unanswered fails. Idempotent. */
@@ -55,6 +58,10 @@ export class NbdDisk implements BlockDevice {
     this.can = can;
     this.#payloadBytesMax = blockSizes.maximumPayload - blockSizes.maximumPayload % blockSizes.minimum;
     this.#rangeBytesMax = carrier.extended ? EXTENDED_RANGE_BYTES_MAX : COMPACT_RANGE_BYTES_MAX;
+  }
+
+  get identity(): DiskIdentity | undefined {
+    return this.#carrier.identity;
   }
 
   read(offset: number, into: Uint8Array): void | Promise<void> {

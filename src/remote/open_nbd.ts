@@ -1,7 +1,7 @@
 /** From a server's address to a disk. */
 import { type Log, silentLog } from "../base/log.ts";
 import type { Clock } from "../os/clock.ts";
-import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
+import type { ClientAgreement, ClientWishes } from "../wire/nbd/handshake_client.ts";
 import { BASE_ALLOCATION } from "../wire/nbd/constants.ts";
 import { DENBD_NAMESPACE } from "../wire/nbd/denbd_context.ts";
 import { WireError } from "../wire/wire_error.ts";
@@ -13,6 +13,8 @@ import { type Dial, openConnection, type OpenedConnection } from "./open_connect
 
 export interface NbdOptions {
   readonly dial: Dial;
+  /** Further addresses of the same disk, which are tried in turn. */
+  readonly others?: readonly Dial[];
   /** "" is the server's default export. */
   readonly exportName: string;
   /** Connections to use if the server promises that they are as good as one. Default 1. */
@@ -20,7 +22,7 @@ export interface NbdOptions {
   /** Ends the attempt to open, not the disk. */
   readonly signal?: AbortSignal;
   /** What happens when connections are lost. Default: what they carried fails. */
-  readonly survival?: Omit<SurvivalOptions, "dial" | "wishes" | "session" | "log" | "clock">;
+  readonly survival?: Omit<SurvivalOptions, "dial" | "others" | "wishes" | "session" | "log" | "clock">;
   /** Nothing will be written: the server need not keep others from writing. Default `false`. */
   readonly readOnly?: boolean;
   readonly log?: Log;
@@ -31,6 +33,8 @@ export interface NbdOptions {
 export interface OpenedNbd {
   readonly disk: NbdDisk;
   readonly agreement: ClientAgreement;
+  /** What becomes of its connections; `null` where they are used as long as they last. */
+  readonly link: SurvivingLink | null;
 }
 
 /**
@@ -42,15 +46,32 @@ export interface OpenedNbd {
  * @throws The signal's reason, or what dialling throws.
  */
 export async function openNbd(options: NbdOptions): Promise<OpenedNbd> {
-  const { dial, exportName, connections = 1, readOnly = false, signal, log = silentLog, survival, clock } =
-    options;
+  const {
+    dial,
+    others = [],
+    exportName,
+    connections = 1,
+    readOnly = false,
+    signal,
+    log = silentLog,
+    survival,
+    clock,
+  } = options;
   const plainWishes = { exportName, contexts: [BASE_ALLOCATION, DENBD_NAMESPACE] };
   const session = readOnly ? undefined : { id: crypto.randomUUID(), generation: 1 };
   const wishes = session === undefined ? plainWishes : withSession(plainWishes, session);
-  const first = await openConnection(dial, wishes, signal, clock);
+  const [address, first] = await openFirst([dial, ...others], wishes, signal, clock, log);
+  if (others.length > 0 && !readOnly && exportFacts(first.agreement).can.write) {
+    if (denbdFacts(first.agreement).identity === undefined) {
+      first.close();
+      throw new WireError(
+        `${first.peerText} does not say which disk it has, so it may be written under one address only`,
+      );
+    }
+  }
   const more = exportFacts(first.agreement).can.multiConn ? connections - 1 : 0;
   const opened: OpenedConnection[] = [first];
-  const attempts = Array.from({ length: more }, () => openConnection(dial, wishes, signal, clock));
+  const attempts = Array.from({ length: more }, () => openConnection(address, wishes, signal, clock));
   for (const attempt of await Promise.allSettled(attempts)) {
     // A server may allow fewer connections than it could; the first one is enough.
     if (attempt.status === "fulfilled") opened.push(attempt.value);
@@ -61,10 +82,40 @@ export async function openNbd(options: NbdOptions): Promise<OpenedNbd> {
     signal?.throwIfAborted();
     throw new WireError(`${first.peerText} offers a different disk on each connection`);
   }
-  const carrier = survival === undefined
-    ? new ConnectionSet(opened)
-    : new SurvivingLink(opened, { ...survival, dial, wishes: plainWishes, session, log, clock });
-  return { disk: new NbdDisk(carrier), agreement: first.agreement };
+  const { agreement } = first;
+  if (survival === undefined) return { disk: new NbdDisk(new ConnectionSet(opened)), agreement, link: null };
+  const dials = [dial, ...others];
+  const at = dials.indexOf(address);
+  const [current, ...rest] = [...dials.slice(at), ...dials.slice(0, at)];
+  const link = new SurvivingLink(opened, {
+    ...survival,
+    dial: current,
+    others: rest,
+    wishes: plainWishes,
+    session,
+    log,
+    clock,
+  });
+  return { disk: new NbdDisk(link), agreement, link };
+}
+
+/** A connection to the first address that gives one. @throws What the last of them threw. */
+async function openFirst(
+  dials: readonly Dial[],
+  wishes: ClientWishes,
+  signal: AbortSignal | undefined,
+  clock: Clock | undefined,
+  log: Log,
+): Promise<[Dial, OpenedConnection]> {
+  for (const [index, dial] of dials.entries()) {
+    try {
+      return [dial, await openConnection(dial, wishes, signal, clock)];
+    } catch (error) {
+      if (index === dials.length - 1 || signal?.aborted) throw error;
+      log.warn(`trying the next address: ${(error as Error).message}`);
+    }
+  }
+  throw new RangeError("there is no address");
 }
 
 function sameExport(one: ClientAgreement, other: ClientAgreement): boolean {

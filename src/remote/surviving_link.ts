@@ -14,6 +14,7 @@
  * ones. No other server can be made to forget that.
  */
 import { type Log, silentLog } from "../base/log.ts";
+import type { DiskIdentity } from "../device/device.ts";
 import { type Clock, systemClock } from "../os/clock.ts";
 import { Command } from "../wire/nbd/constants.ts";
 import { type DenbdFacts, encodeSession, type SessionName } from "../wire/nbd/denbd_context.ts";
@@ -35,6 +36,8 @@ const REPLAY_BYTES_MAX = 64 * 1024 * 1024;
 
 export interface SurvivalOptions {
   readonly dial: Dial;
+  /** Further addresses of the same disk, tried in turn; {@linkcode dial} is the first. */
+  readonly others?: readonly Dial[];
   readonly wishes: ClientWishes;
   /** A request that takes longer fails with ETIMEDOUT. Default: none does. */
   readonly deadlineMs?: number;
@@ -42,6 +45,13 @@ export interface SurvivalOptions {
   readonly soleWriter?: boolean;
   /** As which the connections were opened, if the disk is to be written; later ones have higher generations. */
   readonly session?: SessionName;
+  /**
+   * Rather fail than send a change again to a server that may still execute it on the old connection: to one that
+   * knows no sessions. Default `false`.
+   */
+  readonly strict?: boolean;
+  /** Hears of a return to a server that does not prove that the content is what it was. Before anything is read. */
+  readonly contentMayHaveChanged?: () => void;
   /** A denbd server that sends nothing for so long, and answers no probe, is left. Default {@linkcode STALL_MS}. */
   readonly stallMs?: number;
   /** Any server that neither sends nor takes anything for so long, and owes an answer, is left. Default: none is. */
@@ -52,6 +62,38 @@ export interface SurvivalOptions {
   readonly clock?: Clock;
   /** From 0 up to 1; for jitter. Default `Math.random`. */
   readonly random?: () => number;
+}
+
+/** For status. */
+export interface LinkStatus {
+  readonly state: "connected" | "reconnecting" | "failed" | "closed";
+  /** The server: where it is, or was last. */
+  readonly peer: string;
+  /** Why it failed, or is not connected; `null` while all is well. */
+  readonly trouble: string | null;
+  readonly connections: number;
+  readonly reconnects: number;
+  /** Requests sent again. */
+  readonly resent: number;
+  readonly unanswered: number;
+  /** Of the server, if it is denbd. */
+  readonly instance: string | null;
+  /** Of the disk, if the server keeps one. */
+  readonly identity: { readonly uuid: string; readonly generation: number } | null;
+  readonly session: SessionName | null;
+  /** Whether what old connections carried is over before new ones are served. */
+  readonly fenced: boolean;
+  /** Whether the server has reserved the disk for the session. */
+  readonly reserved: boolean;
+  readonly soleWriter: boolean;
+  /** Bytes kept to be written again after a crash, roughly. */
+  readonly replayBytes: number;
+  /** Ranges written again after crashes. */
+  readonly replayed: number;
+  /** Why the next flush will fail; `null` if there is no reason. */
+  readonly doubt: string | null;
+  /** Why the last flush failed that had to tell of a doubt; `null` if none had. */
+  readonly lastDoubt: string | null;
 }
 
 /** What is known of an unanswered request. */
@@ -67,7 +109,13 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
   readonly extended: boolean;
   readonly #options: SurvivalOptions;
   readonly #connectionCount: number;
-  readonly #peerText: string;
+  readonly #dials: readonly Dial[];
+  /** Which of them comes next. */
+  #dialIndex = 0;
+  #peerText: string;
+  #trouble: string | null = null;
+  #replayed = 0;
+  #lastDoubt: string | null = null;
   readonly #log: Log;
   readonly #clock: Clock;
   readonly #backoff: Backoff;
@@ -115,6 +163,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     this.#denbd = denbdFacts(first.agreement);
     this.#generation = options.session?.generation ?? 0;
     this.#connectionCount = opened.length;
+    this.#dials = [options.dial, ...options.others ?? []];
     this.#peerText = first.peerText;
     this.#log = options.log ?? silentLog;
     this.#clock = options.clock ?? systemClock;
@@ -138,6 +187,36 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
   /** Bytes kept to be written again, roughly. */
   get replayBytes(): number {
     return this.#replay.bytes;
+  }
+
+  get status(): LinkStatus {
+    const { session, soleWriter = false } = this.#options;
+    const { instance = null, identity = null, reservation } = this.#denbd;
+    const failed = this.#end !== null && this.#end.errno !== "ESHUTDOWN";
+    return {
+      state: failed ? "failed" : this.#end !== null ? "closed" : this.#up ? "connected" : "reconnecting",
+      peer: this.#peerText,
+      trouble: failed ? this.#end!.detail ?? null : this.#trouble,
+      connections: this.#connections.size,
+      reconnects: this.#reconnects,
+      resent: this.#resent,
+      unanswered: this.#table.size,
+      instance,
+      identity,
+      session: session === undefined ? null : { id: session.id, generation: this.#generation },
+      fenced: this.#isFenced,
+      reserved: reservation !== undefined,
+      soleWriter,
+      replayBytes: this.#replay.bytes,
+      replayed: this.#replayed,
+      doubt: this.#doubt,
+      lastDoubt: this.#lastDoubt,
+    };
+  }
+
+  get identity(): DiskIdentity | undefined {
+    const { identity } = this.#denbd;
+    return identity === undefined ? undefined : { ...identity, durable: true };
   }
 
   submit(transaction: Transaction): void {
@@ -182,6 +261,12 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     for (const transaction of unanswered) {
       if (!this.#table.has(transaction)) transaction.fail({ errno: "EIO", cause: LOST });
     }
+    if (this.#options.strict === true && !this.#isFenced && unanswered.some((each) => each.changesDisk)) {
+      this.#giveUp(
+        `the connection to ${this.#peerText} was lost, and what it carried may still be executed: ` +
+          "the server knows no sessions, and --strict forbids to send it again",
+      );
+    }
     // What went out on the others is not worth telling apart: all of it starts afresh.
     for (const other of this.#connections) other.close(reason);
     if (this.#connections.size > 0) return;
@@ -204,6 +289,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     if (this.#doubt === null || flushes.length === 0) return;
     const detail = this.#doubt;
     this.#doubt = null;
+    this.#lastDoubt = detail;
     for (const flush of flushes) {
       this.#table.delete(flush);
       flush.fail({ errno: "EIO", detail });
@@ -262,12 +348,14 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
 
   async #reconnect(reason: Error): Promise<void> {
     this.#reconnecting = true;
+    this.#trouble = reason.message;
     this.#log.warn(`lost the connection to ${this.#peerText}: ${reason.message}`);
     let told = "";
     // A connection may be lost again before this has noticed that it was there.
-    while (this.#end === null && !this.#up) {
+    for (let attempt = 0; this.#end === null && !this.#up; attempt++) {
       await Promise.all([...this.#connections].map((connection) => connection.disconnect()));
-      await this.#pause(this.#backoff.next());
+      // All addresses are tried before a pause.
+      if (attempt % this.#dials.length === 0) await this.#pause(this.#backoff.next());
       if (this.#end !== null) break;
       try {
         await this.#comeBack();
@@ -275,6 +363,8 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
         const { message } = error as Error;
         if (message !== told && this.#end === null) this.#log.warn(`cannot reconnect: ${message}`);
         told = message;
+        this.#trouble = message;
+        this.#dialIndex = (this.#dialIndex + 1) % this.#dials.length;
       }
     }
     this.#reconnecting = false;
@@ -293,8 +383,11 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     const changed = opened.map((each) => this.#whatChanged(each)).find((what) => what !== null) ?? null;
     if (this.#end !== null || changed !== null) {
       for (const each of opened) each.close();
-      if (changed !== null) this.#giveUp(changed);
-      return;
+      if (changed === null) return;
+      const detail = `${opened[0].peerText} came back, but ${changed}`;
+      // Another address may still have the right one.
+      if (this.#dials.length > 1) throw new Error(detail);
+      return this.#giveUp(detail);
     }
     const facts = opened.map(({ agreement }) => denbdFacts(agreement));
     if (facts.some(({ instance }) => instance !== facts[0].instance)) {
@@ -302,6 +395,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
       throw new Error("the server restarted meanwhile");
     }
     const isSameInstance = facts[0].instance !== undefined && facts[0].instance === this.#denbd.instance;
+    if (!this.#provesContent(facts[0])) this.#options.contentMayHaveChanged?.();
     const connections = opened.map((each) => each.start(this, this.#patience));
     for (const connection of connections) this.#connections.add(connection);
     if (!isSameInstance) await this.#restore(facts[0]);
@@ -315,6 +409,8 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
       throw again;
     }
     this.#denbd = facts[0];
+    this.#peerText = opened[0].peerText;
+    this.#trouble = null;
     this.#reconnects++;
     this.#resent += this.#table.size;
     this.#log.info(`reconnected to ${this.#peerText}; ${this.#table.size} requests are sent again`);
@@ -322,6 +418,19 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     const unanswered = [...this.#table.keys()];
     this.#reportDoubt(unanswered.filter(({ type }) => type === Command.FLUSH));
     for (const transaction of unanswered) if (this.#table.has(transaction)) this.#send(transaction);
+  }
+
+  /** Whether the content is what it was, but for what we have changed. */
+  #provesContent({ instance, identity, reservation }: DenbdFacts): boolean {
+    const known = this.#denbd;
+    if (reservation !== known.reservation) return false;
+    if (reservation !== undefined || instance !== undefined && instance === known.instance) return true;
+    return identity !== undefined && identity.uuid === known.identity?.uuid &&
+      (this.#options.soleWriter === true || identity.generation === known.identity.generation);
+  }
+
+  get #isFenced(): boolean {
+    return this.#denbd.session !== undefined;
   }
 
   /** What keeps an export from being the one it was, or `null`. */
@@ -360,7 +469,8 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
       late.abort(new Error(`no answer for ${OPEN_MS_MAX / 1000} s`));
     });
     const signal = AbortSignal.any([late.signal, this.#closing.signal]);
-    const { dial, session } = this.#options;
+    const { session } = this.#options;
+    const dial = this.#dials[this.#dialIndex];
     const wishes = session === undefined
       ? this.#options.wishes
       : withSession(this.#options.wishes, { id: session.id, generation: ++this.#generation });
@@ -388,6 +498,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     }
     const entries = [...this.#replay.entries()];
     try {
+      this.#replayed += entries.length;
       await Promise.all(entries.map((entry) => this.#writeAgain(entry)));
       if (entries.length > 0) await this.#perform(new Transaction(Command.FLUSH, 0, 0, 0, null));
     } catch (error) {
@@ -456,9 +567,9 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     transaction.fail({ errno: "ETIMEDOUT", detail: `no answer from ${this.#peerText}` });
   }
 
-  /** The server came back as something else. */
-  #giveUp(what: string): void {
-    const detail = `${this.#peerText} came back, but ${what}`;
+  /** There is nothing to come back to. */
+  #giveUp(detail: string): void {
+    if (this.#end !== null) return;
     this.#log.error(detail);
     this.#finish({ errno: "EIO", detail });
   }

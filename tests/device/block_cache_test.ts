@@ -324,7 +324,8 @@ test("goes on without keeping when the file is full", async () => {
 Deno.test("a cache file is found again for the same disk, is private, and used by one program at a time", async () => {
   using directory = temporaryDirectory();
   const folder = directory.file("cache");
-  const disk: BlockDevice = new MemoryDisk(1 << 20);
+  const identity = { uuid: "01234567-89ab-4def-8123-456789abcdef", generation: 1, durable: true };
+  const disk: BlockDevice = Object.assign(new MemoryDisk(1 << 20), { identity });
   disk.write(0, filled(7));
   const first = new CacheDisk(disk, await openCacheFile(folder, disk, "nbd://x/"), { prefetchBytes: 0 });
   await first.read(0, new Uint8Array(BLOCK));
@@ -342,6 +343,19 @@ Deno.test("a cache file is found again for the same disk, is private, and used b
   const other = await openCacheFile(folder, disk, "nbd://y/");
   assert(!other.has(0));
   await other.close();
+});
+
+Deno.test("a cache file of a disk that nobody can tell from another is not trusted by the next start", async () => {
+  using directory = temporaryDirectory();
+  const disk: BlockDevice = new MemoryDisk(1 << 20);
+  const first = new CacheDisk(disk, await openCacheFile(directory.path, disk, "nbd://x/"), {
+    prefetchBytes: 0,
+  });
+  await first.read(0, new Uint8Array(BLOCK));
+  await first.close();
+  const store = await openCacheFile(directory.path, disk, "nbd://x/");
+  assert(!store.has(0));
+  await store.close();
 });
 
 Deno.test("rule 14: what an earlier life wrote is durable before blocks of it are kept", async () => {

@@ -47,6 +47,7 @@ async function withProxy(
   flags: readonly string[],
   test: (pair: Pair) => Promise<void>,
   serverFlags: readonly string[] = [],
+  endsItself = false,
 ): Promise<void> {
   using directory = temporaryDirectory();
   const image = directory.file("image");
@@ -55,7 +56,7 @@ async function withProxy(
   await using server = await serve(["--file", image, ...serverFlags]);
   await using front = await proxy([...flags, server.uri()]);
   await test({ content, image, server, front });
-  assertEquals(await front.stop(), 0);
+  if (!endsItself) assertEquals(await front.stop(), 0);
 }
 
 for (const { name, flags } of STYLES) {
@@ -415,6 +416,57 @@ Deno.test("proxy --read-only refuses writes, and its access list whom it does no
   assertMatch(stderr, /no entry matches/);
 });
 
+Deno.test("proxy caches a disk that is reserved for it, and shows how it stands with the server", async () => {
+  using directory = temporaryDirectory();
+  const sock = directory.file("control");
+  const state = ["--state-dir", directory.file("state")];
+  const serverSock = directory.file("server");
+  const serverFlags = ["--writers", "one-session", "--sock", serverSock, ...state];
+  await withProxy(
+    ["--cache", "--sock", sock],
+    async ({ content, front, server }) => {
+      using opened = await clientOf(front);
+      await opened.client.read(0, 256 * 1024);
+      server.signal("SIGSTOP");
+      const { data } = await opened.client.read(BLOCK, 64 * 1024);
+      server.signal("SIGCONT");
+      assertEquals(data, content.slice(BLOCK, BLOCK + 64 * 1024));
+      assertEquals((await opened.client.write(0, new Uint8Array(512))).error, 0);
+      const [exported] = JSON.parse((await denbd(["status", "--sock", sock, "--json"])).stdout).exports;
+      const { upstream, caches: [cache] } = exported;
+      assertEquals([upstream.state, upstream.fenced, upstream.reserved, upstream.reconnects], [
+        "connected",
+        true,
+        true,
+        0,
+      ]);
+      assert(upstream.replayBytes >= 512 && cache.hits > 0 && cache.keptBytes > 0);
+      const { stdout: line } = await denbd(["status", "--sock", sock]);
+      assertMatch(
+        line,
+        / upstream=connected reconnects=0 resent=0 unanswered=0 fenced=yes reserved=yes replay_bytes=\d+ /,
+      );
+      assertMatch(line, / cache_hits=\d+ /);
+      // The server says for whom; a second writer is told.
+      const [served] = JSON.parse((await denbd(["status", "--sock", serverSock, "--json"])).stdout).exports;
+      assertEquals([served.writers, served.reservation.session], ["one-session", upstream.session.id]);
+      const { stderr } = await denbd(["write", "--size", "1", server.uri()], { code: 1, stdin: "x" });
+      assertMatch(stderr, /it is reserved for 127\.0\.0\.1:\d+, session/);
+      assertEquals((await denbd(["read", "--size", "4", server.uri()])).bytes.length, 4);
+      // A client of others may look.
+      using stranger = await clientOf(server);
+      assertEquals((await stranger.client.read(0, 512)).error, 0);
+      assertEquals((await stranger.client.write(0, new Uint8Array(512))).error, 1);
+      // The operator ends it.
+      assertMatch((await denbd(["unreserve", "--sock", serverSock])).stdout, /was reserved for 127\.0\.0\.1/);
+      assertEquals((await denbd(["write", "--size", "1", server.uri()], { stdin: "x" })).code, 0);
+      await front.stop("SIGKILL");
+    },
+    serverFlags,
+    true,
+  );
+});
+
 Deno.test("proxy shows its status on the control socket", async () => {
   using directory = temporaryDirectory();
   await withProxy(["--sock", directory.file("control")], async ({ front, server }) => {
@@ -467,4 +519,53 @@ peerTest("proxy in front of qemu-nbd is what the disk is", ["qemu-nbd"], async (
     assertEquals(Deno.readFileSync(image).slice(4999, 4999 + data.length), data);
     assertEquals((await denbd(["read", "--from", "4999", "--size", "70001", front.uri()])).bytes, data);
   }
+});
+
+peerTest(
+  "proxy says why the next flush fails after nbdkit was killed, and empties its cache for what comes back",
+  ["nbdkit"],
+  async () => {
+    using directory = temporaryDirectory();
+    const [image, other] = [directory.file("image"), directory.file("other")];
+    Deno.writeFileSync(image, new Uint8Array(MIB).fill(1));
+    Deno.writeFileSync(other, new Uint8Array(MIB).fill(2));
+    const sock = directory.file("control");
+    const socket = directory.file("nbd.sock");
+    const server = await startNbdkit(["file", image], { socket });
+    // It ends after the proxy, for whose connection it would wait.
+    await using later = new AsyncDisposableStack();
+    await using front = await proxy(["--cache=shared-unsafe", "--sock", sock, server.uri]);
+    using opened = await clientOf(front);
+    assertEquals((await opened.client.write(0, new Uint8Array(BLOCK).fill(9))).error, 0);
+    assertEquals((await opened.client.read(MIB / 2, BLOCK)).data[0], 1);
+    await server.stop("SIGKILL");
+    await Deno.remove(socket).catch(() => {});
+    later.use(await startNbdkit(["file", other], { socket }));
+    await front.logged(/reconnected to/);
+    assertEquals((await opened.client.read(MIB / 2, BLOCK)).data[0], 2);
+    const { stdout: line } = await denbd(["status", "--sock", sock]);
+    assertMatch(line, / reconnects=1 .*fenced=no reserved=no .*next_flush=fails /);
+    const before = JSON.parse((await denbd(["status", "--sock", sock, "--json"])).stdout).exports[0].upstream;
+    assertMatch(before.doubt, /was lost; writes since the flush before may be, too/);
+    assertEquals((await opened.client.ask({ type: Command.FLUSH })).error, 5);
+    assertEquals((await opened.client.ask({ type: Command.FLUSH })).error, 0);
+    const after = JSON.parse((await denbd(["status", "--sock", sock, "--json"])).stdout).exports[0].upstream;
+    assertEquals([after.doubt, after.lastDoubt], [null, before.doubt]);
+  },
+);
+
+Deno.test("proxy goes on with the next server of its list when one is killed", async () => {
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  Deno.writeFileSync(image, new Uint8Array(MIB).fill(7));
+  // Read-only, so both may have it at the same time.
+  await using first = await serve(["--file", image, "--read-only"]);
+  await using second = await serve(["--file", image, "--read-only"]);
+  const servers = [first, second].map(({ port }) => `127.0.0.1:${port}`).join(",");
+  await using front = await proxy(["--read-only", `nbd://${servers}/`]);
+  using opened = await clientOf(front);
+  assertEquals((await opened.client.read(0, BLOCK)).data[0], 7);
+  await first.stop("SIGKILL");
+  assertEquals((await opened.client.read(BLOCK, BLOCK)).data[0], 7);
+  await front.logged(new RegExp(`reconnected to 127.0.0.1:${second.port}`));
 });
