@@ -669,3 +669,41 @@ Deno.test("V39: another local user is refused by the control socket", async () =
   // It sees the socket; to connect it would have to be allowed to write.
   assertEquals([await stranger("-S"), await stranger("-w")], [0, 1]);
 });
+
+Deno.test("V52: status shows who has what, what they may do, and what they have done", async () => {
+  using directory = new Directory({
+    "exports.conf": "[a]\ndisk = a.img\n[b]\ndisk = b.img\nreadonly = yes\n",
+    "peers.conf": "[here]\naddress = 127.0.0.1\nwrite = a\nread = b\n",
+  });
+  directory.image("a.img");
+  directory.image("b.img", 2 * MIB);
+  await using served = await serve(directory);
+  const [a, b] = [await served.open("a"), await served.open("b")];
+  assertEquals((await a.write(0, new Uint8Array(4096))).error, 0);
+  assertEquals((await a.read(0, 512)).error, 0);
+  assertEquals((await b.write(0, new Uint8Array(512))).error, WireErrno.EPERM);
+  const { exports, listening, access } = await served.status();
+  assertEquals(listening, [`127.0.0.1:${served.port}`]);
+  assertEquals(access.entries, ["[here] write = a", "[here] read = b"]);
+  const [first, second] = exports;
+  assertEquals([first.name, first.sizeBytes, first.readOnly, first.writers], [
+    "a",
+    MIB,
+    false,
+    "one-session",
+  ]);
+  assertEquals([second.name, second.sizeBytes, second.readOnly], ["b", 2 * MIB, true]);
+  for (
+    const [{ clients: [client] }, rights, requests, errors, read, written] of [
+      [first, "write", 2, 0, 512, 4096],
+      [second, "read", 1, 1, 0, 0],
+    ]
+  ) {
+    assertMatch(client.address, /^127\.0\.0\.1:\d+$/);
+    assertEquals(
+      [client.identity, client.rights, client.requests, client.errors, client.readBytes, client.writtenBytes],
+      [null, rights, requests, errors, read, written],
+    );
+    assertEquals([client.inFlight, client.ageMs >= 0], [0, true]);
+  }
+});
