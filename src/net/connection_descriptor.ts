@@ -42,6 +42,12 @@ export function claimDescriptor(connection: Deno.Conn): number | null {
   return fd;
 }
 
+/** Claims a further descriptor of a socket that was claimed, so that nobody takes it for that of a new connection. */
+export function claimCopy(fd: number): void {
+  const cookie = socketCookie(fd);
+  if (cookie !== null) claimed.set(fd, cookie);
+}
+
 function isUnixClient({ localAddr }: Deno.Conn): boolean {
   return localAddr.transport === "unix" && !localAddr.path;
 }

@@ -16,6 +16,7 @@ import { systemClock } from "../os/clock.ts";
 import type { OpenFile } from "../os/file_calls.ts";
 import {
   BROKEN,
+  duplicate,
   isReadable,
   receiveNow,
   sendFileNow,
@@ -23,10 +24,11 @@ import {
   sendNowAndMore,
   setKeepAlive,
   setSendBuffer,
+  shutDown,
   WOULD_BLOCK,
 } from "../os/socket_calls.ts";
 import { Attention, GATHER_BYTES, GATHER_MS, LOOK_MS } from "./attention.ts";
-import { claimDescriptor } from "./connection_descriptor.ts";
+import { claimCopy, claimDescriptor } from "./connection_descriptor.ts";
 import type { Connection, Peer } from "./connection.ts";
 import { tcpPeer, unixPeer } from "./peer.ts";
 
@@ -52,6 +54,8 @@ export class NativeConnection implements Connection {
   readonly sendFile: Connection["sendFile"];
   readonly #conn: Deno.Conn;
   #fd: number | null;
+  /** Somebody else has a descriptor of the socket, too. */
+  #shared = false;
   #closed = false;
   /** When the last read was begun that gave others their turn. */
   #turnSinceMs = 0;
@@ -71,6 +75,20 @@ export class NativeConnection implements Connection {
       if (this.#fd !== null) setKeepAlive(this.#fd, KEEP_ALIVE);
       else (conn as Deno.TcpConn).setKeepAlive(true);
     }
+  }
+
+  /**
+   * Another descriptor of the socket, for who takes over; `null` where it cannot be had, or something is under way.
+   * This connection must not be read or written any more. Closing it ends the other's as well.
+   */
+  duplicateDescriptor(): number | null {
+    if (this.#fd === null || this.#closed || this.#pendingWrites > 0) return null;
+    const copy = duplicate(this.#fd);
+    if (copy !== null) {
+      claimCopy(copy);
+      this.#shared = true;
+    }
+    return copy;
   }
 
   read(into: Uint8Array): Promise<number | null> | null {
@@ -203,6 +221,7 @@ export class NativeConnection implements Connection {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    if (this.#shared && this.#fd !== null) shutDown(this.#fd);
     this.#fd = null;
     try {
       this.#conn.close();

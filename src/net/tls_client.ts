@@ -4,8 +4,8 @@ import type { TLSSocket } from "node:tls";
 import type { Connection } from "./connection.ts";
 import { checkCertificate } from "./tls_certificate.ts";
 import {
+  carrierOf,
   handshakeEnd,
-  streamOver,
   TLS_VERSION_MIN,
   type TlsCertificate,
   TlsConnection,
@@ -41,7 +41,7 @@ export async function connectTls(
   const done = Promise.withResolvers<TLSSocket>();
   const fail = (error: Error & { code?: string }) => done.reject(new Error(reason(error, serverName)));
   const socket: TLSSocket = connect({
-    socket: streamOver(transport, () => fail(new Error("the server closed the connection"))),
+    socket: carrierOf(transport, () => fail(new Error("the server closed the connection"))),
     // An address is no name to ask for (RFC 6066, section 3), but one to compare.
     ...(isIP(serverName) === 0 ? { servername: serverName } : { host: serverName }),
     ca: authorities,

@@ -4,8 +4,8 @@ import type { TLSSocket } from "node:tls";
 import type { Connection, Peer } from "./connection.ts";
 import { checkCertificate, commonName } from "./tls_certificate.ts";
 import {
+  carrierOf,
   handshakeEnd,
-  streamOver,
   TLS_VERSION_MIN,
   type TlsCertificate,
   TlsConnection,
@@ -55,7 +55,7 @@ export function prepareTlsServer(settings: TlsServerSettings): AcceptTls {
     // The runtime says nothing when this happens during the handshake.
     server.emit(
       "connection",
-      streamOver(transport, () => fail(new Error("the client closed the connection"))),
+      carrierOf(transport, () => fail(new Error("the client closed the connection"))),
     );
     const socket = await handshakeEnd(done, transport, signal);
     const { peer } = transport;

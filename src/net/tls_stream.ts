@@ -10,6 +10,8 @@ import type { Socket } from "node:net";
 import { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
 import type { Connection, Peer } from "./connection.ts";
+import process from "node:process";
+import { NativeConnection } from "./native_connection.ts";
 import { NodeConnection } from "./node_connection.ts";
 
 /** A certificate with its chain, and its private key, in PEM. */
@@ -75,11 +77,26 @@ export async function handshakeEnd(
 }
 
 /**
+ * What TLS runs over: the connection's own socket, if the system lets the runtime have it a second time, which
+ * saves a trip of every byte through here, or else a stream over the connection.
+ *
+ * @param onEnd Told when the peer has ended, and what it had sent before has had its effect.
+ */
+export function carrierOf(transport: Connection, onEnd: () => void): Socket {
+  const fd = transport instanceof NativeConnection ? transport.duplicateDescriptor() : null;
+  if (fd === null) return streamOver(transport, onEnd);
+  const { Socket } = process.getBuiltinModule("node:net");
+  const socket = new Socket({ fd, readable: true, writable: true });
+  socket.once("end", () => setTimeout(onEnd));
+  return socket;
+}
+
+/**
  * A stream of Node over a connection.
  *
  * @param onEnd Told when the peer has ended, and what it had sent before has had its effect.
  */
-export function streamOver(transport: Connection, onEnd: () => void): Socket {
+function streamOver(transport: Connection, onEnd: () => void): Socket {
   const stream = new Duplex({
     read() {
       const chunk = new Uint8Array(64 * 1024);

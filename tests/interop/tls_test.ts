@@ -172,3 +172,30 @@ peerTest("clients with a certificate come in under its name, and no others", [
   await run("nbdinfo", [`nbd://localhost:${server.port}`], { code: 1 });
   await server.logged(/W.* refused: .*: TLS is required/);
 });
+
+peerTest(
+  "a client that stops in the middle of the TLS handshake does not hold up the end",
+  ["openssl"],
+  async () => {
+    using directory = temporaryDirectory();
+    const path = await certificates(directory, "authority");
+    const image = makeImage(directory);
+    const patience = ["--handshake-timeout", "0", "--drain-timeout", "600s"];
+    await using server = await serve([
+      "--file",
+      image,
+      "--tls",
+      "require",
+      "--tls-certificates",
+      path,
+      ...patience,
+    ]);
+    const connection = await dial({ transport: "tcp", host: "127.0.0.1", port: server.port });
+    await connection.write(Uint8Array.fromHex("00000003" + "49484156454f5054" + "00000005" + "00000000"));
+    const into = new Uint8Array(1000);
+    for (let received = 0; received < 18 + 20;) received += await connection.read(into) ?? 1000;
+    assertEquals(await server.stop(), 0);
+    assertEquals(await connection.read(into), null);
+    connection.close();
+  },
+);
