@@ -61,6 +61,12 @@ export const replaysAlways: Bug = {
   tampering: { alwaysReplays: true },
 };
 
+/** The server cannot know which old connection a new one takes the place of. */
+export const namesNoSession: Bug = {
+  name: "a client does not name its session",
+  tampering: { withoutSession: true },
+};
+
 /** Everybody is told that the export is reserved for him. */
 export const reservesForAll: Bug = {
   name: "an export is reserved for everybody",

@@ -1,7 +1,15 @@
 /** Each cell of the table of guarantees holds, and the simulation would notice if it did not. */
 import { assert, assertEquals, assertGreater } from "@std/assert";
 import { randomFrom } from "../testing/random.ts";
-import { answersEarly, type Bug, forgetsReplay, forgetsTooMuch, losesRequest, skipsResend } from "./bugs.ts";
+import {
+  answersEarly,
+  type Bug,
+  forgetsReplay,
+  forgetsTooMuch,
+  losesRequest,
+  namesNoSession,
+  skipsResend,
+} from "./bugs.ts";
 import { cells } from "./guarantees.ts";
 import { liveMany } from "./lives.ts";
 import { type World, worlds } from "./world.ts";
@@ -35,6 +43,27 @@ for (const { promise, world, bug } of cells) {
     assert(await livesToFind(bug, world) <= LIVES_MAX);
   });
 }
+
+const late: World = {
+  name: "late",
+  server: "denbd",
+  writer: "sole",
+  connections: 3,
+  late: true,
+  troubles: ["cut", "cut", "slow"],
+};
+
+Deno.test("rule 7: what was on its way on an old connection harms nothing that a denbd server is sent later", async () => {
+  const { seed } = randomFrom();
+  assertEquals((await liveMany([late], { seed, count: LIVES })).findings, []);
+  assert(await livesToFind(namesNoSession, late) <= LIVES_MAX);
+});
+
+Deno.test("rule 10: another server executes it late, over what was written since: not protected", async () => {
+  const { seed } = randomFrom();
+  const { findings } = await liveMany([{ ...late, server: "stock" }], { seed, count: LIVES_MAX }, {}, 1);
+  assertEquals(findings.length, 1);
+});
 
 /** In the worlds that are lived by `deno task sim`, where everything may happen at once. */
 const sole = worlds.find(({ name }) => name === "sole")!;

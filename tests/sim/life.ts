@@ -121,8 +121,7 @@ class Life {
     this.#trace = new Trace(() => this.#time.now(), print ?? null);
     this.#surroundings = { time: this.#time, random: this.#random, trace: this.#trace };
     this.#network = new Network(this.#surroundings);
-    // A denbd server has done with an old connection before it serves a new one.
-    this.#network.lateArrivals = world.server === "denbd";
+    this.#network.lateArrivals = world.late ?? world.server === "denbd";
     this.#tampering = tampering;
     this.#ledger = new Ledger(SECTORS, keepsAll(world));
     this.#log = this.#listener((message) => EXPECTED.some((text) => message.includes(text)));

@@ -33,6 +33,8 @@ export interface Tampering {
   readonly constantInstance?: boolean;
   /** The client writes again what may be lost, whoever else may have written. */
   readonly alwaysReplays?: boolean;
+  /** The client does not say that its connections belong together. */
+  readonly withoutSession?: boolean;
 }
 
 /** A UUID that follows from the seed. */
@@ -284,7 +286,7 @@ export async function openRemote(
   { time, random }: Surroundings,
   log: Log,
   signal?: AbortSignal,
-  { alwaysReplays = false }: Tampering = {},
+  { alwaysReplays = false, withoutSession = false }: Tampering = {},
 ): Promise<BlockDevice> {
   const { disk } = await openNbd({
     dial,
@@ -292,7 +294,7 @@ export async function openRemote(
     connections,
     signal,
     // Without a session: other servers know nothing of them.
-    readOnly: server === "stock",
+    readOnly: server === "stock" || withoutSession,
     survival: {
       soleWriter: writer === "sole" || alwaysReplays,
       deadlineMs,

@@ -37,6 +37,11 @@ export interface World {
   readonly connections?: number;
   /** Requests fail after so long. Default: never. */
   readonly deadlineMs?: number;
+  /**
+   * What was on its way when a client gave up its connection arrives, and is executed. Default: with a denbd server,
+   * which has done with an old connection before it serves a new one; no other can be made to.
+   */
+  readonly late?: boolean;
   readonly troubles: readonly Trouble[];
 }
 
