@@ -15,6 +15,7 @@
  */
 import { type Log, silentLog } from "../base/log.ts";
 import type { DiskIdentity } from "../device/device.ts";
+import type { ErrnoName } from "../device/device_error.ts";
 import { type Clock, systemClock } from "../os/clock.ts";
 import { Command } from "../wire/nbd/constants.ts";
 import { type DenbdFacts, encodeSession, type SessionName } from "../wire/nbd/denbd_context.ts";
@@ -33,6 +34,9 @@ const OPEN_MS_MAX = 15_000;
 export const STALL_MS = 30_000;
 /** What a sole writer keeps for writing again; half of it asks for a flush, all of it holds up further changes. */
 const REPLAY_BYTES_MAX = 64 * 1024 * 1024;
+
+/** Errors that no server tells: what failed with them says nothing about the disk. */
+const OWN_ERRORS: readonly ErrnoName[] = ["ETIMEDOUT", "ESHUTDOWN"];
 
 export interface SurvivalOptions {
   readonly dial: Dial;
@@ -140,7 +144,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
   /** The epoch of the last change that was answered and no flush has covered, or -1. */
   #unflushedEpoch = -1;
   readonly #replay = new ReplayMap();
-  #ownFlush = false;
+  #ownFlush: Transaction | null = null;
   /** What the next flush has to fail with. */
   #doubt: string | null = null;
 
@@ -278,7 +282,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
 
   #send(transaction: Transaction): void {
     if (transaction.type === Command.FLUSH) {
-      if (this.#doubt !== null) return this.#reportDoubt([transaction]);
+      if (this.#doubt !== null && transaction !== this.#ownFlush) return this.#reportDoubt([transaction]);
       this.#table.get(transaction)!.epoch = ++this.#epoch;
     }
     this.#leastBusy()!.submit(transaction);
@@ -330,13 +334,12 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
 
   /** Makes room in what is remembered. */
   #flushEarly(): void {
-    if (this.#ownFlush) return;
-    this.#ownFlush = true;
-    const flush = new Transaction(Command.FLUSH, 0, 0, 0, null);
+    if (this.#ownFlush !== null) return;
+    const flush = this.#ownFlush = new Transaction(Command.FLUSH, 0, 0, 0, null);
     flush.settled = (error) => {
-      this.#ownFlush = false;
+      this.#ownFlush = null;
       // A server may tell of a failure once only; who asks next has to hear of it.
-      if (error !== null) this.#doubt ??= error.message;
+      if (error !== null && !OWN_ERRORS.includes(error.errno)) this.#doubt ??= error.message;
       const held = this.#held;
       this.#held = [];
       if (this.#up) { for (const transaction of held) this.#send(transaction); }
@@ -416,7 +419,9 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     this.#log.info(`reconnected to ${this.#peerText}; ${this.#table.size} requests are sent again`);
     this.#up = true;
     const unanswered = [...this.#table.keys()];
-    this.#reportDoubt(unanswered.filter(({ type }) => type === Command.FLUSH));
+    const asks = (transaction: Transaction) =>
+      transaction.type === Command.FLUSH && transaction !== this.#ownFlush;
+    this.#reportDoubt(unanswered.filter(asks));
     for (const transaction of unanswered) if (this.#table.has(transaction)) this.#send(transaction);
   }
 

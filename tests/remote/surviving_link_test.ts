@@ -204,6 +204,48 @@ test("a sole writer's memory is bounded by flushes of its own", async () => {
   await disk.close();
 });
 
+/** Writes so much that a sole writer flushes by itself. */
+async function fill(disk: BlockDevice): Promise<void> {
+  for (let at = 0; at < 3; at++) await disk.write(at * 4096, filled(1));
+}
+
+test("a flush of its own that a sole writer waits for in vain says nothing about the disk", async () => {
+  const { wrap, faults } = holding("flush");
+  const { server, disk, pass } = await setUp({
+    soleWriter: true,
+    replayBytesMax: 16 * 1024,
+    deadlineMs: 1000,
+    wrap,
+  });
+  await fill(disk);
+  await settle();
+  assertEquals(faults[0].held, 1);
+  await pass(1500);
+  faults[0].remove();
+  await pass(1000);
+  await disk.flush();
+  server.crash();
+  assertEquals(server.stored(0, 4096), filled(1));
+  await disk.close();
+});
+
+test("what a flush of its own met is told to who flushes next, once, and not to the next of its own", async () => {
+  const wrap = (disk: BlockDevice) => {
+    const faulty = new FaultDisk(disk);
+    faulty.add({ operation: "flush", times: 1, errno: "EIO" });
+    return faulty;
+  };
+  const { disk } = await setUp({ soleWriter: true, replayBytesMax: 16 * 1024, wrap });
+  for (let turn = 0; turn < 4; turn++) {
+    await fill(disk);
+    await settle();
+  }
+  const error = await assertRejects(() => disk.flush(), DeviceError);
+  assertEquals(error.message.match(/cannot flush/g)?.length, 2);
+  await disk.flush();
+  await disk.close();
+});
+
 test("rule 4: a request that takes too long fails, others do not, and its connection is closed first", async () => {
   const { wrap, faults } = holding("read");
   const { server, disk, pass, link } = await setUp({ wrap, deadlineMs: 60_000 });
