@@ -8,7 +8,7 @@
 import { parseArgs } from "@std/cli/parse-args";
 import { temporaryDirectory } from "../tests/testing/process.ts";
 import { type Cell, cells as allCells, type Load } from "./bench/cells.ts";
-import { formatReport, type Results } from "./bench/report.ts";
+import { formatReport, formatSummary, type ReportInput, type Results } from "./bench/report.ts";
 import { type Contender, fromCommand, installedPeers, MemoryWatch, type Transport } from "./bench/servers.ts";
 
 const encoder = new TextEncoder();
@@ -26,6 +26,7 @@ const usage = `deno task bench [options]
   --repeats N         measurements per cell and server (default 3)
   --seconds N         length of each, after one second to warm up (default 3)
   --latency-seconds N length of the latency cells (default: 60, or --seconds where that is given)
+  --quick             half as long, and latencies for ten seconds, once: everything in 20 minutes
   --size MIB          the image, all data and in the page cache (default 1024)
   --copy-size MIB     the image for nbdcopy, every second MiB a hole (default 4096)
   --dir DIR           where the images are made (default: the temporary directory)
@@ -47,7 +48,7 @@ const options = parseArgs(Deno.args, {
     "dir",
     "json",
   ],
-  boolean: ["list", "help"],
+  boolean: ["quick", "list", "help"],
   collect: ["server-cmd"],
   unknown: (word: string) => fail(`unknown option: ${word}`),
 });
@@ -146,12 +147,16 @@ const servers = choose(contenders(), options.servers, "contender");
 const transports = options.transport === undefined ? ["tcp", "unix"] : words(options.transport);
 for (const word of transports) if (word !== "tcp" && word !== "unix") fail(`no transport named ${word}`);
 const repeats = positive(options.repeats, "repeats", 3);
-const seconds = positive(options.seconds, "seconds", 3);
+const seconds = positive(options.seconds, "seconds", options.quick ? 1.5 : 3);
 const imageMebibytes = positive(options.size, "size", 1024);
 const copyMebibytes = positive(options["copy-size"], "copy-size", 4096);
 const load: Load = {
   seconds,
-  latencySeconds: positive(options["latency-seconds"] ?? options.seconds, "latency-seconds", 60),
+  latencySeconds: positive(
+    options["latency-seconds"] ?? options.seconds,
+    "latency-seconds",
+    options.quick ? 10 : 60,
+  ),
   imageBytes: imageMebibytes * 2 ** 20,
 };
 
@@ -173,6 +178,7 @@ if (cells.some(({ image }) => image === "dense")) makeImage(images.dense, imageM
 if (cells.some(({ image }) => image === "sparse")) makeImage(images.sparse, copyMebibytes, 2);
 
 const everything: unknown[] = [];
+const reports: ReportInput[] = [];
 for (const transport of transports as Transport[]) {
   const results: Results = new Map();
   const peakMemory = new Map<string, number>();
@@ -180,12 +186,18 @@ for (const transport of transports as Transport[]) {
   for (const cell of cells) {
     const row = new Map(present.map(({ name }) => [name, []]));
     results.set(cell.name, row);
-    for (let repeat = 0; repeat < repeats; repeat++) {
+    const times = options.quick && !cell.inMean ? 1 : repeats;
+    for (let repeat = 0; repeat < times; repeat++) {
       const turn = [...present.slice(repeat % present.length), ...present.slice(0, repeat % present.length)];
       for (const server of turn) await measure(cell, server, transport, results, peakMemory);
     }
   }
-  print(formatReport({ transport, cells, servers: present, results, peakMemory }) + "\n\n");
+  reports.push({ transport, cells, servers: present, results, peakMemory });
+  print(formatReport(reports.at(-1)!) + "\n\n");
+}
+const comparable = servers.filter(({ ours }) => ours).length === 1 && servers.length > 1;
+if (comparable && reports.every((report) => report.servers.length === servers.length)) {
+  print(formatSummary(reports) + "\n");
 }
 if (options.json !== undefined) {
   Deno.writeTextFileSync(options.json, JSON.stringify(everything, null, 1) + "\n");

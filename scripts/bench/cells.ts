@@ -11,6 +11,8 @@ export interface Measurement {
 
 export interface Cell {
   readonly name: string;
+  /** The load in words. */
+  readonly title: string;
   readonly unit: "k/s" | "MB/s" | "µs";
   /** Whether a larger value is the better one. */
   readonly largerIsBetter: boolean;
@@ -59,9 +61,10 @@ async function fio(uri: string, load: Load, seconds: number, args: readonly stri
   return read.total_ios > 0 ? read : write;
 }
 
-function loadCell(name: string, unit: "k/s" | "MB/s", args: string): Cell {
+function loadCell(name: string, title: string, unit: "k/s" | "MB/s", args: string): Cell {
   return {
     name,
+    title,
     unit,
     largerIsBetter: true,
     image: "dense",
@@ -77,6 +80,7 @@ function loadCell(name: string, unit: "k/s" | "MB/s", args: string): Cell {
 function latencyCell(name: string, direction: "randread" | "randwrite"): Cell {
   return {
     name,
+    title: `latency of 4 KiB random ${direction.slice(4)}s at 5,000/s`,
     unit: "µs",
     largerIsBetter: false,
     image: "dense",
@@ -96,6 +100,7 @@ function latencyCell(name: string, direction: "randread" | "randwrite"): Cell {
 
 const copyCell: Cell = {
   name: "nbdcopy",
+  title: "nbdcopy of a half-sparse image",
   unit: "MB/s",
   largerIsBetter: true,
   image: "sparse",
@@ -109,17 +114,27 @@ const copyCell: Cell = {
 };
 
 export const cells: readonly Cell[] = [
-  loadCell("read-4k-1", "k/s", "--rw=randread --bs=4k --iodepth=1"),
-  loadCell("read-4k-8", "k/s", "--rw=randread --bs=4k --iodepth=8"),
-  loadCell("read-4k-32", "k/s", "--rw=randread --bs=4k --iodepth=32"),
-  loadCell("write-4k-1", "k/s", "--rw=randwrite --bs=4k --iodepth=1"),
-  loadCell("write-4k-8", "k/s", "--rw=randwrite --bs=4k --iodepth=8"),
-  loadCell("write-4k-32", "k/s", "--rw=randwrite --bs=4k --iodepth=32"),
-  loadCell("read-4k-4x16", "k/s", "--rw=randread --bs=4k --iodepth=16 --numjobs=4"),
-  loadCell("write-4k-4x16", "k/s", "--rw=randwrite --bs=4k --iodepth=16 --numjobs=4"),
-  loadCell("read-128k-8", "MB/s", "--rw=read --bs=128k --iodepth=8"),
-  loadCell("write-128k-8", "MB/s", "--rw=write --bs=128k --iodepth=8"),
-  loadCell("read-1m-4", "MB/s", "--rw=read --bs=1m --iodepth=4"),
+  loadCell("read-4k-1", "4 KiB random reads, depth 1", "k/s", "--rw=randread --bs=4k --iodepth=1"),
+  loadCell("read-4k-8", "4 KiB random reads, depth 8", "k/s", "--rw=randread --bs=4k --iodepth=8"),
+  loadCell("read-4k-32", "4 KiB random reads, depth 32", "k/s", "--rw=randread --bs=4k --iodepth=32"),
+  loadCell("write-4k-1", "4 KiB random writes, depth 1", "k/s", "--rw=randwrite --bs=4k --iodepth=1"),
+  loadCell("write-4k-8", "4 KiB random writes, depth 8", "k/s", "--rw=randwrite --bs=4k --iodepth=8"),
+  loadCell("write-4k-32", "4 KiB random writes, depth 32", "k/s", "--rw=randwrite --bs=4k --iodepth=32"),
+  loadCell(
+    "read-4k-4x16",
+    "4 KiB random reads, 4 connections, depth 16 each",
+    "k/s",
+    "--rw=randread --bs=4k --iodepth=16 --numjobs=4",
+  ),
+  loadCell(
+    "write-4k-4x16",
+    "4 KiB random writes, 4 connections, depth 16 each",
+    "k/s",
+    "--rw=randwrite --bs=4k --iodepth=16 --numjobs=4",
+  ),
+  loadCell("read-128k-8", "128 KiB sequential reads, depth 8", "MB/s", "--rw=read --bs=128k --iodepth=8"),
+  loadCell("write-128k-8", "128 KiB sequential writes, depth 8", "MB/s", "--rw=write --bs=128k --iodepth=8"),
+  loadCell("read-1m-4", "1 MiB sequential reads, depth 4", "MB/s", "--rw=read --bs=1m --iodepth=4"),
   copyCell,
   latencyCell("read-latency", "randread"),
   latencyCell("write-latency", "randwrite"),

@@ -64,6 +64,49 @@ export function formatReport({ transport, cells, servers, results, peakMemory }:
   return [lines, ...formatLatencies(cells, servers, results)].join("\n\n");
 }
 
+/**
+ * One table over all transports: the medians on the first of them, and the ratio to the best peer on each.
+ *
+ * @param reports With the same cells, and one server of ours.
+ */
+export function formatSummary(reports: readonly ReportInput[]): string {
+  const [{ cells, servers }] = reports;
+  const ours = servers.find((server) => server.ours)!;
+  const peers = servers.filter((server) => !server.ours);
+  const median = (report: ReportInput, cell: Cell, name: string) => {
+    const values = report.results.get(cell.name)?.get(name)?.map(({ value }) => value) ?? [];
+    return values.length > 0 ? quantile(values, 0.5) : undefined;
+  };
+  const ratios = reports.map((report) =>
+    cells.map((cell) => {
+      const our = median(report, cell, ours.name);
+      const theirs = peers.map(({ name }) => median(report, cell, name)).filter((value) =>
+        value !== undefined
+      );
+      if (our === undefined || theirs.length === 0) return undefined;
+      return cell.largerIsBetter ? our / Math.max(...theirs) : Math.min(...theirs) / our;
+    })
+  );
+  const rows = cells.map((cell, index) => [
+    `${cell.title}, ${cell.unit}`,
+    ...servers.map(({ name }) => {
+      const value = median(reports[0], cell, name);
+      return value === undefined ? "" : formatNumber(value);
+    }),
+    ...ratios.map((column) => column[index]?.toFixed(2) ?? ""),
+  ]);
+  const means = ratios.map((column) => {
+    const counted = column.filter((ratio, index) => ratio !== undefined && cells[index].inMean);
+    return counted.length > 0 ? geometricMean(counted as number[]).toFixed(2) : "";
+  });
+  const header = [
+    "load",
+    ...servers.map(({ name }) => name),
+    ...reports.map(({ transport }) => `÷ best peer, ${transport}`),
+  ];
+  return formatTable([header, ...rows, ["geometric mean", ...servers.map(() => ""), ...means]]);
+}
+
 function formatLatencies(
   cells: ReportInput["cells"],
   servers: ReportInput["servers"],

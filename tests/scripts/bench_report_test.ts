@@ -1,6 +1,6 @@
 import { assertAlmostEquals, assertEquals } from "@std/assert";
 import type { Cell } from "../../scripts/bench/cells.ts";
-import { formatReport, geometricMean, quantile } from "../../scripts/bench/report.ts";
+import { formatReport, formatSummary, geometricMean, quantile } from "../../scripts/bench/report.ts";
 
 Deno.test("quantile() lies between the neighbours", { permissions: "none" }, () => {
   assertEquals(quantile([3, 1, 2], 0.5), 2);
@@ -20,6 +20,7 @@ Deno.test(
   () => {
     const cell = (name: string, largerIsBetter: boolean): Cell => ({
       name,
+      title: name,
       unit: "k/s",
       largerIsBetter,
       image: "dense",
@@ -52,3 +53,34 @@ Deno.test(
     assertEquals(rows[5].slice(-2), ["0.61", ""]);
   },
 );
+
+Deno.test("a summary holds the medians of one transport, and the ratios and means of all", {
+  permissions: "none",
+}, () => {
+  const cell = (name: string, largerIsBetter: boolean, inMean: boolean): Cell => ({
+    name,
+    title: `the ${name}`,
+    unit: largerIsBetter ? "MB/s" : "µs",
+    largerIsBetter,
+    image: "dense",
+    inMean,
+    measure: () => Promise.reject(new Error("not run")),
+  });
+  const measured = (...values: number[]) => values.map((value) => ({ value }));
+  const report = (transport: string, speed: number) => ({
+    transport,
+    cells: [cell("speed", true, true), cell("delay", false, false)],
+    servers: [{ name: "us", ours: true }, { name: "a", ours: false }, { name: "b", ours: false }],
+    results: new Map([
+      ["speed", new Map([["us", measured(1, speed, 900)], ["a", measured(10)], ["b", measured(20)]])],
+      ["delay", new Map([["us", measured(40)], ["a", measured(10)], ["b", []]])],
+    ]),
+    peakMemory: new Map(),
+  });
+  const rows = formatSummary([report("tcp", 30), report("unix", 10)]).split("\n")
+    .map((line) => line.split("|").map((text) => text.trim()).slice(1, -1));
+  assertEquals(rows[0], ["load", "us", "a", "b", "÷ best peer, tcp", "÷ best peer, unix"]);
+  assertEquals(rows[2], ["the speed, MB/s", "30.0", "10.0", "20.0", "1.50", "0.50"]);
+  assertEquals(rows[3], ["the delay, µs", "40.0", "10.0", "", "0.25", "0.25"]);
+  assertEquals(rows[4], ["geometric mean", "", "", "", "1.50", "0.50"]);
+});
