@@ -69,11 +69,9 @@ async function openThroughLibc(
     file?.close();
     if (!(error instanceof OsError)) throw error;
     const reason = REASONS[error.code];
-    throw refusal(
-      narrowErrno(error.code),
-      reason === undefined ? error.message : `${path}: ${reason}`,
-      error,
-    );
+    // Where the reason is put into words the cause says nothing more.
+    if (reason !== undefined) throw refusal(narrowErrno(error.code), `${path}: ${reason}`);
+    throw refusal(narrowErrno(error.code), error.message, error);
   }
 }
 

@@ -3,6 +3,7 @@ import type { Log } from "../../src/base/log.ts";
 import { silentLog } from "../../src/base/log.ts";
 import type { BlockDevice } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
+import { describeError } from "../../src/commands/program.ts";
 import { openFileDisk, type OpenFileDiskOptions } from "../../src/device/open_file_disk.ts";
 import { FileDisk } from "../../src/device/file.ts";
 import { PlainFileDisk } from "../../src/device/plain_file.ts";
@@ -124,6 +125,15 @@ Deno.test("openFileDisk() says what is wrong with a path", async () => {
     assertStringIncludes(error.message, path);
     assertStringIncludes(error.message, words);
   }
+});
+
+Deno.test("openFileDisk() says what is wrong once", async () => {
+  using directory = temporaryDirectory();
+  const error = await assertRejects(() => openFileDisk(directory.file("missing")));
+  assertEquals(
+    describeError(error),
+    `cannot open: ENOENT (${directory.file("missing")}: there is no such file)`,
+  );
 });
 
 Deno.test("openFileDisk() does not wait for the other end of a pipe", async () => {

@@ -3,6 +3,7 @@ import type { Connection } from "../../src/net/connection.ts";
 import { listenTcp, listenUnix } from "../../src/net/listener.ts";
 import { OpenFile } from "../../src/os/file_calls.ts";
 import { libc } from "../../src/os/libc.ts";
+import { peerAddress } from "../../src/os/socket_calls.ts";
 import { temporaryDirectory } from "../testing/process.ts";
 import { randomFrom } from "../testing/random.ts";
 
@@ -131,3 +132,29 @@ for (const transport of ["tcp", "unix"] as const) {
     assertEquals(await failed, true);
   });
 }
+
+Deno.test({
+  name: "accepted TCP connections probe a silent peer, and give it up after a minute",
+  ignore: !linux,
+}, async () => {
+  using world = await setUp("tcp", 1);
+  const { port } = world.client.localAddr as Deno.NetAddr;
+  const isServer = (fd: number) => {
+    const address = peerAddress(fd);
+    return address?.transport === "tcp" && address.port === port;
+  };
+  const fd = Array.from({ length: 256 }, (_, fd) => fd).find(isServer)!;
+  const option = (level: number, name: number) => {
+    const value = new Int32Array(1);
+    assertEquals(libc()!.getsockopt(fd, level, name, value, new Uint32Array([4])), 0);
+    return value[0];
+  };
+  // SOL_SOCKET SO_KEEPALIVE; IPPROTO_TCP TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT in seconds, TCP_USER_TIMEOUT in ms.
+  assertEquals([option(1, 9), option(6, 4), option(6, 5), option(6, 6), option(6, 18)], [
+    1,
+    30,
+    10,
+    3,
+    60_000,
+  ]);
+});

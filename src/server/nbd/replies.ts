@@ -1,5 +1,4 @@
 /** Replies in the form that was agreed with a client, laid into its outbox. */
-import type { Log } from "../../base/log.ts";
 import { DeviceError } from "../../device/device_error.ts";
 import {
   blockStatusChunkBytes,
@@ -23,6 +22,7 @@ import {
 } from "../../wire/nbd/transmission.ts";
 import type { ExportTraffic, Traffic } from "../export_table.ts";
 import type { Fault } from "./check_request.ts";
+import type { FailureLog } from "./failure_log.ts";
 import type { Outbox } from "./outbox.ts";
 import type { ClientTrace } from "./wire_trace.ts";
 
@@ -42,21 +42,21 @@ export class Replies {
   readonly dataOverhead: number;
   readonly #extended: boolean;
   readonly #counts: readonly Traffic[];
-  readonly #log: Log;
+  readonly #failures: FailureLog;
   readonly #trace: ClientTrace;
 
   constructor(
     outbox: Outbox,
     agreed: { readonly structured: boolean; readonly extended: boolean },
     counts: readonly [Traffic, ExportTraffic],
-    { log, trace }: { readonly log: Log; readonly trace: ClientTrace },
+    { failures, trace }: { readonly failures: FailureLog; readonly trace: ClientTrace },
   ) {
     this.outbox = outbox;
     this.chunked = agreed.structured || agreed.extended;
     this.#extended = agreed.extended;
     this.dataOverhead = this.chunked ? dataChunkOverhead(agreed.extended) : SIMPLE_REPLY_BYTES;
     this.#counts = counts;
-    this.#log = log;
+    this.#failures = failures;
     this.#trace = trace;
   }
 
@@ -189,8 +189,10 @@ export class Replies {
   faultOf(request: Answered, error: unknown): Fault {
     const errno = error instanceof DeviceError ? error.errno : "EIO";
     if (errno !== "ENOTSUP") {
-      this.#log.error(
-        `${commandName(request.type)} failed: ${error instanceof Error ? error.message : error}`,
+      const kind = `${commandName(request.type)} failed`;
+      this.#failures.failed(
+        `${kind}: ${errno}`,
+        `${kind}: ${error instanceof Error ? error.message : error}`,
       );
     }
     return { error: wireErrno(errno), text: `the disk failed: ${errno}` };

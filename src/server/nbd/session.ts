@@ -15,6 +15,7 @@ import { WireError } from "../../wire/wire_error.ts";
 import { type Export, Traffic } from "../export_table.ts";
 import { Backlog } from "./backlog.ts";
 import { changesDisk, checkRequest, type Fault, type SessionRules } from "./check_request.ts";
+import { FailureLog } from "./failure_log.ts";
 import { Intake } from "./intake.ts";
 import { Outbox } from "./outbox.ts";
 import { Reader } from "./reader.ts";
@@ -70,6 +71,7 @@ export class Session {
   readonly #outbox: Outbox;
   readonly #backlog: Backlog;
   readonly #times: RequestTimes;
+  readonly #failures: FailureLog;
   readonly #replies: Replies;
   readonly #reader: Reader;
   readonly #writer: Writer;
@@ -97,9 +99,13 @@ export class Session {
     this.#extended = extended;
     this.#headerBytes = requestBytes(extended);
     this.#outbox = new Outbox(connection, pool);
+    this.#failures = new FailureLog(log, now);
     this.#backlog = new Backlog(() => this.#onNothingWaiting());
     this.#times = new RequestTimes(traffic, now);
-    this.#replies = new Replies(this.#outbox, terms, [this.traffic, traffic], { log, trace });
+    this.#replies = new Replies(this.#outbox, terms, [this.traffic, traffic], {
+      failures: this.#failures,
+      trace,
+    });
     this.#reader = new Reader(exported, this.#replies, this.#backlog, this.#times, pool);
     this.#writer = new Writer(exported, this.traffic, this.#replies, this.#backlog, this.#times);
     this.#status = new StatusReporter(device, this.#replies, this.#backlog, this.#times);
@@ -174,6 +180,7 @@ export class Session {
     this.#connection.close();
     this.#intake.close();
     this.#outbox.close();
+    this.#failures.close();
     this.#busySinceMs = null;
     return this.#endReason === "" ? reason : this.#endReason;
   }

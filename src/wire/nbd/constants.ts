@@ -235,10 +235,6 @@ export const MAX_STRING_BYTES = 4096;
 export const PAYLOAD_BYTES_ADVERTISED = 33554432;
 /** Extents in one status chunk. */
 export const STATUS_EXTENTS_MAX = 1 << 20;
-/** A READ with DF up to this size is never refused for its size. */
-export const DF_BYTES_ALWAYS = 65536;
-/** "No fixed limit" as the maximum payload of BLOCK_SIZE. */
-export const NO_PAYLOAD_LIMIT = 0xffffffff;
 /** The largest minimum block size. */
 export const MINIMUM_BLOCK_BYTES_MAX = 65536;
 /** Sizes above 2^63 - 1 are an error of the server; what a number holds exactly is less, and enough. */
