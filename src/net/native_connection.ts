@@ -25,10 +25,12 @@ import {
   setKeepAlive,
   setSendBuffer,
   shutDown,
+  unacknowledgedMs,
   WOULD_BLOCK,
 } from "../os/socket_calls.ts";
 import { Attention, GATHER_BYTES, GATHER_MS, LOOK_MS } from "./attention.ts";
 import { claimCopy, claimDescriptor } from "./connection_descriptor.ts";
+import { deadPeers } from "./dead_peers.ts";
 import type { Connection, Peer } from "./connection.ts";
 import { tcpPeer, unixPeer } from "./peer.ts";
 
@@ -44,8 +46,8 @@ const PAGE_BYTES = 4096;
 /** A Unix socket takes as much from us; by default it is a fifth, and a large reply has to be waited for. */
 const UNIX_BUFFER_BYTES = 1024 * 1024;
 
-/** A dead TCP peer is noticed after about a minute. */
-const KEEP_ALIVE = { idleSeconds: 30, intervalSeconds: 10, probes: 3, unacknowledgedMs: 60_000 };
+/** A peer that is gone is noticed after 15 s where nothing is on its way to it; `dead_peers.ts` has the rest. */
+const KEEP_ALIVE = { idleSeconds: 5, intervalSeconds: 5, probes: 2 };
 
 const nowMs = () => systemClock.now();
 
@@ -56,6 +58,7 @@ export class NativeConnection implements Connection {
   #fd: number | null;
   /** Somebody else has a descriptor of the socket, too. */
   #shared = false;
+  #watched: Disposable | null = null;
   #closed = false;
   /** When the last read was begun that gave others their turn. */
   #turnSinceMs = 0;
@@ -72,7 +75,7 @@ export class NativeConnection implements Connection {
     if (this.#fd !== null) this.sendFile = this.#sendFile.bind(this);
     if (conn.remoteAddr.transport === "tcp") {
       (conn as Deno.TcpConn).setNoDelay(true);
-      if (this.#fd !== null) setKeepAlive(this.#fd, KEEP_ALIVE);
+      if (this.#fd !== null) this.#watched = this.#watch(this.#fd);
       else (conn as Deno.TcpConn).setKeepAlive(true);
     }
   }
@@ -89,6 +92,11 @@ export class NativeConnection implements Connection {
       this.#shared = true;
     }
     return copy;
+  }
+
+  #watch(fd: number): Disposable {
+    setKeepAlive(fd, KEEP_ALIVE);
+    return deadPeers.watch({ unheardMs: () => unacknowledgedMs(fd), gone: () => this.close() });
   }
 
   read(into: Uint8Array): Promise<number | null> | null {
@@ -223,6 +231,7 @@ export class NativeConnection implements Connection {
     this.#closed = true;
     if (this.#shared && this.#fd !== null) shutDown(this.#fd);
     this.#fd = null;
+    this.#watched?.[Symbol.dispose]();
     try {
       this.#conn.close();
     } catch {

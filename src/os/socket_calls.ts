@@ -27,7 +27,9 @@ const IPPROTO_TCP = 6;
 const TCP_KEEPIDLE = 4;
 const TCP_KEEPINTVL = 5;
 const TCP_KEEPCNT = 6;
-const TCP_USER_TIMEOUT = 18;
+const TCP_INFO = 11;
+/** Of `struct tcp_info`, as far as it is read here. */
+const TCP_INFO_BYTES = 60;
 
 const AF_UNIX = 1;
 const AF_INET = 2;
@@ -159,8 +161,6 @@ export interface KeepAlive {
   readonly idleSeconds: number;
   readonly intervalSeconds: number;
   readonly probes: number;
-  /** How long sent bytes may stay unacknowledged; 0 leaves it to the system. */
-  readonly unacknowledgedMs: number;
 }
 
 /** Has the system probe a silent TCP peer. */
@@ -169,7 +169,25 @@ export function setKeepAlive(fd: number, keepAlive: KeepAlive): void {
   setOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, keepAlive.idleSeconds);
   setOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, keepAlive.intervalSeconds);
   setOption(fd, IPPROTO_TCP, TCP_KEEPCNT, keepAlive.probes);
-  setOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, keepAlive.unacknowledgedMs);
+}
+
+/**
+ * For how long a TCP peer has acknowledged nothing although something is on its way to it, in milliseconds; 0 if nothing
+ * is. A peer that has no room acknowledges that.
+ */
+export function unacknowledgedMs(fd: number): number {
+  const info = new DataView(new ArrayBuffer(TCP_INFO_BYTES));
+  const length = new Uint32Array([TCP_INFO_BYTES]);
+  const bytes = new Uint8Array(info.buffer);
+  if (calls().getsockopt(fd, IPPROTO_TCP, TCP_INFO, bytes, length) !== 0 || length[0] < TCP_INFO_BYTES) {
+    return 0;
+  }
+  const [probes, unackedSegments, lastAckMs] = [
+    info.getUint8(3),
+    info.getUint32(24, true),
+    info.getUint32(56, true),
+  ];
+  return probes > 0 || unackedSegments > 0 ? lastAckMs : 0;
 }
 
 /** How much a socket takes before its reader has; the system may give less. */
