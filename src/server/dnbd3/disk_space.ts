@@ -15,9 +15,13 @@ const MARGIN_BYTES = 10 * 1024 * 1024;
 const SPARSE_BYTES = 2 * 1024 ** 3;
 /** What is made when a write finds none. */
 const FORCED_BYTES = 256 * 1024 * 1024;
+/** With so much left over besides, a write may fit. */
+const FORCED_SPARE_BYTES = 64 * 1024;
 const DELETED_MAX = 50;
 /** Without holes, an image that was used within this time is kept, and so are all that were used later. */
 const RECENT_MS = 24 * 3600 * 1000;
+/** Who reads over other protocols is no user, but leaves the time. */
+const IN_USE_MS = 60_000;
 
 export interface DiskSpaceOptions {
   readonly store: CopyStore;
@@ -48,9 +52,10 @@ export class DiskSpace {
     return this.#ensure(wantedBytes, false);
   }
 
-  /** Makes some room at once: a write found none. */
-  force(): Promise<boolean> {
-    return this.#ensure(FORCED_BYTES, true);
+  /** Makes room at once: a write of so many bytes found none. Returns whether it is worth another try. */
+  async force(byteCount: number): Promise<boolean> {
+    if (await this.#ensure(FORCED_BYTES, true)) return true;
+    return (await this.#options.store.space()).freeBytes > byteCount + FORCED_SPARE_BYTES;
   }
 
   /** One after the other: what one deletes another counts on. */
@@ -80,8 +85,9 @@ export class DiskSpace {
   }
 
   #oldest(): Image | undefined {
-    return this.#options.replaceable()
-      .filter((image) => image.users.size === 0)
+    const { replaceable, wallMs } = this.#options;
+    return replaceable()
+      .filter((image) => image.users.size === 0 && wallMs() - image.accessedAtMs > IN_USE_MS)
       .sort((one, other) => one.accessedAtMs - other.accessedAtMs)[0];
   }
 

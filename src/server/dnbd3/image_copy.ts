@@ -50,8 +50,8 @@ export interface CopyTools {
   settings(): ProxySettings;
   readonly clock: Clock;
   readonly log: Log;
-  /** There is no room for what was fetched. Returns whether some was made. */
-  makeRoom(): Promise<boolean>;
+  /** There is no room for so many bytes. Returns whether some was made. */
+  makeRoom(byteCount: number): Promise<boolean>;
   /** Told when the copy is complete, and need not be asked any more. */
   completed(image: Image): void;
 }
@@ -469,7 +469,7 @@ export class ImageCopy {
         return true;
       } catch (error) {
         const noRoom = error instanceof DeviceError && (error.errno === "ENOSPC" || error.errno === "EDQUOT");
-        if (noRoom && attempt === 1 && await this.#tools.makeRoom()) continue;
+        if (noRoom && attempt === 1 && await this.#tools.makeRoom(bytes.length)) continue;
         this.#writeFailed(error);
         return false;
       }

@@ -116,6 +116,7 @@ export class ProxyImages implements ImageFinder, BlockSource {
     hops: number,
     user: ImageUser | null,
   ): void | Promise<void> {
+    if (user === null) image.accessedAtMs = this.#options.wallMs();
     if (image.has(offset, into.length)) return image.read(offset, into);
     const copy = this.#open.get(image);
     if (copy !== undefined) return copy.read(offset, into, hops, user);
@@ -277,7 +278,7 @@ export class ProxyImages implements ImageFinder, BlockSource {
         settings: () => this.settings,
         clock: this.#clock,
         log: this.#log,
-        makeRoom: () => this.#space.force(),
+        makeRoom: (byteCount) => this.#space.force(byteCount),
         completed: (image) => void this.#end(image),
       }, options);
       this.#copies.set(image, copying);

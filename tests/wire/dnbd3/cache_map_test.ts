@@ -133,3 +133,11 @@ pure("a map behaves as a set of blocks does, over random operations", () => {
   }
   assertEquals(new CacheMap(blocks * 4096, map.encode()).encode(), map.encode());
 });
+
+pure("retain() forgets what another map does not have, and a shorter one has nothing at its end", () => {
+  const map = new CacheMap(20 * 4096);
+  map.add(0, 20 * 4096);
+  map.retain(Uint8Array.of(0b101, 0xf0));
+  assertEquals([...map.encode()], [0b101, 0xf0, 0]);
+  assertEquals(map.missingBlocks, 14);
+});
