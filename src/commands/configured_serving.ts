@@ -47,9 +47,15 @@ interface OpenedExport {
   readonly ownership?: ServedOwnership;
 }
 
+/** What a reload has found good, and is about to put in force. */
+interface NextConfiguration {
+  readonly configuration: Configuration;
+  readonly changes: ExportChanges;
+  readonly opened: readonly OpenedExport[];
+  readonly applyImages: (() => Promise<void>) | undefined;
+}
+
 export class ConfiguredServing implements ServerRole {
-  /** For remote disks, which may never come back. */
-  readonly lastFlushMs: number;
   readonly rules: AccessRules;
   readonly reservations: ServerRole["reservations"];
   readonly #options: ConfiguredServingOptions;
@@ -80,7 +86,6 @@ export class ConfiguredServing implements ServerRole {
     this.#peers = new PeerRules(configuration.peers);
     this.#keys.replace(keysOf(configuration.peers));
     this.reservations = options.reservations;
-    this.lastFlushMs = this.settings.drainTimeout;
     this.rules = {
       // Who has no rights is not to learn what there is.
       judge: (peer, exported) => ({ ...this.#peers.rightsFor(peer, exported.name), conceals: true }),
@@ -120,7 +125,51 @@ export class ConfiguredServing implements ServerRole {
     return this.#images === null ? [] : [this.#images.listening];
   }
 
+  lastFlushMs({ name }: Export): number | undefined {
+    const settings = this.#exports.get(name)?.settings;
+    return settings === undefined ? undefined : this.#flushLimitMs(settings);
+  }
+
+  /** Remote disks may never come back. */
+  #flushLimitMs({ disk }: ExportSettings): number | undefined {
+    return disk.kind === "file" ? undefined : this.settings.drainTimeout;
+  }
+
   async reload(server: ReloadableServer, force: boolean): Promise<string> {
+    let next: NextConfiguration;
+    try {
+      next = await this.#prepare(server, force);
+    } catch (error) {
+      throw new Error(`kept the configuration: ${(error as Error).message}`, { cause: error });
+    }
+    this.#sayWhatStays(next.configuration);
+    const { configuration, changes } = next;
+    this.#configuration = configuration;
+    this.#peers = new PeerRules(configuration.peers);
+    this.#keys.replace(keysOf(configuration.peers));
+    // At once, for some of what follows takes its time.
+    server.nbd.reconsider();
+    const failed = await this.#change(server, changes, next.opened);
+    await next.applyImages?.().catch((error) => failed.push((error as Error).message));
+    this.#advise(server.exports);
+    const done = `${this.#options.directory} was read again`;
+    if (failed.length > 0) throw new Error(`${done}, but ${failed.join("; ")}`);
+    const { arriving, waiting, leaving } = changes;
+    const names = new Set(leaving.map(({ settings }) => settings.name));
+    const anew = [...arriving, ...waiting].filter(({ name }) => names.has(name)).length;
+    const added = arriving.length + waiting.length - anew;
+    const images = this.#images === null ? "" : `${this.#images.table.list().length} images, `;
+    return `${done}: ${images}${this.#exports.size} exports, ${added} added, ${anew} opened anew, ` +
+      `${leaving.length - anew} removed`;
+  }
+
+  /**
+   * Reads the directory again, and opens what can be opened beforehand. Settings of the server are in force
+   * afterwards.
+   *
+   * @throws If anything is wrong; then nothing has changed.
+   */
+  async #prepare(server: ReloadableServer, force: boolean): Promise<NextConfiguration> {
     const { exports, nbd } = server;
     const configuration = await readConfiguration(this.#options.directory);
     // What has moved to another host is ours no longer.
@@ -150,21 +199,7 @@ export class ConfiguredServing implements ServerRole {
       }
       throw error;
     }
-    this.#sayWhatStays(configuration);
-    this.#configuration = configuration;
-    this.#peers = new PeerRules(configuration.peers);
-    this.#keys.replace(keysOf(configuration.peers));
-    const lost = await this.#change(server, changes, opened);
-    await applyImages?.();
-    this.#advise(exports);
-    if (lost.length > 0) throw new Error(`all else is changed, but ${lost.join("; ")}`);
-    const { arriving, waiting, leaving } = changes;
-    const names = new Set(leaving.map(({ settings }) => settings.name));
-    const anew = [...arriving, ...waiting].filter(({ name }) => names.has(name)).length;
-    const added = arriving.length + waiting.length - anew;
-    const images = this.#images === null ? "" : `${this.#images.table.list().length} images, `;
-    return `${this.#options.directory} was read again: ${images}${this.#exports.size} exports, ${added} added, ` +
-      `${anew} opened anew, ${leaving.length - anew} removed`;
+    return { configuration, changes, opened, applyImages };
   }
 
   async close(): Promise<void> {
@@ -206,11 +241,11 @@ export class ConfiguredServing implements ServerRole {
   }
 
   /** Ends the clients of an export that is served no longer, and closes its disk. Does not wait for ever. */
-  async #dismiss(nbd: NbdServer, { exported, ownership }: ConfiguredExport): Promise<void> {
+  async #dismiss(nbd: NbdServer, { settings, exported, ownership }: ConfiguredExport): Promise<void> {
     const { device, source } = exported;
     const closing: Promise<void> = nbd.dismiss(exported, "the export was removed", DISMISSAL_MS)
       .then(() => ownership?.[Symbol.asyncDispose]())
-      .then(() => closeDisk(device, source, this.#log, this.lastFlushMs))
+      .then(() => closeDisk(device, source, this.#log, this.#flushLimitMs(settings)))
       .catch((error) => this.#log.error(`cannot close ${source}: ${(error as Error).message}`))
       .then(() => void this.#closing.delete(closing));
     this.#closing.add(closing);

@@ -144,7 +144,6 @@ function checkedAddress(text: string): string {
 /** The disk behind the proxy. */
 class Upstream implements ServerRole {
   /** A server that is away must not hold up the end. */
-  readonly lastFlushMs: number;
   readonly #locator: DiskLocator;
   readonly #options: ProxyOptions;
   readonly #source: string;
@@ -157,7 +156,6 @@ class Upstream implements ServerRole {
   readonly #env: Invocation["env"];
 
   constructor(locator: DiskLocator, options: ProxyOptions, { log, env }: Pick<Invocation, "log" | "env">) {
-    this.lastFlushMs = options.drainTimeout;
     this.#locator = locator;
     this.#options = options;
     this.#source = formatDiskLocator(locator);
@@ -165,6 +163,10 @@ class Upstream implements ServerRole {
     this.#cache = options.cache === undefined ? null : parseCacheWish(options.cache);
     this.#log = log;
     this.#env = env;
+  }
+
+  lastFlushMs(): number {
+    return this.#options.drainTimeout;
   }
 
   async openExports(exports: ExportTable, stopped: AbortSignal): Promise<void> {

@@ -141,8 +141,8 @@ export interface ServerRole {
   openExports(exports: ExportTable, stopped: AbortSignal): Promise<void>;
   /** Where reservations outlive the program; none do by default. */
   readonly reservations?: Pick<NbdServerOptions, "reservationStore" | "reservationAwayMs">;
-  /** How long the last flush may take, in milliseconds; for disks that may never come back. Default: any time. */
-  readonly lastFlushMs?: number;
+  /** How long the last flush of a disk may take, in milliseconds; for those that may never come back. Default: any time. */
+  lastFlushMs?(exported: Export): number | undefined;
   /** Where it listens besides, for other protocols. */
   listening?(): readonly string[];
   /** Takes a disk in, until it has come. */
@@ -156,7 +156,7 @@ export interface ServerRole {
    *
    * @param force Clients may be cut off.
    * @returns What has changed, for people.
-   * @throws If it cannot be used; then nothing has changed. The message says why.
+   * @throws If it cannot be used; the message says what stays as it was, and why.
    */
   reload?(server: ReloadableServer, force: boolean): Promise<string>;
   /** Opens its log file anew. Never throws. */
@@ -373,28 +373,30 @@ export class RunningServer {
   }
 
   async #reloadNow(force: boolean): Promise<string> {
-    const role = this.#role.reload?.bind(this.#role);
-    const parts: { what: string; reload(): Promise<string> | Promise<void> | void }[] = [];
-    if (role !== undefined) {
-      parts.push({ what: "the configuration", reload: () => role(this.#reloadable(), force) });
+    try {
+      return await (this.#role.reload?.(this.#reloadable(), force) ?? this.#reloadFiles());
+    } finally {
+      this.#nbd.reconsider();
     }
-    if (this.#door?.reload !== undefined) {
-      parts.push({ what: "the authorised peers", reload: this.#door.reload });
-    }
-    if (role === undefined && this.#tls !== null) {
-      parts.push({ what: "the certificate", reload: this.#tls.reload });
-    }
+  }
+
+  /** Reads the files again that the command line names. */
+  async #reloadFiles(): Promise<string> {
+    const parts = [
+      { what: "the authorised peers", reload: this.#door?.reload },
+      { what: "the certificate", reload: this.#tls?.reload },
+    ].filter(({ reload }) => reload !== undefined);
     if (parts.length === 0) return "there is no configuration to read again";
     const done: string[] = [];
     const failed: string[] = [];
     for (const { what, reload } of parts) {
       try {
-        done.push(await reload() ?? `read ${what} again`);
+        await reload!();
+        done.push(`read ${what} again`);
       } catch (error) {
         failed.push(`kept ${what}: ${(error as Error).message}`);
       }
     }
-    this.#nbd.reconsider();
     if (failed.length > 0) throw new Error([...failed, ...done].join("; "));
     return done.join("; ");
   }
@@ -529,8 +531,10 @@ export class RunningServer {
     await this.#control?.close();
     await this.#http?.close();
     let durable = true;
-    for (const { device, source } of this.#exports.list()) {
-      durable = await closeDisk(device, source, this.#log, this.#role.lastFlushMs) && durable;
+    for (const exported of this.#exports.list()) {
+      const { device, source } = exported;
+      const limitMs = this.#role.lastFlushMs?.(exported);
+      durable = await closeDisk(device, source, this.#log, limitMs) && durable;
     }
     return durable;
   }
