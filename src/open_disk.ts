@@ -1,6 +1,12 @@
 /** From the name of a disk to the disk. */
 import { type Log, silentLog } from "./base/log.ts";
-import { type DiskLocator, formatDiskLocator, type ImageLocator, type NbdLocator } from "./base/uri.ts";
+import {
+  type DiskLocator,
+  formatDiskLocator,
+  type ImageLocator,
+  type NbdLocator,
+  parseDiskLocator,
+} from "./base/uri.ts";
 import { bytewise } from "./device/bytewise.ts";
 import type { BlockDevice } from "./device/device.ts";
 import { openFileDisk } from "./device/open_file_disk.ts";
@@ -12,6 +18,7 @@ import { askForContexts, askForExports } from "./remote/ask_server.ts";
 import { type OpenedNbd, openNbd } from "./remote/open_nbd.ts";
 import { ImageClient } from "./remote/dnbd3/image_client.ts";
 import { ImageDisk } from "./remote/dnbd3/image_disk.ts";
+import type { NewPlace } from "./remote/surviving_link.ts";
 import type { Dial } from "./remote/open_connection.ts";
 
 /** From the first packet to the end of the handshake; as flexnbd has it. */
@@ -28,6 +35,8 @@ export interface OpenDiskOptions {
   readonly soleWriter?: boolean;
   /** Local IP address to connect from. Default: the system's choice. */
   readonly bind?: string;
+  /** Where a disk that moves is followed to, if a server says so that has not proven who it is. */
+  readonly follow?: readonly { readonly host: string; readonly port: number }[];
   /** Ends the attempt to open, with the signal's reason. */
   readonly signal?: AbortSignal;
   /**
@@ -98,7 +107,8 @@ export async function openNbdLocator(locator: NbdLocator, options: OpenDiskOptio
   const { connections, readOnly, log = silentLog, clock, deadlineMs = REQUEST_MS_MAX, soleWriter } = options;
   const { exportName } = locator;
   const { strict, stallMs, silenceMs, contentMayHaveChanged } = options;
-  const survival = { deadlineMs, soleWriter, strict, stallMs, silenceMs, contentMayHaveChanged };
+  const follow = (to: string, authenticated: boolean) => newPlace(locator, to, authenticated, options);
+  const survival = { follow, deadlineMs, soleWriter, strict, stallMs, silenceMs, contentMayHaveChanged };
   return await inTime(
     locator,
     options,
@@ -150,6 +160,32 @@ export function dialOf(locator: NbdLocator, options: OpenDiskOptions): Dial {
     const openChannel = await (prepared ??= prepareChannel(locator, channel, { env, log }));
     return await openChannel(await dial(server, { bind, signal }), signal);
   };
+}
+
+/**
+ * Where a disk is that has moved: only to one of the places that were named, or where a server says so that has proven
+ * who it is; and never to a place that is protected less.
+ */
+function newPlace(
+  from: NbdLocator,
+  to: string,
+  authenticated: boolean,
+  options: OpenDiskOptions,
+): NewPlace | null {
+  let locator;
+  try {
+    locator = parseDiskLocator(to);
+  } catch {
+    return null;
+  }
+  if (locator.kind !== "nbd" || locator.server.transport !== "tcp") return null;
+  const { host, port } = locator.server;
+  const named = [...options.follow ?? [], ...from.others ?? []];
+  const isNamed = named.some((place) => place.host === host && place.port === port);
+  if (!isNamed && (!authenticated || from.tls?.trustAnybody === true)) return null;
+  const isLess = from.channel !== undefined && locator.channel === undefined ||
+    from.tls !== undefined && locator.tls === undefined;
+  return isLess ? null : { dial: dialOf(locator, options), exportName: locator.exportName };
 }
 
 /** Runs an attempt to reach a server, which may not take forever, and says which disk it was about. */

@@ -1,6 +1,12 @@
 import type { BlockDevice, DiskIdentity } from "../device/device.ts";
 import { openFileDisk } from "../device/open_file_disk.ts";
-import { type DiskRecord, FIRST_OWNERSHIP, type RecordStore, whyNotOwned } from "../device/ownership.ts";
+import {
+  type DiskRecord,
+  FIRST_OWNERSHIP,
+  identityOf,
+  type RecordStore,
+  whyNotOwned,
+} from "../device/ownership.ts";
 import { DEFAULT_STATE_DIRECTORY } from "../device/state_directory.ts";
 import { OwnershipDesk } from "../migrate/ownership_desk.ts";
 import { Receiver } from "../migrate/receiver.ts";
@@ -157,8 +163,8 @@ class DiskReceiver implements ServerRole {
     return Promise.resolve();
   }
 
-  #own({ uuid, generation }: DiskRecord): void {
-    this.receiver.own({ uuid, generation, durable: true });
+  #own(record: DiskRecord): void {
+    this.receiver.own(identityOf(record));
     if (this.servesReceived) return this.receiver.finish();
     this.#finishIn(ACKNOWLEDGE_MS_MAX);
   }

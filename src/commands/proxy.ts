@@ -42,6 +42,12 @@ const OPTIONS = {
     help:
       "Fail rather than repeat a write on a server that may still execute it, because it knows no sessions",
   },
+  follow: {
+    type: "string",
+    valueName: "URI",
+    repeat: true,
+    help: "Where the disk may move to; without it only a server with TLS or a channel is believed",
+  },
   stall: {
     type: "duration",
     default: STALL_MS,
@@ -76,6 +82,8 @@ export const proxy = command({
     `DISK is a URI such as nbd://host/export, or any disk. Any number of clients may use it at once. What the server answers, errors included, reaches the client that asked; a flush is answered when the server has answered it.
 
 When the connection is lost, unanswered requests are sent again on a new one, for as long as --deadline allows. What a server that crashed may have lost is written again if a denbd server has reserved the disk for this proxy (serve --writers one-session), or with --sole-writer; otherwise the next flush fails.
+
+When a denbd server says that it has moved the disk to another one, the proxy goes on there, and its clients see a pause. The new place has to prove that the disk came to it. It is believed to be told only by a server with TLS or a channel, or if it is one of --follow or of the servers of DISK.
 
 A server that is slow is waited for. A denbd server is asked for a sign of life, and left when it owes one for --stall; others when the network no longer hears of their machine, or, if the environment variable FLEXNBD_UPSTREAM_TIMEOUT has a number of seconds, when they owe an answer and are silent for so long.
 
@@ -133,6 +141,15 @@ function split(
   return { upstream: { kind: "nbd", server, exportName: "" }, entries: args };
 }
 
+/** @throws {UsageError} If it is no NBD server with an address. */
+function placeToFollow(text: string): { host: string; port: number } {
+  const locator = diskNamed(text);
+  if (locator.kind !== "nbd" || locator.server.transport !== "tcp") {
+    throw new UsageError(`--follow: "${text}" is no NBD server at an address`);
+  }
+  return locator.server;
+}
+
 function checkedAddress(text: string): string {
   const address = parseAddressOption(text);
   if (address === null) {
@@ -148,6 +165,7 @@ class Upstream implements ServerRole {
   readonly #options: ProxyOptions;
   readonly #source: string;
   readonly #name: string;
+  readonly #follow: readonly { host: string; port: number }[];
   readonly #cache: CacheWish | null;
   #link: SurvivingLink | null = null;
   /** The last is asked first. */
@@ -159,6 +177,7 @@ class Upstream implements ServerRole {
     this.#locator = locator;
     this.#options = options;
     this.#source = formatDiskLocator(locator);
+    this.#follow = options.follow.map(placeToFollow);
     this.#name = checkExportName(options.name ?? "");
     this.#cache = options.cache === undefined ? null : parseCacheWish(options.cache);
     this.#log = log;
@@ -192,6 +211,7 @@ class Upstream implements ServerRole {
       deadlineMs: forEver(deadline),
       soleWriter,
       strict,
+      follow: this.#follow,
       stallMs: forEver(stall),
       silenceMs: silenceLimit(this.#env),
       contentMayHaveChanged: () => this.#forget(),

@@ -29,6 +29,7 @@ import {
   type NbdServerOptions,
   type Verdict,
 } from "../server/nbd/server.ts";
+import type { Moved } from "../wire/nbd/migration_message.ts";
 import { DEFAULT_PORT } from "../wire/nbd/constants.ts";
 import { channelOptions, type OpenedEntrance, openEntrance } from "./channel_options.ts";
 import { closeDisk } from "./close_disk.ts";
@@ -44,6 +45,8 @@ import { VERSION } from "./version.ts";
 /** As flexnbd's: a request that takes longer costs its client the connection. */
 const KILLSWITCH_MS = 120_000;
 const LOOPBACK = "127.0.0.1";
+/** For clients that follow a disk which has moved to come back and ask where it is. */
+const FOLLOW_MS_MAX = 10_000;
 /** Old clients know sectors only. */
 const SECTOR_BYTES = 512;
 
@@ -321,7 +324,9 @@ export class RunningServer {
 
   /** A disk is another host's now, or may be. */
   async #letGo(exported: Export, certain: boolean, refuse: () => void): Promise<void> {
+    const moved = certain ? await whereTo(exported) : null;
     this.#exports.remove(exported.name);
+    const followed = moved === null ? Promise.resolve() : this.#nbd.depart(exported, moved, FOLLOW_MS_MAX);
     for (const { session } of this.#nbd.clients()) {
       if (session.exported === exported) session.abort("the disk has moved");
     }
@@ -332,6 +337,7 @@ export class RunningServer {
     if (!certain) {
       this.#log.error(`${exported.source}: nobody knows whether it has moved; it is served no longer`);
     }
+    await followed;
     const exitCode = certain ? 0 : 1;
     if (this.#exports.list().length === 0) this.#moved.resolve(exitCode);
   }
@@ -538,6 +544,15 @@ export class RunningServer {
     }
     return durable;
   }
+}
+
+/** Where a disk that was moved between two denbd is now; `null` if nobody knows. */
+async function whereTo({ ownership }: Export): Promise<Moved | null> {
+  const record = await ownership?.read().catch(() => null) ?? null;
+  const { state, migration } = record?.ownership ?? {};
+  if (state !== "moved" || migration === undefined) return null;
+  const { uuid, id, epoch, peer } = migration;
+  return { uuid, id, epoch, to: peer };
 }
 
 /** Tells this run of the server from others. */

@@ -70,6 +70,8 @@ export interface DiskIdentity {
   readonly uuid: string;
   /** From 1; raised before the first write after each start. */
   readonly generation: number;
+  /** By which migration it came to this host, and the epoch of the ownership that it led to. */
+  readonly arrived?: { readonly id: string; readonly epoch: number };
   /** Kept across restarts; otherwise made up for this run. */
   readonly durable: boolean;
 }

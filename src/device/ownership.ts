@@ -13,6 +13,8 @@
  * host, or by a decision of the operator ({@linkcode claim}).
  */
 
+import type { DiskIdentity } from "./device.ts";
+
 /** One attempt to hand a disk over. */
 export interface Migration {
   /** A UUID. */
@@ -85,6 +87,13 @@ export function whyNotOwned(path: string, { state, migration }: Ownership): stri
       return `${path} holds an unfinished copy of a disk from ${peer} (${at}, migration ${id}): receive it ` +
         `again with denbd listen. To use it as it is, most likely damaged: ${claimHint}`;
   }
+}
+
+/** What a disk with this record is for its peers. */
+export function identityOf({ uuid, generation, ownership }: DiskRecord): DiskIdentity {
+  const { migration, role, epoch } = ownership;
+  const arrived = role === "cameBy" ? { arrived: { id: migration!.id, epoch } } : {};
+  return { uuid, generation, durable: true, ...arrived };
 }
 
 /** What the operator who claims an image should know he may lose. */

@@ -13,7 +13,7 @@ import { type FileStatus, fileStatus } from "../os/file_calls.ts";
 import type { Libc } from "../os/libc.ts";
 import type { DiskIdentity } from "./device.ts";
 import { DeviceError } from "./device_error.ts";
-import { type DiskRecord, FIRST_OWNERSHIP, type RecordStore, whyNotOwned } from "./ownership.ts";
+import { type DiskRecord, FIRST_OWNERSHIP, identityOf, type RecordStore, whyNotOwned } from "./ownership.ts";
 import { type FileRecord, formatRecord, parseRecord } from "./state_record.ts";
 
 /** Where identities are kept unless the operator says otherwise. */
@@ -39,11 +39,11 @@ export async function raiseGeneration(
   try {
     const known = await state.read();
     refuseUnowned(path, known);
-    const { uuid, generation, ownership } = known === null
+    const record = known === null
       ? { uuid: crypto.randomUUID(), generation: 1, ownership: FIRST_OWNERSHIP }
       : { ...known, generation: known.generation + 1 };
-    await state.write({ uuid, generation, ownership });
-    return { uuid, generation, durable: true };
+    await state.write(record);
+    return identityOf(record);
   } catch (error) {
     if (error instanceof DeviceError) throw error;
     const { message } = error as Error;
@@ -73,7 +73,7 @@ export async function readIdentity(
   }
   if (known === null) return undefined;
   refuseUnowned(path, known);
-  return { uuid: known.uuid, generation: known.generation, durable: true };
+  return identityOf(known);
 }
 
 function refuseUnowned(path: string, known: DiskRecord | null): void {

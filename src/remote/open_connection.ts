@@ -8,6 +8,7 @@ import {
   type GreetedForTls,
   negotiateClient,
 } from "../wire/nbd/handshake_client.ts";
+import { MovedError } from "../wire/nbd/moved_error.ts";
 import { WireError } from "../wire/wire_error.ts";
 import { type ConnectionOwner, NbdConnection, type Patience } from "./nbd_connection.ts";
 
@@ -59,6 +60,10 @@ export async function openConnection(
     };
   } catch (error) {
     connection.close();
+    if (error instanceof MovedError) {
+      // Behind TLS our client has checked the server's certificate.
+      error.authenticated = connection.peer.key !== undefined || connection.greeted !== undefined;
+    }
     if (connection.greeted !== undefined && error instanceof ConversationCutError && !error.answered) {
       // With TLS 1.3 a client is through with the handshake before the server has looked at its certificate.
       throw new WireError(

@@ -14,11 +14,13 @@
  * ones. No other server can be made to forget that.
  */
 import { type Log, silentLog } from "../base/log.ts";
+import { printable } from "../base/printable.ts";
 import type { DiskIdentity } from "../device/device.ts";
 import type { ErrnoName } from "../device/device_error.ts";
 import { type Clock, systemClock } from "../os/clock.ts";
 import { Command } from "../wire/nbd/constants.ts";
 import { type DenbdFacts, encodeSession, type SessionName } from "../wire/nbd/denbd_context.ts";
+import { MovedError } from "../wire/nbd/moved_error.ts";
 import type { ClientWishes } from "../wire/nbd/handshake_client.ts";
 import { Backoff } from "./backoff.ts";
 import type { Carrier } from "./nbd.ts";
@@ -38,11 +40,25 @@ const REPLAY_BYTES_MAX = 64 * 1024 * 1024;
 /** Errors that no server tells: what failed with them says nothing about the disk. */
 const OWN_ERRORS: readonly ErrnoName[] = ["ETIMEDOUT", "ESHUTDOWN"];
 
+/** Where a disk is to be looked for that has moved. */
+export interface NewPlace {
+  readonly dial: Dial;
+  readonly exportName: string;
+}
+
 export interface SurvivalOptions {
   readonly dial: Dial;
   /** Further addresses of the same disk, tried in turn; {@linkcode dial} is the first. */
   readonly others?: readonly Dial[];
   readonly wishes: ClientWishes;
+  /**
+   * Decides whether a disk that has moved is followed there; `null`: it is not. The new place has to prove that the disk
+   * came to it. Default: no disk is followed.
+   *
+   * @param to A URI, as the server told it.
+   * @param authenticated The server has proven who it is.
+   */
+  readonly follow?: (to: string, authenticated: boolean) => NewPlace | null;
   /** A request that takes longer fails with ETIMEDOUT. Default: none does. */
   readonly deadlineMs?: number;
   /** Nobody else writes to the export, so what may be lost is written again. Default `false`. */
@@ -113,13 +129,16 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
   readonly extended: boolean;
   readonly #options: SurvivalOptions;
   readonly #connectionCount: number;
-  readonly #dials: readonly Dial[];
+  #dials: readonly Dial[];
   /** Which of them comes next. */
   #dialIndex = 0;
   #peerText: string;
   #trouble: string | null = null;
   #replayed = 0;
   #lastDoubt: string | null = null;
+  #wishes: ClientWishes;
+  /** The migration by which a disk that was followed has come to its new place; whether all that was answered is there. */
+  #awaited: { readonly id: string; readonly epoch: number; readonly holdsAll: boolean } | null = null;
   readonly #log: Log;
   readonly #clock: Clock;
   readonly #backoff: Backoff;
@@ -169,6 +188,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     this.#connectionCount = opened.length;
     this.#dials = [options.dial, ...options.others ?? []];
     this.#peerText = first.peerText;
+    this.#wishes = options.wishes;
     this.#log = options.log ?? silentLog;
     this.#clock = options.clock ?? systemClock;
     this.#backoff = new Backoff(options.random ?? Math.random);
@@ -363,7 +383,10 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
       try {
         await this.#comeBack();
       } catch (error) {
-        const { message } = error as Error;
+        if (error instanceof MovedError && this.#follow(error)) continue;
+        const message = error instanceof MovedError
+          ? `the disk has moved to ${printable(error.moved.to)}, which is not followed`
+          : (error as Error).message;
         if (message !== told && this.#end === null) this.#log.warn(`cannot reconnect: ${message}`);
         told = message;
         this.#trouble = message;
@@ -383,6 +406,10 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
   /** One attempt, after which requests go out, or all use has ended. @throws If there is no connection. */
   async #comeBack(): Promise<void> {
     const opened = await this.#open();
+    if (!opened.every(({ agreement }) => this.#proves(denbdFacts(agreement)))) {
+      for (const each of opened) each.close();
+      throw new Error("nothing proves that the disk has come there");
+    }
     const changed = opened.map((each) => this.#whatChanged(each)).find((what) => what !== null) ?? null;
     if (this.#end !== null || changed !== null) {
       for (const each of opened) each.close();
@@ -401,7 +428,9 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     if (!this.#provesContent(facts[0])) this.#options.contentMayHaveChanged?.();
     const connections = opened.map((each) => each.start(this, this.#patience));
     for (const connection of connections) this.#connections.add(connection);
-    if (!isSameInstance) await this.#restore(facts[0]);
+    // What had been answered before the disk moved went with it, and was made durable there.
+    if (this.#awaited?.holdsAll === true) this.#forgetAll();
+    else if (!isSameInstance) await this.#restore(facts[0]);
     if (this.#end !== null) return;
     if (this.#connections.size < connections.length) {
       // Lost again: nothing goes out before the last of these has ended.
@@ -414,6 +443,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     this.#denbd = facts[0];
     this.#peerText = opened[0].peerText;
     this.#trouble = null;
+    this.#awaited = null;
     this.#reconnects++;
     this.#resent += this.#table.size;
     this.#log.info(`reconnected to ${this.#peerText}; ${this.#table.size} requests are sent again`);
@@ -436,6 +466,32 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
 
   get #isFenced(): boolean {
     return this.#denbd.session !== undefined;
+  }
+
+  /** The disk has moved. @returns Whether it is looked for there from now on. */
+  #follow({ moved, authenticated, instance }: MovedError): boolean {
+    const isOurs = moved.uuid === this.#denbd.identity?.uuid;
+    const place = isOurs ? this.#options.follow?.(moved.to, authenticated) ?? null : null;
+    if (place === null) return false;
+    this.#log.info(`the disk has moved from ${this.#peerText} to ${printable(moved.to)}: following`);
+    const { id, epoch, to } = moved;
+    this.#dials = [place.dial];
+    this.#dialIndex = 0;
+    this.#wishes = { ...this.#wishes, exportName: place.exportName };
+    this.#peerText = to;
+    // A former owner that was started anew meanwhile may itself have lost what had been answered.
+    const holdsAll = instance !== undefined && instance === this.#denbd.instance;
+    this.#awaited = { id, epoch, holdsAll };
+    this.#backoff.reset();
+    return true;
+  }
+
+  /** Whether a server proves that a disk which was followed has come to it. */
+  #proves({ arrived, identity }: DenbdFacts): boolean {
+    const awaited = this.#awaited;
+    if (awaited === null) return true;
+    const isOurs = identity !== undefined && identity.uuid === this.#denbd.identity?.uuid;
+    return isOurs && arrived?.id === awaited.id && arrived.epoch === awaited.epoch;
   }
 
   /** What keeps an export from being the one it was, or `null`. */
@@ -477,8 +533,8 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     const { session } = this.#options;
     const dial = this.#dials[this.#dialIndex];
     const wishes = session === undefined
-      ? this.#options.wishes
-      : withSession(this.#options.wishes, { id: session.id, generation: ++this.#generation });
+      ? this.#wishes
+      : withSession(this.#wishes, { id: session.id, generation: ++this.#generation });
     const attempts = Array.from(
       { length: this.#connectionCount },
       () => openConnection(dial, wishes, signal, this.#clock),
@@ -497,8 +553,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
       const ended = this.#denbd.reservation === undefined ? "" : " and its reservation has ended";
       this.#doubt =
         `the connection to ${this.#peerText} was lost${ended}; writes since the flush before may be, too`;
-      this.#replay.forgetBefore(Infinity);
-      this.#unflushedEpoch = -1;
+      this.#forgetAll();
       return;
     }
     const entries = [...this.#replay.entries()];
@@ -515,6 +570,11 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
       this.#log.error(this.#doubt);
     }
     if (this.#connections.size === 0) return;
+    this.#forgetAll();
+  }
+
+  /** Nothing is left that could be lost. */
+  #forgetAll(): void {
     this.#replay.forgetBefore(Infinity);
     this.#unflushedEpoch = -1;
   }

@@ -1,12 +1,13 @@
 /** A disk moves from one denbd to another, and everything goes wrong at every step. */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { dial } from "../../src/net/dial.ts";
+import { Command } from "../../src/wire/nbd/constants.ts";
 import { makeSparse } from "../testing/storage.ts";
 import { type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { randomFrom } from "../testing/random.ts";
 import { RawClient } from "../testing/raw_client.ts";
 import { type Look, Relay } from "../testing/relay.ts";
-import { denbd, listen, type RunningServer, serve } from "./program.ts";
+import { denbd, listen, proxy, type RunningServer, serve } from "./program.ts";
 
 const SIZE_BYTES = 4 * 1024 * 1024;
 
@@ -17,13 +18,19 @@ class Hosts implements AsyncDisposable {
   readonly there = this.#directory.file("there.img");
   readonly sock = this.#directory.file("sock");
   readonly #running: RunningServer[] = [];
+  #listenWords: readonly string[] = [];
   relay!: Relay;
   source!: RunningServer;
   destination!: RunningServer;
 
   /** @param look Sees what goes between them. */
-  static async start(look: Look = () => "pass", sizeBytes = SIZE_BYTES): Promise<Hosts> {
+  static async start(
+    look: Look = () => "pass",
+    sizeBytes = SIZE_BYTES,
+    listenWords: readonly string[] = [],
+  ): Promise<Hosts> {
     const hosts = new Hosts();
+    hosts.#listenWords = listenWords;
     makeSparse(hosts.there, sizeBytes);
     Deno.writeFileSync(hosts.here, randomFrom().bytes(sizeBytes));
     await hosts.startSource();
@@ -40,7 +47,8 @@ class Hosts implements AsyncDisposable {
 
   /** Listens on the port that it had. */
   async startDestination(port = this.relay.target): Promise<void> {
-    this.destination = await listen(["--file", this.there, "--port", String(port)], this.env("there"));
+    const words = ["--file", this.there, "--port", String(port), ...this.#listenWords];
+    this.destination = await listen(words, this.env("there"));
     this.#running.push(this.destination);
   }
 
@@ -217,6 +225,48 @@ Deno.test("the source is gone for good: the destination stays prepared until som
   assertStringIncludes((await hosts.own("there", "--claim")).stdout, "may still own it");
   await using server = await serve(["--file", hosts.there], hosts.env("there"));
   await writeBlock(server.port);
+});
+
+Deno.test("a proxy in front of the client follows the disk: all writes succeed, and are there", async () => {
+  await using hosts = await Hosts.start(undefined, 16 * 1024 * 1024, ["--then-serve"]);
+  const place = `nbd://127.0.0.1:${hosts.relay.port}/`;
+  await using front = await proxy([hosts.source.uri(), "--follow", place]);
+  const connection = await dial({ transport: "tcp", host: "127.0.0.1", port: front.port });
+  const client = await RawClient.open(connection);
+  const random = randomFrom();
+  const expected = Deno.readFileSync(hosts.here);
+  const writeSome = async (count: number) => {
+    for (let i = 0; i < count; i++) {
+      const offset = 512 * random.below(expected.length / 512);
+      const data = random.bytes(512);
+      expected.set(data, offset);
+      assertEquals((await client.write(offset, data)).error, 0);
+      if (random.chance(0.1)) assertEquals((await client.ask({ type: Command.FLUSH })).error, 0);
+    }
+  };
+  await writeSome(50);
+  await hosts.mirror();
+  let over = false;
+  const moving = hosts.source.ended().then((code) => {
+    over = true;
+    return code;
+  });
+  while (!over) await writeSome(5);
+  assertEquals(await moving, 0);
+  await writeSome(50);
+  assertEquals((await client.ask({ type: Command.FLUSH })).error, 0);
+  assertStringIncludes(front.log, "following");
+  connection.close();
+  assertEquals(Deno.readFileSync(hosts.there), expected);
+  assertEquals(await hosts.owners(), "moved owner");
+});
+
+Deno.test("a proxy does not go to a place that it was not told of", async () => {
+  await using hosts = await Hosts.start(undefined, SIZE_BYTES, ["--then-serve"]);
+  await using front = await proxy([hosts.source.uri()]);
+  await hosts.mirror();
+  await front.logged(/cannot reconnect: the disk has moved to .*, which is not followed/);
+  assertEquals(await hosts.source.ended(), 0);
 });
 
 const LARGE_BYTES = 48 * 1024 * 1024;

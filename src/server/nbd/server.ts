@@ -28,7 +28,7 @@ import {
   type ServerHall,
   type StartTls,
 } from "../../wire/nbd/handshake_server.ts";
-import { CRC32_CONTEXT, MIGRATION_QUERY } from "../../wire/nbd/migration_message.ts";
+import { CRC32_CONTEXT, encodeMoved, MIGRATION_QUERY, type Moved } from "../../wire/nbd/migration_message.ts";
 import { WireError } from "../../wire/wire_error.ts";
 import { type Export, type ExportTable, transmissionFlags } from "../export_table.ts";
 import { answerQuery, type MigrationDesk } from "../migration_desk.ts";
@@ -111,6 +111,16 @@ export interface Client {
   readonly rights: "read" | "write";
   readonly connectedAtMs: number;
   readonly session: Session;
+  /** It asks for what only another denbd understands. */
+  readonly isDenbd: boolean;
+}
+
+/** A disk that is at another host now. */
+interface Departed {
+  readonly exported: Export;
+  readonly moved: Moved;
+  /** Called when somebody has learned of it. */
+  told(): void;
 }
 
 /** How long the disk may take to finish what clients had asked for that were cut off. */
@@ -144,6 +154,8 @@ export class NbdServer {
   /** Exports that are served no longer, and what their clients are told. */
   readonly #dismissed = new WeakMap<Export, string>();
   readonly #writers = new WeakMap<Export, WriterSessions>();
+  /** By the name of their export. */
+  readonly #departed = new Map<string, Departed>();
   #sweep: Disposable | null = null;
   #lastId = 0;
   #draining = false;
@@ -279,6 +291,7 @@ export class NbdServer {
       rights: mayWrite ? "write" as const : "read" as const,
       connectedAtMs,
       session,
+      isDenbd: agreement.contexts.some(({ name }) => name.startsWith(DENBD_NAMESPACE)),
     };
     this.#clients.set(id, client);
     this.#options.changed?.();
@@ -331,6 +344,7 @@ export class NbdServer {
       () => this.#draining,
       tlsMode,
       (exported) => this.writersOf(exported),
+      this.#departed,
     );
     let carrier = connection;
     try {
@@ -398,6 +412,26 @@ export class NbdServer {
       for (const { session } of clients) session.abort(reason);
     });
     await Promise.all(clients.map((client) => this.#endings.get(client)));
+  }
+
+  /**
+   * Tells from now on where an export has gone, which the table has forgotten and whose clients are about to be cut
+   * off.
+   *
+   * @param deadlineMs For them to come back.
+   * @returns When as many denbd clients have been told as there are now, or the time is over.
+   */
+  depart(exported: Export, moved: Moved, deadlineMs: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const clients = this.clients().filter(({ session, isDenbd }) => isDenbd && session.exported === exported);
+    let awaited = clients.length;
+    const told = () => {
+      if (--awaited <= 0) resolve();
+    };
+    this.#departed.set(exported.name, { exported, moved, told });
+    if (awaited === 0) resolve();
+    const timer = this.#clock.timer(deadlineMs, resolve);
+    return promise.finally(() => timer[Symbol.dispose]());
   }
 
   /**
@@ -475,6 +509,9 @@ class Hall implements ServerHall {
   readonly #instance: string | undefined;
   readonly #closed: () => boolean;
   readonly #writersOf: (exported: Export) => WriterSessions;
+  readonly #departed: ReadonlyMap<string, Departed>;
+  /** Where the client has been told to go. */
+  #learned: Departed | null = null;
   readonly #offered = new Map<ExportOffer, Export>();
   /** Of the sessions that the client has named. */
   readonly #admissions = new Map<Export, Promise<Admission>>();
@@ -489,8 +526,10 @@ class Hall implements ServerHall {
     closed: () => boolean,
     tls: ServerHall["tls"],
     writersOf: (exported: Export) => WriterSessions,
+    departed: ReadonlyMap<string, Departed>,
   ) {
     this.tls = tls;
+    this.#departed = departed;
     this.#writersOf = writersOf;
     this.#peer = peer;
     this.#exports = exports;
@@ -522,7 +561,7 @@ class Hall implements ServerHall {
       refused: "unknown",
       reason: name === "" ? "there is no default export" : "no such export",
     };
-    if (exported === undefined) return unknown;
+    if (exported === undefined) return this.#whereTo(name) ?? unknown;
     const { rights, reason, conceals } = this.#judge(this.#peer, exported);
     if (rights === "none") return conceals ? { ...unknown, inTruth: reason } : { refused: "policy", reason };
     const refusal = this.#refusals.get(exported);
@@ -544,6 +583,7 @@ class Hall implements ServerHall {
           return encodeFacts({
             instance: this.#instance,
             identity: durable(exported.device.identity),
+            arrived: exported.device.identity?.arrived,
             window: this.#instance === undefined ? undefined : READABLE_BACKLOG,
           });
         }
@@ -556,6 +596,23 @@ class Hall implements ServerHall {
     };
     this.#offered.set(offer, exported);
     return offer;
+  }
+
+  /** For an export that has moved away; `null` for any other. */
+  #whereTo(name: string): Refusal | null {
+    const departed = this.#departed.get(name) ??
+      (name === "" && this.#departed.size === 1 ? [...this.#departed.values()][0] : undefined);
+    if (departed === undefined || this.#judge(this.#peer, departed.exported).rights === "none") return null;
+    return {
+      refused: "policy",
+      reason: "the disk has moved to another host",
+      contextsFor: (query) => {
+        const name = query === DENBD_NAMESPACE ? encodeMoved(departed.moved) : null;
+        if (name === null) return [];
+        this.#learned = departed;
+        return [...encodeFacts({ instance: this.#instance }), name];
+      },
+    };
   }
 
   /** What somebody may do who has the right to write. */
@@ -589,8 +646,9 @@ class Hall implements ServerHall {
     return admission;
   }
 
-  /** Gives back what the client has not taken. */
+  /** The handshake is over. Gives back what the client has not taken. */
   leave(): void {
+    this.#learned?.told();
     for (const admitting of this.#admissions.values()) {
       admitting.then((admission) => admission.leave(false), () => {});
     }

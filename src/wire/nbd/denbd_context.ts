@@ -8,6 +8,7 @@
  * | --- | --- |
  * | `x-denbd:instance=UUID` | this run of the server; another one after each start |
  * | `x-denbd:identity=UUID.GENERATION` | the disk, and its generation, which rises with each start that may write |
+ * | `x-denbd:arrived=UUID.EPOCH` | the migration by which the disk came here |
  * | `x-denbd:session=1.UUID.GENERATION` | the session that was asked for: what it had before is over |
  * | `x-denbd:reservation=UUID` | nobody else has written since this UUID was first told, and nobody else may |
  * | `x-denbd:window=REQUESTS.BYTES` | while no more of them wait, the server answers a probe at once |
@@ -41,6 +42,8 @@ export interface DenbdFacts {
   readonly identity?: { readonly uuid: string; readonly generation: number };
   readonly session?: SessionName;
   readonly reservation?: string;
+  /** By which migration the disk came to this server, and the epoch of the ownership that it led to. */
+  readonly arrived?: { readonly id: string; readonly epoch: number };
   /** How many unanswered requests, and bytes of READ and WRITE among them, leave room for a probe. */
   readonly window?: ProbeWindow;
 }
@@ -56,7 +59,9 @@ const SESSION_VERSION = "1";
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** The names of the contexts that tell these facts. */
-export function encodeFacts({ instance, identity, session, reservation, window }: DenbdFacts): string[] {
+export function encodeFacts(
+  { instance, identity, session, reservation, window, arrived }: DenbdFacts,
+): string[] {
   const names: string[] = [];
   if (instance !== undefined) names.push(`${DENBD_NAMESPACE}instance=${instance}`);
   if (identity !== undefined) {
@@ -64,6 +69,7 @@ export function encodeFacts({ instance, identity, session, reservation, window }
   }
   if (session !== undefined) names.push(encodeSession(session));
   if (reservation !== undefined) names.push(`${DENBD_NAMESPACE}reservation=${reservation}`);
+  if (arrived !== undefined) names.push(`${DENBD_NAMESPACE}arrived=${arrived.id}.${arrived.epoch}`);
   if (window !== undefined) names.push(`${WINDOW_PREFIX}${window.requests}.${window.bytes}`);
   return names;
 }
@@ -100,13 +106,15 @@ export function decodeSession(query: string): SessionName | null {
 export function decodeFacts(names: readonly string[]): DenbdFacts {
   const facts: { -readonly [Name in keyof DenbdFacts]: DenbdFacts[Name] } = {};
   for (const name of names) {
-    const match = /^x-denbd:(instance|identity|session|reservation|window)=(.*)$/s.exec(name);
+    const match = /^x-denbd:(instance|identity|session|reservation|arrived|window)=(.*)$/s.exec(name);
     if (match === null) continue;
     const [, kind, text] = match;
     const fact = kind === "session"
       ? decodeSession(name)
       : kind === "identity"
       ? decodeNumbered(text)
+      : kind === "arrived"
+      ? decodeArrived(text)
       : kind === "window"
       ? decodeWindow(text)
       : UUID.test(text)
@@ -118,6 +126,11 @@ export function decodeFacts(names: readonly string[]): DenbdFacts {
     Object.assign(facts, { [kind]: fact });
   }
   return facts;
+}
+
+function decodeArrived(text: string): DenbdFacts["arrived"] | null {
+  const numbered = decodeNumbered(text);
+  return numbered === null ? null : { id: numbered.uuid, epoch: numbered.generation };
 }
 
 function decodeWindow(text: string): ProbeWindow | null {

@@ -43,6 +43,9 @@ import {
   type MetaContext,
   OPTION_REPLY_HEADER_BYTES,
 } from "./option.ts";
+import { decodeFacts } from "./denbd_context.ts";
+import { decodeMoved } from "./migration_message.ts";
+import { MovedError } from "./moved_error.ts";
 import { RefusedError } from "./refused_error.ts";
 
 /** The longest payload of a reply to an option; the longest legal one has some 8 KiB. */
@@ -136,7 +139,7 @@ export function* startTls(): Conversation<GreetedForTls> {
  * Negotiates one export, and leaves the connection ready for transmission.
  *
  * @param greeted Inside TLS: what {@linkcode startTls} returned.
- * @throws {RefusedError} If the server does not give the export.
+ * @throws {RefusedError} If the server does not give the export; {@linkcode MovedError} if it says where it is.
  * @throws {WireError} If the server breaks the protocol.
  * @throws {RangeError} If the name of the export or of a context is longer than 4096 bytes.
  */
@@ -151,9 +154,10 @@ export function* negotiateClient(
   const { style, noZeroes } = server;
   if (style === "newstyle") return { style, ...plain, ...yield* exportName(wishes.exportName, noZeroes) };
   const budget = new Budget();
+  let contexts: MetaContext[] = [];
   try {
     const forms = yield* askForms(budget, wishes);
-    const contexts = forms.structured ? yield* setContexts(budget, wishes) : [];
+    if (forms.structured) contexts = yield* setContexts(budget, wishes);
     const told = yield* go(budget, wishes.exportName);
     if (told !== null) return { style, ...forms, contexts, ...told };
     if (forms.extended) {
@@ -161,8 +165,11 @@ export function* negotiateClient(
     }
     return { style, ...forms, contexts, ...yield* exportName(wishes.exportName, noZeroes) };
   } catch (error) {
-    if (error instanceof RefusedError) yield* leave();
-    throw error;
+    if (!(error instanceof RefusedError)) throw error;
+    const names = contexts.map(({ name }) => name);
+    const moved = decodeMoved(names);
+    yield* leave();
+    throw moved === null ? error : new MovedError(error, moved, decodeFacts(names).instance);
   }
 }
 

@@ -73,6 +73,8 @@ export interface Refusal {
   readonly reason: string;
   /** Told to the log in its place: what the client is not to know. */
   readonly inTruth?: string;
+  /** What SET_META_CONTEXT grants nevertheless, for a query; where this is absent it is refused as well. */
+  contextsFor?(query: string): readonly string[];
 }
 
 /** What the server has for this client. */
@@ -408,7 +410,11 @@ function* answerSetMeta(hall: ServerHall, haggled: Haggled, payload: Uint8Array 
     throw new OptionRefused(OptionReply.ERR_INVALID, "STRUCTURED_REPLY or EXTENDED_HEADERS comes first");
   }
   const { exportName, queries } = understand(payload, decodeMetaRequest);
-  const offer = find(hall, exportName);
+  const found = hall.find(exportName);
+  const offer: Pick<ExportOffer, "contexts" | "contextsFor"> =
+    "refused" in found && found.contextsFor !== undefined
+      ? { contexts: [], contextsFor: found.contextsFor }
+      : find(hall, exportName);
   expectFewQueries(queries, exportName);
   const names = new Set<string>();
   for (const query of queries) {

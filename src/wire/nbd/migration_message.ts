@@ -28,6 +28,9 @@ export const CRC32_CONTEXT = `${DENBD_NAMESPACE}crc32`;
 /** The longest range that a checksum is made of at once, in bytes. */
 export const CRC32_BYTES_MAX = 16 * 1024 * 1024;
 
+/** The beginning of the context that says where a disk has gone. */
+const MOVED_PREFIX = `${DENBD_NAMESPACE}moved=`;
+
 const VERSION = 1;
 const PREFIX = `${MIGRATION_QUERY}${VERSION}?`;
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
@@ -57,6 +60,18 @@ export type MigrationAnswer =
   | { readonly is: "fresh" | "resume" | "receiving" | "prepared" | "owner" | "unknown" }
   /** `size`: the sizes differ. */
   | { readonly is: "refused"; readonly why: "size" | "busy" | "policy"; readonly reason: string };
+
+/** Where a disk has gone, as its former owner tells who comes back to it. */
+export interface Moved {
+  /** The disk's. */
+  readonly uuid: string;
+  /** Of the migration. */
+  readonly id: string;
+  /** Of the ownership that it led to. */
+  readonly epoch: number;
+  /** A URI. */
+  readonly to: string;
+}
 
 const VERBS: readonly string[] = ["prepare", "commit", "acknowledge", "release", "ask"];
 const STATES: readonly string[] = ["fresh", "resume", "receiving", "prepared", "owner", "unknown"];
@@ -112,6 +127,28 @@ export function decodeMigrationAnswer(names: readonly string[]): MigrationAnswer
     throw new WireError(`migration answer "${is.slice(0, 64)}"`);
   }
   return { is, why: why as "size", reason: fields.get("reason") ?? "" };
+}
+
+/** The name of the context that tells it; `null` if it is too long to be told. */
+export function encodeMoved({ uuid, id, epoch, to }: Moved): string | null {
+  const fields = new URLSearchParams([["uuid", uuid], ["id", id], ["epoch", String(epoch)], ["to", to]]);
+  const name = `${MOVED_PREFIX}${VERSION}?${fields}`;
+  return name.length > MAX_STRING_BYTES ? null : name;
+}
+
+/**
+ * Where the disk has gone, by the names of contexts that were granted; `null` if they do not say, or in a way that we
+ * do not know.
+ *
+ * @throws {WireError} If it is malformed.
+ */
+export function decodeMoved(names: readonly string[]): Moved | null {
+  const name = names.find((name) => name.startsWith(`${MOVED_PREFIX}${VERSION}?`));
+  if (name === undefined) return null;
+  const fields = new URLSearchParams(name.slice(name.indexOf("?") + 1));
+  const to = fields.get("to");
+  if (to === null) throw new WireError("a disk has moved nowhere");
+  return { uuid: uuid(fields, "uuid"), id: uuid(fields, "id"), epoch: count(fields, "epoch"), to };
 }
 
 function encode(fields: object): string {

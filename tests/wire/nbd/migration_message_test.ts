@@ -3,8 +3,10 @@ import { MAX_STRING_BYTES } from "../../../src/wire/nbd/constants.ts";
 import {
   decodeMigrationAnswer,
   decodeMigrationRequest,
+  decodeMoved,
   encodeMigrationAnswer,
   encodeMigrationRequest,
+  encodeMoved,
   type MigrationAnswer,
   type MigrationRequest,
 } from "../../../src/wire/nbd/migration_message.ts";
@@ -47,6 +49,20 @@ pure("migration messages: no answer among other contexts is none", () => {
 pure("migration messages: an answer always fits", () => {
   const answer = { is: "refused", why: "busy", reason: "\u{1f4be}".repeat(5000) } as const;
   assert(encodeMigrationAnswer(answer).length <= MAX_STRING_BYTES);
+});
+
+pure("where a disk has gone is told and understood", () => {
+  const moved = { uuid, id, epoch: 3, to: "nbd+noise://b.example:10811/a disk?key=x&y" };
+  const name = encodeMoved(moved)!;
+  assert(name.startsWith("x-denbd:moved=1?"));
+  assertEquals(decodeMoved(["base:allocation", name]), moved);
+  assertEquals(decodeMoved(["base:allocation", "x-denbd:moved=2?to=x"]), null);
+  assertEquals(encodeMoved({ ...moved, to: "x".repeat(5000) }), null);
+  for (
+    const damaged of [name.replace("uuid=", "u="), name.replace("epoch=3", "epoch=0"), name.split("&to")[0]]
+  ) {
+    assertThrows(() => decodeMoved([damaged]), WireError);
+  }
 });
 
 pure("migration messages: every field missing or damaged is refused", () => {
