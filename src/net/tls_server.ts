@@ -48,7 +48,10 @@ export function prepareTlsServer(settings: TlsServerSettings): AcceptTls {
   } as const;
   return async (transport, signal) => {
     const done = Promise.withResolvers<TLSSocket>();
-    const fail = (error: Error) => done.reject(new Error(`the TLS handshake failed: ${error.message}`));
+    const fail = ({ message }: Error) => {
+      const reason = message === "socket hang up" ? "the client closed the connection" : message;
+      done.reject(new Error(`the TLS handshake failed: ${reason}`));
+    };
     // Only servers of the runtime, not its bare sockets, look at what a client's certificate is worth.
     const server = tls.createServer(options, done.resolve);
     server.on("tlsClientError", fail);
