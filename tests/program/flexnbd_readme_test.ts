@@ -37,6 +37,50 @@ wait $server
   assertEquals(status.split(" ")[0], pid);
 });
 
+Deno.test("flexnbd's manual: migrating", async () => {
+  using directory = temporaryDirectory();
+  const state = `--state-dir '${directory.path}/state'`;
+  const wrapper = `#!/bin/sh\nmode=$1; shift\ncase $mode in serve|listen) set -- ${state} "$@"; esac\n` +
+    `exec '${await program()}' $mode "$@"\n`;
+  Deno.writeTextFileSync(directory.file("flexnbd"), wrapper, { mode: 0o755 });
+  const script = `
+set -e
+dd if=/dev/urandom of=TMP/data bs=1024 count=1K status=none
+truncate -s 1M TMP/data.copy
+flexnbd serve --file TMP/data --addr 0.0.0.0 --port PORT1 \\
+    --sock TMP/flex-source.sock --quiet &
+source=$!
+flexnbd listen --file TMP/data.copy --addr 0.0.0.0 --port PORT2 \\
+    --sock TMP/flex-dest.sock --quiet &
+dest=$!
+while [ ! -S TMP/flex-source.sock ]; do kill -0 $source; sleep 0.05; done
+while [ ! -S TMP/flex-dest.sock ]; do kill -0 $dest; sleep 0.05; done
+flexnbd status --sock TMP/flex-source.sock
+flexnbd status --sock TMP/flex-dest.sock
+flexnbd mirror --addr 127.0.0.1 --port PORT2 \\
+    --sock TMP/flex-source.sock
+wait $source
+echo "source $?"
+wait $dest
+echo "dest $?"
+cmp TMP/data TMP/data.copy
+ls TMP
+`.replaceAll("TMP", directory.path).replace("PORT1", String(freePort())).replaceAll(
+    "PORT2",
+    String(freePort()),
+  );
+  const { stdout, stderr } = await run("sh", ["-c", script], {
+    env: { ...surroundings, PATH: `${directory.path}:${Deno.env.get("PATH")}` },
+  });
+  const [source, dest, ...rest] = stdout.split("\n");
+  assertMatch(source, /^pid=\d+ size=1048576 is_mirroring=false .*has_control=true/);
+  assertMatch(dest, /^pid=\d+ size=1048576 is_mirroring=false .*has_control=false/);
+  assertEquals(rest.slice(0, 3), ["Migration started", "source 0", "dest 0"]);
+  // The control sockets are gone.
+  assertEquals(rest.slice(3).filter((name) => name !== ""), ["data", "data.copy", "flexnbd", "state"]);
+  assertEquals(stderr, "");
+});
+
 Deno.test("flexnbd's manual: status counts clients, acl lets in those it names", async () => {
   using directory = temporaryDirectory();
   const sock = directory.file("control");
