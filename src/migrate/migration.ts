@@ -24,6 +24,17 @@ const RETRY_MS = 1000;
 const SILENCE_MS_MAX = 60_000;
 /** How often it is looked after. */
 const WATCH_MS = 250;
+/** How long clients are held, if nobody says. */
+const DOWNTIME_MS = 200;
+/** Of the time for which clients may be held, this is for the rest of the copy; the handover takes the other half. */
+const COPY_PART = 0.5;
+/**
+ * Where nobody said how long clients may be held, they are held for so long at most when passes do not help: flexnbd
+ * would cut them off as soon as it expects to be done within that. Without their load the rest goes faster than what
+ * was measured, by this factor at most.
+ */
+const PATIENCE_MS = 5000;
+const UNBURDENED_FACTOR = 4;
 /** Clients are let go on when the end takes this many times longer than promised, and at least the milliseconds below. */
 const HOLD_FACTOR_MAX = 4;
 const HOLD_MS_MIN = 1000;
@@ -68,7 +79,7 @@ export interface MigrationOptions {
   readonly leave?: () => Promise<void>;
   /** `false`: the destination gets a copy, and the disk stays. Default `true`. */
   readonly handOver?: boolean;
-  /** How long clients may be held. Default 200. */
+  /** How long clients may be held. Default 200, and more only if the disk could not be moved otherwise. */
   readonly downtimeMs?: number;
   /** Bytes per second; `null`, the default, for as fast as it goes. */
   readonly speedLimit?: number | null;
@@ -140,6 +151,10 @@ export class Migration {
   /** The latest measurements of the flow: when, and how much had been sent. */
   #samples: { atMs: number; bytes: number }[] = [];
   #stubborn = 0;
+  /** When passes do not help, clients may be held for longer, once. */
+  #patient = false;
+  /** For how long clients may be held for the rest of the copy. */
+  #budgetMs = 0;
   #converges = true;
   /** There is no way back. */
   #left = false;
@@ -149,7 +164,7 @@ export class Migration {
 
   /** Starts at once. */
   constructor(options: MigrationOptions) {
-    const { place, sizeBytes, clock, log, downtimeMs = 200, speedLimit = null } = options;
+    const { place, sizeBytes, clock, log, downtimeMs = DOWNTIME_MS, speedLimit = null } = options;
     this.#options = options;
     this.#disk = place.device;
     this.#clock = clock;
@@ -318,16 +333,19 @@ export class Migration {
   }
 
   async #converge(attempt: Attempt, outflow: Outflow, signal: AbortSignal): Promise<void> {
-    // Held in vain, clients are not held again before much less is left.
-    let downtimeMs = this.#downtimeMs;
+    const { slowWriters = false, downtimeMs } = this.#options;
+    this.#budgetMs = this.#downtimeMs * COPY_PART;
+    this.#patient = !slowWriters && downtimeMs === undefined;
     while (true) {
-      do await this.#passLive(outflow, signal); while (!this.#fits(downtimeMs));
+      do await this.#passLive(outflow, signal); while (!this.#fits());
       // What is durable and compared now need not be when clients wait.
       await interruptible(outflow.flush(), signal);
       await this.#compare(attempt, signal);
-      if (!this.#fits(downtimeMs)) continue;
+      if (!this.#fits()) continue;
       if (await this.#finish(attempt, outflow, signal)) return;
-      downtimeMs /= 2;
+      // Held in vain, clients are not held again before much less is left.
+      this.#budgetMs = Math.min(this.#budgetMs, this.#downtimeMs * COPY_PART) / 2;
+      this.#patient = false;
       this.#log.warn(
         `migration to ${this.#options.destination.text}: clients would have been held for too long; it goes on`,
       );
@@ -335,9 +353,13 @@ export class Migration {
   }
 
   /** Whether what is left can be sent in the time for which clients may be held. */
-  #fits(downtimeMs: number): boolean {
+  #fits(): boolean {
+    return this.#leftMs() <= this.#budgetMs;
+  }
+
+  #leftMs(): number {
     const left = this.#pending.bytes;
-    return left === 0 || this.#speed > 0 && 1000 * left / this.#speed <= downtimeMs;
+    return left === 0 ? 0 : this.#speed === 0 ? Infinity : 1000 * left / this.#speed;
   }
 
   /** A pass while clients go on. */
@@ -356,14 +378,22 @@ export class Migration {
 
   /** Looks whether passes still help. */
   #judge(found: number, left: number): void {
-    const stubborn = this.#pass > 1 && left > found * STUBBORN_PART && !this.#fits(this.#downtimeMs);
+    const stubborn = this.#pass > 1 && left > found * STUBBORN_PART && !this.#fits();
     this.#stubborn = stubborn ? this.#stubborn + 1 : 0;
     const { writePace } = this.#tracker;
+    const { destination, slowWriters = false } = this.#options;
+    if (this.#patient && this.#stubborn > 0 && this.#leftMs() <= UNBURDENED_FACTOR * PATIENCE_MS) {
+      this.#budgetMs = UNBURDENED_FACTOR * PATIENCE_MS;
+      this.#log.warn(
+        `migration to ${destination.text}: clients write as fast as the disk can be moved; ` +
+          `they are held for up to ${PATIENCE_MS / 1000} s`,
+      );
+      return;
+    }
     if (this.#stubborn < STUBBORN_PASSES) {
       if (this.#stubborn === 0 && writePace === null) this.#converges = true;
       return;
     }
-    const { destination, slowWriters = false } = this.#options;
     if (slowWriters) {
       const limit = Math.ceil((writePace?.bytesPerSecond ?? this.#speed) * SLOWED_PART);
       this.#log.info(`migration to ${destination.text}: clients may write ${limit} bytes/s until it is done`);
@@ -431,7 +461,9 @@ export class Migration {
     outflow: Outflow,
     signal: AbortSignal,
   ): Promise<boolean> {
-    const holdMs = Math.max(HOLD_MS_MIN, HOLD_FACTOR_MAX * this.#downtimeMs);
+    const holdMs = this.#budgetMs > this.#downtimeMs
+      ? PATIENCE_MS
+      : Math.max(HOLD_MS_MIN, HOLD_FACTOR_MAX * this.#downtimeMs);
     const late = new AbortController();
     using _timer = this.#clock.timer(holdMs, () => {
       this.#tracker.release();
