@@ -85,7 +85,7 @@ export class FileDisk implements BlockDevice {
   readonly #pace: WritePace;
   #endCheckedMs = -Infinity;
   /** What the file system turned out not to know. */
-  readonly #cannot = { punch: false, zero: false, discard: false };
+  readonly #cannot = { punch: false, zero: false, discard: false, findStorage: false };
   #syncing: Promise<void> | null = null;
   /** The sync after the one under way; whoever asks now joins it. */
   #nextSync: Promise<void> | null = null;
@@ -395,11 +395,9 @@ export class FileDisk implements BlockDevice {
     try {
       const file = this.#file;
       const end = Math.min(offset + length, file.end());
-      // Storage that was reserved and never written also counts as a hole for the file system.
-      const kind = this.#sparse ? "hole" : "zero";
       for (let at = offset; at < end;) {
         const data = Math.min(end, file.seekData(at) ?? end);
-        if (at < data) extents.push({ kind, length: data - at });
+        if (at < data && this.#appendUnwritten(extents, at, data, untilMs) < data) return extents;
         if (data < end) {
           at = Math.min(end, file.seekHole(data) ?? end);
           extents.push({ kind: "data", length: at - data });
@@ -410,11 +408,39 @@ export class FileDisk implements BlockDevice {
       }
       // Nothing is known of what somebody cut off, least of all that it reads as zeroes.
       const start = Math.max(offset, end);
-      if (start < offset + length) appendData(extents, offset + length - start);
+      if (start < offset + length) appendExtent(extents, "data", offset + length - start);
     } catch (error) {
       throw toDeviceError("extents", offset, length, error);
     }
     return extents;
+  }
+
+  /**
+   * Describes what the file system takes for a hole. Storage that was reserved and never written also counts as one,
+   * and is what zeroing without permission to punch leaves. Returns how far it got.
+   */
+  #appendUnwritten(extents: Extent[], from: number, to: number, untilMs: number): number {
+    let at = from;
+    while (at < to) {
+      const storage = this.#sparse ? this.#findStorage(at, to) : { from: at, to };
+      const holeEnd = storage?.from ?? to;
+      if (at < holeEnd) extents.push({ kind: "hole", length: holeEnd - at });
+      if (storage !== null) appendExtent(extents, "zero", storage.to - storage.from);
+      at = storage?.to ?? to;
+      if (extents.length >= EXTENTS_MAX || this.#clock.now() > untilMs) break;
+    }
+    return at;
+  }
+
+  #findStorage(from: number, to: number): Run | null {
+    if (this.#cannot.findStorage) return null;
+    try {
+      return this.#file.findStorage(from, to - from);
+    } catch (error) {
+      if (!(error instanceof OsError)) throw error;
+      this.#cannot.findStorage = true;
+      return null;
+    }
   }
 
   async cache(offset: number, length: number): Promise<void> {
@@ -498,10 +524,10 @@ async function supported(call: Promise<void>): Promise<boolean> {
   }
 }
 
-function appendData(extents: Extent[], length: number): void {
+function appendExtent(extents: Extent[], kind: Extent["kind"], length: number): void {
   const last = extents.at(-1);
-  if (last?.kind === "data") extents[extents.length - 1] = { kind: "data", length: last.length + length };
-  else extents.push({ kind: "data", length });
+  if (last?.kind === kind) extents[extents.length - 1] = { kind, length: last.length + length };
+  else extents.push({ kind, length });
 }
 
 function toDeviceError(

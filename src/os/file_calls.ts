@@ -35,6 +35,7 @@ const BLKGETSIZE64 = 0x80081272n;
 const BLKSSZGET = 0x1268n;
 const BLKDISCARD = 0x1277n;
 const BLKROTATIONAL = 0x127en;
+const FS_IOC_FIEMAP = 0xc020660bn;
 /** The same number on every machine. */
 const SYS_CACHESTAT = 451;
 /** With larger pages fewer are counted, and nothing is taken to be cached. */
@@ -310,6 +311,26 @@ export class OpenFile {
     const error = lastError(this.#lib, "lseek");
     if (error.code === "ENXIO") return null;
     throw error;
+  }
+
+  /**
+   * The first run of storage in a range, which may have been reserved and never written: {@linkcode seekData} takes
+   * such storage for a hole.
+   *
+   * @returns `null` if there is none. @throws {OsError} EOPNOTSUPP where the file system does not know.
+   */
+  findStorage(offset: number, length: number): { from: number; to: number } | null {
+    // struct fiemap: start u64, length u64, flags u32, found u32, room u32, reserved u32; then struct fiemap_extent:
+    // logical u64, physical u64, length u64, reserved, flags.
+    const map = new BigUint64Array(4 + 7);
+    map[0] = BigInt(offset);
+    map[1] = BigInt(length);
+    new Uint32Array(map.buffer)[6] = 1;
+    if (this.#lib.ioctl(this.#fd, FS_IOC_FIEMAP, map) !== 0) throw lastError(this.#lib, "ioctl FIEMAP");
+    if (new Uint32Array(map.buffer)[5] === 0) return null;
+    const from = Math.max(offset, Number(map[4]));
+    const to = Math.min(offset + length, Number(map[4] + map[6]));
+    return from < to ? { from, to } : null;
   }
 
   /** `fallocate` now. @throws {OsError} EOPNOTSUPP where the file system does not know the mode. */

@@ -298,6 +298,30 @@ Deno.test("FileDisk allocates what is zeroed without permission to punch", async
   assertEquals(allocatedBytes(opened.path), 512 * 1024);
 });
 
+Deno.test("FileDisk tells storage that holds zeroes from holes, also where it was never written", async () => {
+  await using opened = await open(8 * MIB);
+  const { disk } = opened;
+  await disk.write(MIB, new Uint8Array(MIB).fill(1));
+  await disk.zero(3 * MIB, 2 * MIB, { mayPunch: false });
+  await disk.flush();
+  assertEquals(await disk.extents(0, 8 * MIB), [
+    { kind: "hole", length: MIB },
+    { kind: "data", length: MIB },
+    { kind: "hole", length: MIB },
+    { kind: "zero", length: 2 * MIB },
+    { kind: "hole", length: 3 * MIB },
+  ]);
+  assertEquals(await disk.extents(4 * MIB + 512, MIB), [
+    { kind: "zero", length: MIB - 512 },
+    { kind: "hole", length: 512 },
+  ]);
+  await disk.zero(4 * MIB, MIB);
+  assertEquals(await disk.extents(3 * MIB, 2 * MIB), [
+    { kind: "zero", length: MIB },
+    { kind: "hole", length: MIB },
+  ]);
+});
+
 Deno.test("FileDisk refuses a fast zero that would be slow, and has changed nothing", async () => {
   if (!canHaveStorage()) return;
   await using directory = await smallFileSystem(8 * MIB);
