@@ -61,7 +61,7 @@ const variants: Variant[] = [
 
 for (const { name, program, connections, start } of variants) {
   if (findProgram(program) === null) {
-    peerTest(`${name} does what every disk does`, [program], () => {});
+    peerTest(`V2: ${name} does what every disk does`, [program], () => {});
     continue;
   }
   conformance(name, {

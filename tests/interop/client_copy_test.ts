@@ -110,7 +110,7 @@ for (const [name, start] of Object.entries(servers)) {
     assertEquals(Deno.readFileSync(image).subarray(1001, 1001 + data.length), data);
   });
 
-  peerTest(`info tells the truth about ${name}`, programs.slice(2), async () => {
+  peerTest(`V5: info tells the truth about ${name}`, programs.slice(2), async () => {
     using directory = temporaryDirectory();
     const image = directory.file("image");
     makeSparse(image, 3 * MIB);

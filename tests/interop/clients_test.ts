@@ -86,43 +86,47 @@ peerTest("nbdinfo hears that an export is unknown, and that it is read-only", ["
   await run("nbdinfo", ["--is", "read-only", server.uri("r")]);
 });
 
-peerTest("qemu-io finds the patterns that it wrote, and everything else as it was", ["qemu-io"], async () => {
-  using directory = temporaryDirectory();
-  await using server = await serveScratch(directory);
-  const commands = [
-    "write -P 7 0 64k",
-    "read -P 7 0 64k",
-    "write -P 9 3 5",
-    "read -P 9 3 5",
-    "read -P 7 8 100",
-    "aio_write -P 5 1M 1M",
-    "aio_write -P 6 2M 1M",
-    "aio_flush",
-    "read -P 5 1M 1M",
-    "read -P 6 2M 1M",
-    "write -f -P 8 4M 64k",
-    "write -z 1M 1M",
-    "read -P 0 1M 1M",
-    "write -z -n 2M 512k",
-    "read -P 0 2M 512k",
-    "read -P 6 2560k 512k",
-    "discard 4M 64k",
-    "read -P 0 4M 64k",
-    "write -z -u 8M 1M",
-    "read -P 0 8M 1M",
-    "flush",
-  ];
-  const args = [
-    "-f",
-    "raw",
-    "-d",
-    "unmap",
-    ...commands.flatMap((command) => ["-c", command]),
-    server.uri("x"),
-  ];
-  const { stdout } = await run("qemu-io", args);
-  assertEquals(/fail|error/i.test(stdout), false, stdout);
-});
+peerTest(
+  "V1: qemu-io finds the patterns that it wrote, and everything else as it was",
+  ["qemu-io"],
+  async () => {
+    using directory = temporaryDirectory();
+    await using server = await serveScratch(directory);
+    const commands = [
+      "write -P 7 0 64k",
+      "read -P 7 0 64k",
+      "write -P 9 3 5",
+      "read -P 9 3 5",
+      "read -P 7 8 100",
+      "aio_write -P 5 1M 1M",
+      "aio_write -P 6 2M 1M",
+      "aio_flush",
+      "read -P 5 1M 1M",
+      "read -P 6 2M 1M",
+      "write -f -P 8 4M 64k",
+      "write -z 1M 1M",
+      "read -P 0 1M 1M",
+      "write -z -n 2M 512k",
+      "read -P 0 2M 512k",
+      "read -P 6 2560k 512k",
+      "discard 4M 64k",
+      "read -P 0 4M 64k",
+      "write -z -u 8M 1M",
+      "read -P 0 8M 1M",
+      "flush",
+    ];
+    const args = [
+      "-f",
+      "raw",
+      "-d",
+      "unmap",
+      ...commands.flatMap((command) => ["-c", command]),
+      server.uri("x"),
+    ];
+    const { stdout } = await run("qemu-io", args);
+    assertEquals(/fail|error/i.test(stdout), false, stdout);
+  },
+);
 
 peerTest("qemu-img reads an image whose size is no whole sector", ["qemu-img"], async () => {
   using directory = temporaryDirectory();
@@ -133,7 +137,7 @@ peerTest("qemu-img reads an image whose size is no whole sector", ["qemu-img"], 
   assertEquals(JSON.parse(stdout)["virtual-size"], 1024);
 });
 
-peerTest("fio verifies what it wrote at depth 32 over four connections", ["fio"], async () => {
+peerTest("V1: fio verifies what it wrote at depth 32 over four connections", ["fio"], async () => {
   using directory = temporaryDirectory();
   await using server = await serveScratch(directory);
   const quarter = sizeBytes / 4;
@@ -164,7 +168,7 @@ peerTest("fio verifies what it wrote at depth 32 over four connections", ["fio"]
   assertEquals(await server.stop(), 0);
 });
 
-peerTest("a flush and a write with FUA reach stable storage before they are answered", [
+peerTest("V16: a flush and a write with FUA reach stable storage before they are answered", [
   "strace",
   "nbdsh",
 ], async () => {

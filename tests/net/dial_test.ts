@@ -41,7 +41,7 @@ async function check(endpoint: Endpoint, options: DialOptions = {}): Promise<Con
 
 const portOf = (listener: Deno.Listener) => (listener.addr as Deno.NetAddr).port;
 
-Deno.test("dial() reaches IPv4, a host name and, without binding, IPv6", async () => {
+Deno.test("V23: dial() reaches IPv4, a host name and, without binding, IPv6", async () => {
   for (
     const [listening, hosts] of [["127.0.0.1", ["127.0.0.1", "localhost"]], ["::1", ["::1"]]]
   ) {
@@ -54,7 +54,7 @@ Deno.test("dial() reaches IPv4, a host name and, without binding, IPv6", async (
   }
 });
 
-Deno.test("dial() reaches a Unix socket", async () => {
+Deno.test("V23: dial() reaches a Unix socket", async () => {
   using directory = temporaryDirectory();
   const path = directory.file("socket");
   await using _server = echo(Deno.listen({ transport: "unix", path }));

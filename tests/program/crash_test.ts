@@ -20,7 +20,7 @@ function block(number: number): Uint8Array<ArrayBuffer> {
   return data;
 }
 
-Deno.test("kill -9 in the middle of writes: all that was flushed or FUA'd is there", async () => {
+Deno.test("V16: kill -9 in the middle of writes: all that was flushed or FUA'd is there", async () => {
   using directory = temporaryDirectory();
   const image = directory.file("image");
   Deno.writeFileSync(image, new Uint8Array(blocks * blockBytes));

@@ -478,7 +478,7 @@ Deno.test("proxy shows its status on the control socket", async () => {
   });
 });
 
-peerTest("proxy in front of nbdkit hands its errors to the client that asked", ["nbdkit"], async () => {
+peerTest("V18: proxy in front of nbdkit hands its errors to the client that asked", ["nbdkit"], async () => {
   using directory = temporaryDirectory();
   const image = directory.file("image");
   Deno.writeFileSync(image, new Uint8Array(MIB).fill(6));

@@ -41,7 +41,7 @@ for (const server of ["denbd", "another"] as const) {
     await disk.close();
   });
 
-  test(`a disk that is stuck under 10,000 requests is slow, not gone, with ${server} server`, async () => {
+  test(`V9: a disk that is stuck under 10,000 requests is slow, not gone, with ${server} server`, async () => {
     const { wrap, faults } = holding("read");
     const { server, disk, link, pass } = await setUp({ ...known, wrap });
     const buffers = reads(10_000);

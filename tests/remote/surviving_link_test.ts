@@ -11,7 +11,7 @@ function test(name: string, fn: () => Promise<void>): void {
 }
 
 for (const connections of [1, 4]) {
-  test(`requests that a crash left unanswered are sent again, over ${connections} connections`, async () => {
+  test(`V7: requests that a crash of 30 s left unanswered are sent again, over ${connections} connections`, async () => {
     const { wrap } = holding("write");
     const { server, disk, link, pass } = await setUp({ wrap, connections });
     const writes = Array.from(
@@ -33,7 +33,7 @@ for (const connections of [1, 4]) {
   });
 }
 
-test("requests made while the server is away wait for it, reads among them", async () => {
+test("V29: requests made while the server is away wait for it, reads among them", async () => {
   const { server, disk, pass } = await setUp();
   await disk.write(0, filled(7));
   await disk.flush();
@@ -100,7 +100,7 @@ test("a connection that is lost while it comes back is made once more, whatever 
   }
 });
 
-test("the first attempt is made at once, later ones with growing pauses up to five seconds", async () => {
+test("V29: the first attempt is made at once, later ones with growing pauses up to five seconds", async () => {
   const { server, disk, pass } = await setUp();
   server.crash();
   await settle();
@@ -111,7 +111,7 @@ test("the first attempt is made at once, later ones with growing pauses up to fi
   await disk.close();
 });
 
-test("without a sole writer the next flush after a lost connection fails, and says why, once", async () => {
+test("V15: without a sole writer the next flush after a lost connection fails, and says why, once", async () => {
   const { server, disk, pass } = await setUp();
   await disk.write(0, filled(1));
   server.crash();
@@ -147,7 +147,7 @@ test("a flush that the connection took with it covers nothing", async () => {
   await disk.close();
 });
 
-test("a durable write is in no danger", async () => {
+test("V17: a durable write is in no danger", async () => {
   const { server, disk, pass } = await setUp();
   await disk.write(0, filled(1), { fua: true });
   server.crash();
@@ -158,7 +158,7 @@ test("a durable write is in no danger", async () => {
   await disk.close();
 });
 
-test("a sole writer writes again what the server lost: the latest content, zeroes too, before all else", async () => {
+test("V15: a sole writer writes again what the server lost: the latest content, zeroes too, before all else", async () => {
   const { server, disk, pass } = await setUp({ soleWriter: true });
   await disk.write(0, filled(9, 16384));
   await disk.flush();
@@ -265,7 +265,7 @@ test("rule 4: a request that takes too long fails, others do not, and its connec
   await disk.close();
 });
 
-test("one and 10,000 requests to a dead server fail at the same time", async () => {
+test("V8: one and 10,000 requests to a dead server fail at the same time", async () => {
   for (const count of [1, 10_000]) {
     const { server, disk, clock, pass } = await setUp({ deadlineMs: 60_000 });
     server.crash();
@@ -348,7 +348,7 @@ const changes: [string, (server: RestartableServer) => void, string | null][] = 
 ];
 
 for (const [what, change, message] of changes) {
-  test(`an export that comes back ${what} is ${message === null ? "accepted" : "refused, with the reason"}`, async () => {
+  test(`V6: an export that comes back ${what} is ${message === null ? "accepted" : "refused, with the reason"}`, async () => {
     const { server, disk, pass } = await setUp({ identity });
     server.crash();
     change(server);
@@ -367,7 +367,7 @@ for (const [what, change, message] of changes) {
   });
 }
 
-test("closing fails what is unanswered, at once, whether the server is there or not", async () => {
+test("V10: closing fails what is unanswered, at once, whether the server is there or not", async () => {
   for (const away of [false, true]) {
     const { wrap } = holding("read");
     const { server, disk, clock } = await setUp({ wrap });
@@ -383,7 +383,7 @@ test("closing fails what is unanswered, at once, whether the server is there or 
   }
 });
 
-test("the caller may use its buffer again after a write was answered, although it may be written again", async () => {
+test("V27: the caller may use its buffer again after a write was answered, although it may be written again", async () => {
   const { server, disk, pass } = await setUp({ soleWriter: true });
   const data = filled(5);
   await disk.write(0, data);
