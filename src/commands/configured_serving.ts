@@ -12,6 +12,7 @@ import type { ExportSettings } from "../config/exports_conf.ts";
 import type { ControlHandlers } from "../control/handlers.ts";
 import type { ImageStatus } from "../control/status.ts";
 import type { BlockDevice } from "../device/device.ts";
+import { activatedDescriptors } from "../net/activation.ts";
 import { openDisk } from "../open_disk.ts";
 import { systemClock } from "../os/clock.ts";
 import { type Export, type ExportTable, ExportTraffic } from "../server/export_table.ts";
@@ -97,7 +98,12 @@ export class ConfiguredServing implements ServerRole {
 
   /** How the server is to run. */
   get settings(): ServerSettings {
-    return settingsOf(this.#options.settings, this.#configuration);
+    return this.#settingsFor(this.#configuration);
+  }
+
+  #settingsFor(configuration: Configuration): ServerSettings {
+    const { settings, env } = this.#options;
+    return settingsOf(settings, configuration, activatedDescriptors(env, Deno.pid).length > 0);
   }
 
   async openExports(exports: ExportTable, stopped: AbortSignal): Promise<void> {
@@ -191,7 +197,7 @@ export class ConfiguredServing implements ServerRole {
         const each = await this.#open(settings);
         if (each !== null) opened.push(each);
       }
-      await server.apply(settingsOf(this.#options.settings, configuration));
+      await server.apply(this.#settingsFor(configuration));
     } catch (error) {
       for (const { device, ownership } of opened) {
         await ownership?.[Symbol.asyncDispose]();

@@ -22,10 +22,15 @@ export function refuseOptions(settings: ServerSettings): void {
   if (http !== undefined) throw new UsageError("with --config, HTTP is said in [http] of server.conf");
 }
 
-/** What the command line and the directory say together. Where to listen is said by the former, if it does. */
+/**
+ * What the command line and the directory say together. Where to listen is said by the former, if it does.
+ *
+ * @param hasSockets There are sockets that were handed over: nothing more is opened unless somebody says so.
+ */
 export function settingsOf(
   given: ServerSettings,
   { serving, exports, peers }: Configuration,
+  hasSockets: boolean,
 ): ServerSettings {
   const { nbd, tls, channel, http } = serving;
   const listen = [...nbd.listen];
@@ -36,7 +41,7 @@ export function settingsOf(
     if (given.port !== undefined) listen.push({ transport: "tcp", host, port: given.port });
   }
   // A directory of images alone is for dnbd3.
-  if (listen.length === 0 && channel === null && exports.length + peers.length > 0) {
+  if (listen.length === 0 && channel === null && !hasSockets && exports.length + peers.length > 0) {
     listen.push({ transport: "tcp", host: "127.0.0.1", port: NBD_PORT });
   }
   return {

@@ -29,15 +29,15 @@ while True:
 print(json.dumps("exit " + str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))), flush=True)
 `;
 
-peerTest(
-  "a server under systemd takes its socket, says when it is ready, alive and stopping, keeps its pid",
-  [
-    "python3",
-  ],
-  async () => {
+for (const what of ["file", "configuration directory"]) {
+  const name =
+    `a server of a ${what} under systemd takes its socket, says when it is ready, alive and stopping`;
+  peerTest(name, ["python3"], async () => {
     using directory = temporaryDirectory();
     const image = directory.file("image");
     Deno.writeFileSync(image, new Uint8Array(4096).fill(6));
+    Deno.writeTextFileSync(directory.file("exports.conf"), "[disk]\ndisk = image\n");
+    Deno.writeTextFileSync(directory.file("peers.conf"), "[here]\naddress = 127.0.0.1\nread = *\n");
     const child = new Deno.Command("python3", {
       args: [
         "-c",
@@ -47,8 +47,7 @@ peerTest(
         "serve",
         "--state-dir",
         directory.path,
-        "--file",
-        image,
+        ...(what === "file" ? ["--file", image] : ["--config", directory.path]),
       ],
       env: surroundings,
       stdin: "null",
@@ -75,5 +74,5 @@ peerTest(
     assertEquals(JSON.parse(await next()), "exit 0");
     assertEquals((await child.status).code, 0);
     await lines.cancel();
-  },
-);
+  });
+}
