@@ -129,6 +129,10 @@ export class ServedOwnership implements RecordStore, AsyncDisposable {
     });
   }
 
+  get latest(): DiskRecord | null {
+    return this.#state.latest;
+  }
+
   read(): Promise<DiskRecord | null> {
     return this.#state.read();
   }

@@ -139,7 +139,10 @@ class DiskReceiver implements ServerRole {
       throw new CommandFailure(whyNotOwned(file, known.ownership)!);
     }
     const disk = await openFileDisk(file, { discard, log });
-    return new DiskReceiver(options, disk, diskState(file, surroundings.stateDirectory), known, log);
+    const state = diskState(file, surroundings.stateDirectory);
+    // For status, as long as nothing happens.
+    await state?.read().catch(() => null);
+    return new DiskReceiver(options, disk, state, known, log);
   }
 
   openExports(exports: ExportTable): Promise<void> {

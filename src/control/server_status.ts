@@ -97,6 +97,7 @@ function describeExports(parts: ServerParts, nowMs: number): ExportStatus[] {
       writers: exported.writers ?? "any",
       reservation: describeReservation(nbd.writersOf(exported).holder),
       migration: migrationOf(exported),
+      ownership: exported.ownership?.latest?.ownership ?? null,
       ...parts.about?.(exported),
       latency: traffic.latencies(),
       clients: clients.filter(({ session }) => session.exported === exported).map((client) => ({

@@ -6,6 +6,7 @@
  */
 import type { LinkStatus } from "../remote/surviving_link.ts";
 import type { Rights } from "../access/acl.ts";
+import type { Ownership } from "../device/ownership.ts";
 import type { MigrationProgress } from "../migrate/migration.ts";
 
 /** How long requests took, in microseconds from their last byte in to their reply out. */
@@ -79,6 +80,8 @@ export interface ExportStatus {
   readonly writers: "any" | "one-session";
   readonly reservation: ReservationStatus | null;
   readonly migration: MigrationProgress | null;
+  /** What is kept of who owns the disk; `null` where nothing is. */
+  readonly ownership: Ownership | null;
   /** The connections to the server that has the disk; absent if it is here. */
   readonly upstream?: LinkStatus;
   /** Caches in front of the disk, the one that is asked last first; absent where there can be none. */

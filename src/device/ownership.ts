@@ -54,6 +54,8 @@ export interface DiskRecord {
 
 /** Where a disk's record is kept. */
 export interface RecordStore {
+  /** What was read or written last; `null` before. */
+  readonly latest: DiskRecord | null;
   /** `null`: there is none. */
   read(): Promise<DiskRecord | null>;
   /** Durable when this resolves. */

@@ -87,6 +87,7 @@ export class DiskState implements RecordStore {
   readonly #path: string;
   readonly #createdNs: string;
   readonly #file: string;
+  latest: DiskRecord | null = null;
 
   /** @param path Absolute path of the image. */
   constructor(directory: string, path: string, status: FileStatus) {
@@ -117,7 +118,8 @@ export class DiskState implements RecordStore {
       throw refusal(this.#file, (error as Error).message);
     }
     const { uuid, generation, ownership, createdNs } = record;
-    return createdNs === this.#createdNs ? { uuid, generation, ownership } : null;
+    this.latest = createdNs === this.#createdNs ? { uuid, generation, ownership } : null;
+    return this.latest;
   }
 
   /** Durable when this resolves. @throws {Error} If it cannot be written; the old record is there, or the new one. */
@@ -125,6 +127,7 @@ export class DiskState implements RecordStore {
     await Deno.mkdir(this.#directory, { recursive: true, mode: 0o700 });
     const text = formatRecord({ ...record, path: this.#path, createdNs: this.#createdNs });
     await replaceDurably(this.#directory, this.#file, text);
+    this.latest = record;
   }
 }
 

@@ -17,6 +17,7 @@ export const IDLE_EXPORT: ExportStatus = {
   writers: "any",
   reservation: null,
   migration: null,
+  ownership: null,
   latency: {},
   clients: [],
 };

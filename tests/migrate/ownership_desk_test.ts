@@ -39,6 +39,7 @@ function setUp(options: Partial<OwnershipDeskOptions> = {}) {
   const events: string[] = [];
   const desk = new OwnershipDesk({
     store: {
+      latest: null,
       read: () => Promise.resolve(kept.record),
       write(record) {
         if (kept.failing) return Promise.reject(new Error("no space"));

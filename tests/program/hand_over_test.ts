@@ -110,6 +110,8 @@ async function writeBlock(port: number): Promise<void> {
 
 Deno.test("a disk moves: both exit with 0, one owns it, the other says where it is", async () => {
   await using hosts = await Hosts.start();
+  const { stdout } = await denbd(["status", "--sock", hosts.sock, "--json"]);
+  assertEquals(JSON.parse(stdout).exports[0].ownership, { state: "owner", epoch: 1 });
   await hosts.mirror();
   assertEquals([await hosts.source.ended(), await hosts.destination.ended()], [0, 0]);
   hosts.assertSame();
