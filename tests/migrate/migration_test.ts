@@ -350,3 +350,93 @@ Deno.test("receiver: a goodbye before every byte has come is no end", async () =
   while (there.server.clients().length > 0) await new Promise((resolve) => setTimeout(resolve, 1));
   assertEquals(there.receiver.isWaiting, true);
 });
+
+/** Cuts each connection after so many bytes to the destination, and at a step of the end. */
+class Snipping implements Destination {
+  readonly text = "there";
+  readonly #receiver: ReturnType<typeof receiving>;
+  readonly #sizeBytes: number;
+  readonly #cutAfterBytes: number;
+  readonly #step: string;
+
+  constructor(
+    receiver: ReturnType<typeof receiving>,
+    sizeBytes: number,
+    cutAfterBytes: number,
+    step: string,
+  ) {
+    this.#receiver = receiver;
+    this.#sizeBytes = sizeBytes;
+    this.#cutAfterBytes = cutAfterBytes;
+    this.#step = step;
+  }
+
+  async begin(signal: AbortSignal): Promise<Attempt> {
+    let connection: Awaited<ReturnType<ReturnType<typeof receiving>["dial"]>>;
+    let sent = 0;
+    const dial = async () => {
+      connection = await this.#receiver.dial(undefined);
+      const write = connection.write.bind(connection);
+      connection.write = (bytes: Uint8Array) => {
+        sent += bytes.length;
+        if (sent > this.#cutAfterBytes) connection.close();
+        return write(bytes);
+      };
+      return connection;
+    };
+    const attempt = await destinationOf(dial, this.#sizeBytes).begin(signal);
+    return {
+      disk: attempt.disk,
+      resumes: false,
+      lost: attempt.lost,
+      finish: (leave) => {
+        if (this.#step === "finish") connection.close();
+        return attempt.finish(() => {
+          if (this.#step === "leave") connection.close();
+          return leave();
+        });
+      },
+      abandon: (reason) => attempt.abandon(reason),
+    };
+  }
+}
+
+Deno.test("migration: twenty that fail, at every point, and a stock client under load sees no error and no reconnect", async () => {
+  const random = randomFrom(11);
+  const sizeBytes = 2 * MIB;
+  const source = halfFull(sizeBytes);
+  await using here = serveDisk(source);
+  const target = new MemoryDisk(sizeBytes);
+  await using there = receiving(target);
+  const client = await here.client();
+  let over = false;
+  let requests = 0;
+  const load = (async () => {
+    while (!over) {
+      const offset = random.below(sizeBytes - 4096);
+      const data = random.bytes(4096);
+      assertEquals((await client.write(offset, data)).error, 0);
+      const { error, data: read } = await client.read(offset, 4096);
+      assertEquals([error, read.every((byte, at) => byte === data[at])], [0, true]);
+      requests++;
+      await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+  })();
+  const all = 3 * MIB;
+  for (let round = 0; round < 20; round++) {
+    const step = ["none", "finish", "leave"][round % 3];
+    const cutAfterBytes = step === "none" ? 400 + Math.floor(round / 20 * MIB) : 1000 * all;
+    const migration = move(here.exported, new Snipping(there, sizeBytes, cutAfterBytes, step));
+    while (migration.progress().lastError === null) await new Promise((resolve) => setTimeout(resolve, 2));
+    const before = requests;
+    while (requests === before) await new Promise((resolve) => setTimeout(resolve, 2));
+    assertEquals(await migration.break(), true);
+    assertEquals([here.exported.device, there.receiver.isWaiting], [source, true]);
+  }
+  assertEquals(here.server.clients().length, 1);
+  over = true;
+  await load;
+  assertEquals(await move(here.exported, destinationOf(there.dial, sizeBytes)).ended, "moved");
+  await assertSame(source, target);
+  client.connection.close();
+});
