@@ -258,7 +258,9 @@ class Upstream implements ServerRole {
     let cached = disk;
     if (cacheDir !== undefined) {
       try {
-        const store = await openCacheFile(cacheDir, disk, this.#source, this.#log);
+        // While this proxy was away the disk may have been reserved for somebody else.
+        const isTrusted = soleWriter || !disk.can.write || !this.#link?.status.reserved;
+        const store = await openCacheFile(cacheDir, disk, this.#source, { log: this.#log, isTrusted });
         // Who keeps blocks in memory as well reads ahead into it.
         cached = this.#known(new CacheDisk(disk, store, this.#cache === null ? {} : { prefetchBytes: 0 }));
       } catch (error) {

@@ -15,13 +15,15 @@ const BLOCK_BYTES = 64 * 1024;
  *
  * @param directory Made if it does not exist, for this user alone.
  * @param source The name of the disk.
+ * @param options `isTrusted`: nobody else has written to the disk since the file was used last; otherwise what it has
+ *   is not used. Default `true`.
  * @throws {DeviceError} If the file cannot be used, or another program uses it, or the disk cannot be flushed.
  */
 export async function openCacheFile(
   directory: string,
   disk: Pick<BlockDevice, "sizeBytes" | "blockSizes" | "identity" | "can" | "flush">,
   source: string,
-  log: Log = silentLog,
+  { log = silentLog, isTrusted = true }: { log?: Log; isTrusted?: boolean } = {},
 ): Promise<FileStore> {
   const { sizeBytes, blockSizes, identity, can } = disk;
   // What was written by an earlier life of this program may yet be lost; a block of it would outlive it here.
@@ -30,7 +32,7 @@ export async function openCacheFile(
     sizeBytes,
     blockBytes: Math.max(BLOCK_BYTES, blockSizes.minimum),
     // Nobody can tell whether a disk without an identity is still the same: the next start does not trust the file.
-    identity: identity === undefined
+    identity: identity === undefined || !isTrusted
       ? `unknown ${crypto.randomUUID()}`
       : `uuid ${identity.uuid} generation ${identity.generation}`,
   };

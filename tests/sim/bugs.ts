@@ -67,6 +67,12 @@ export const namesNoSession: Bug = {
   tampering: { withoutSession: true },
 };
 
+/** Somebody else may have had the reservation while the proxy was away. */
+export const trustsCacheFile: Bug = {
+  name: "a cache file is trusted although others may have written since",
+  tampering: { trustsCacheFile: true },
+};
+
 /** Everybody is told that the export is reserved for him. */
 export const reservesForAll: Bug = {
   name: "an export is reserved for everybody",

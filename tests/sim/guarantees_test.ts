@@ -9,6 +9,7 @@ import {
   losesRequest,
   namesNoSession,
   skipsResend,
+  trustsCacheFile,
 } from "./bugs.ts";
 import { cells } from "./guarantees.ts";
 import { liveMany } from "./lives.ts";
@@ -63,6 +64,20 @@ Deno.test("rule 10: another server executes it late, over what was written since
   const { seed } = randomFrom();
   const { findings } = await liveMany([{ ...late, server: "stock" }], { seed, count: LIVES_MAX }, {}, 1);
   assertEquals(findings.length, 1);
+});
+
+const cached: World = {
+  name: "cached",
+  server: "denbd",
+  writer: "reserved",
+  proxy: "file",
+  troubles: ["proxy-kill", "rival", "rival"],
+};
+
+Deno.test("rule 14: a cache file under a reservation has nothing old after another writer", async () => {
+  const { seed } = randomFrom();
+  assertEquals((await liveMany([cached], { seed, count: LIVES })).findings, []);
+  assert(await livesToFind(trustsCacheFile, cached) <= LIVES_MAX);
 });
 
 /** In the worlds that are lived by `deno task sim`, where everything may happen at once. */

@@ -233,7 +233,11 @@ export class Ledger {
   repeatFailed(): void {
     this.#losses++;
     this.#forgotten = true;
-    for (const sector of this.#sectors) sector.visible = union(sector.visible, contents(sector.possible));
+    for (const [at, sector] of this.#sectors.entries()) {
+      sector.visible = union(sector.visible, contents(sector.possible));
+      // A later crash may take what is left, and nobody will write it again.
+      this.#orphans.add(at);
+    }
   }
 
   // --- Crashes ---

@@ -33,6 +33,8 @@ export interface Tampering {
   readonly constantInstance?: boolean;
   /** The client writes again what may be lost, whoever else may have written. */
   readonly alwaysReplays?: boolean;
+  /** The cache file of a proxy is trusted although others may have written since. */
+  readonly trustsCacheFile?: boolean;
   /** The client does not say that its connections belong together. */
   readonly withoutSession?: boolean;
 }
@@ -171,6 +173,8 @@ export class ProxyMachine implements Host {
   #connections: Connection[] = [];
   #server: NbdServer | null = null;
   #disk: BlockDevice | null = null;
+  #cache: CacheDisk | null = null;
+  #starts = 0;
   state: Host["state"] = "refusing";
 
   constructor(
@@ -219,6 +223,8 @@ export class ProxyMachine implements Host {
           this.#surroundings,
           this.#logs.client,
           late.signal,
+          this.#tampering,
+          () => this.#forget(),
         );
         if (life !== this.#life) return void opened.close();
         const disk = await this.#cached(opened).catch((error) => {
@@ -244,14 +250,24 @@ export class ProxyMachine implements Host {
     if (proxy === "plain") return disk;
     const options = { prefetchBytes: 4 * SECTOR_BYTES };
     if (proxy === "memory") {
-      return new CacheDisk(disk, new MemoryStore(8 * SECTOR_BYTES, SECTOR_BYTES), options);
+      return this.#cache = new CacheDisk(disk, new MemoryStore(8 * SECTOR_BYTES, SECTOR_BYTES), options);
     }
     // As openCacheFile() does.
     await disk.flush();
     const file = this.#medium!.open();
     const { time } = this.#surroundings;
-    const store = await FileStore.open(file, subject(disk.sizeBytes, disk.identity), { clock: time });
-    return new CacheDisk(disk, store, options);
+    // As the proxy does: what nobody vouches for is not trusted by the next start.
+    const trusted = this.#world.writer === "sole" || this.#tampering.trustsCacheFile;
+    const identity = trusted ? disk.identity : undefined;
+    const store = await FileStore.open(file, subject(disk.sizeBytes, identity, ++this.#starts), {
+      clock: time,
+    });
+    return this.#cache = new CacheDisk(disk, store, options);
+  }
+
+  /** The disk may be another: nothing of what is kept is known to be what it has. */
+  #forget(): void {
+    void Promise.resolve(this.#cache?.clear()).catch(() => {});
   }
 
   accept(connection: Connection): void {
@@ -271,11 +287,14 @@ export class ProxyMachine implements Host {
     this.#server = null;
     void this.#disk?.close();
     this.#disk = null;
+    this.#cache = null;
   }
 }
 
-function subject(sizeBytes: number, identity: DiskIdentity | undefined) {
-  const text = identity === undefined ? "source" : `uuid ${identity.uuid} generation ${identity.generation}`;
+function subject(sizeBytes: number, identity: DiskIdentity | undefined, start = 0) {
+  const text = identity === undefined
+    ? `unknown ${start}`
+    : `uuid ${identity.uuid} generation ${identity.generation}`;
   return { sizeBytes, blockBytes: 2 * SECTOR_BYTES, identity: text };
 }
 
@@ -287,6 +306,7 @@ export async function openRemote(
   log: Log,
   signal?: AbortSignal,
   { alwaysReplays = false, withoutSession = false }: Tampering = {},
+  contentMayHaveChanged?: () => void,
 ): Promise<BlockDevice> {
   const { disk } = await openNbd({
     dial,
@@ -299,6 +319,7 @@ export async function openRemote(
       soleWriter: writer === "sole" || alwaysReplays,
       deadlineMs,
       replayBytesMax: REPLAY_BYTES_MAX,
+      contentMayHaveChanged,
       random: () => random.below(1000) / 1000,
     },
     log,

@@ -98,6 +98,20 @@ export const worlds: readonly World[] = [
     troubles: [...SERVER, "proxy-kill", "proxy-power"],
   },
   {
+    name: "proxy-memory-reserved",
+    server: "denbd",
+    writer: "reserved",
+    proxy: "memory",
+    troubles: [...SERVER, "rival"],
+  },
+  {
+    name: "proxy-file-reserved",
+    server: "denbd",
+    writer: "reserved",
+    proxy: "file",
+    troubles: [...SERVER, "proxy-kill", "rival"],
+  },
+  {
     name: "proxy-file-stock",
     server: "stock",
     writer: "sole",

@@ -5,7 +5,7 @@ import { liveMany } from "./lives.ts";
 import { worlds } from "./world.ts";
 import { randomFrom } from "../testing/random.ts";
 
-const LIVES = 60;
+const LIVES = 40;
 
 for (const world of worlds) {
   Deno.test(`nothing that was promised is broken in the world "${world.name}"`, async () => {
