@@ -240,6 +240,7 @@ class Life {
         this.#surroundings,
         this.#log,
         undefined,
+        undefined,
         this.#tampering,
       );
     } catch (error) {

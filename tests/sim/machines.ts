@@ -223,8 +223,8 @@ export class ProxyMachine implements Host {
           this.#surroundings,
           this.#logs.client,
           late.signal,
-          this.#tampering,
           () => this.#forget(),
+          this.#tampering,
         );
         if (life !== this.#life) return void opened.close();
         const disk = await this.#cached(opened).catch((error) => {
@@ -305,8 +305,8 @@ export async function openRemote(
   { time, random }: Surroundings,
   log: Log,
   signal?: AbortSignal,
-  { alwaysReplays = false, withoutSession = false }: Tampering = {},
   contentMayHaveChanged?: () => void,
+  { alwaysReplays = false, withoutSession = false }: Tampering = {},
 ): Promise<BlockDevice> {
   const { disk } = await openNbd({
     dial,
