@@ -8,6 +8,9 @@
 # The directory is $DENBD_UNPACK_DIR if that is set, else the first usable one of systemd's $CACHE_DIRECTORY,
 # $XDG_CACHE_HOME/denbd, ~/.cache/denbd, /var/cache/denbd and denbd-UID in the temporary directory.
 
+# Until the program has taken this signal over it would end the process; what is ignored here stays ignored.
+trap '' USR1
+
 id=@ID@
 case $0 in
   */*) self=$0 ;;
@@ -74,6 +77,14 @@ unpack() (
     [ ! -e "$home/$id" ] || mv -T -- "$home/$id" "$new/damaged"
     mv -T -- "$new/whole" "$home/$id"
   }
+  # Copies of other builds that are a day old, and that no process runs.
+  for other in "$home"/*; do
+    [ "$other" != "$home/$id" ] && [ ! -h "$other" ] && [ -O "$other" ] || continue
+    [ -f "$other/denbd" ] && [ -f "$other/denbd.js" ] || continue
+    [ -n "$(find "$other" -maxdepth 0 -mtime +0)" ] || continue
+    ! ls -l /proc/[0-9]*/exe | grep -qF -- " -> $other/denbd" || continue
+    mv -T -- "$other" "$new/${other##*/}"
+  done
   # What an interrupted start left behind.
   find "$home" -maxdepth 1 -name 'unpacking.*' -mmin +60 -exec rm -rf {} +
 ) 2>/dev/null

@@ -10,6 +10,7 @@ import { type Finished, run, type TemporaryDirectory, temporaryDirectory } from 
 import { program, surroundings } from "./program.ts";
 
 const runtime = `#!/bin/sh
+[ -z "$SHOW_IGNORED" ] || exec grep SigIgn /proc/self/status
 printf '%s\\n' "$@"
 exit 7
 `;
@@ -198,6 +199,36 @@ Deno.test("portable: starts at the same time all work, and leave one copy", asyn
   const starts = Array.from({ length: 4 }, () => runWith(directory, { XDG_CACHE_HOME: directory.path }));
   for (const { code, stderr } of await Promise.all(starts)) assertEquals([code, stderr], [7, ""]);
   unpacked(directory.file("denbd"));
+});
+
+Deno.test("portable: the copies of other builds go when they are old and no process runs them", async () => {
+  using directory = temporaryDirectory();
+  const home = directory.file("denbd");
+  const names = ["old", "young", "running", "foreign"];
+  for (const name of names) {
+    Deno.mkdirSync(`${home}/${name}`, { recursive: true, mode: 0o700 });
+    if (name === "foreign") continue;
+    Deno.copyFileSync("/bin/sleep", `${home}/${name}/denbd`);
+    Deno.writeTextFileSync(`${home}/${name}/denbd.js`, "");
+  }
+  Deno.chmodSync(home, 0o700);
+  const child = new Deno.Command(`${home}/running/denbd`, { args: ["60"] }).spawn();
+  const old = new Date(Date.now() - 49 * 3600_000);
+  for (const name of names) if (name !== "young") Deno.utimeSync(`${home}/${name}`, old, old);
+  const { code, stderr } = await runWith(directory, { XDG_CACHE_HOME: directory.path });
+  assertEquals([code, stderr], [7, ""]);
+  child.kill();
+  await child.status;
+  const left = [...Deno.readDirSync(home)].map(({ name }) => name);
+  assertEquals(names.filter((name) => left.includes(name)), ["young", "running", "foreign"]);
+  assertEquals(left.length, 4);
+});
+
+Deno.test("portable: SIGUSR1 is ignored until the program takes it over", async () => {
+  using directory = temporaryDirectory();
+  const { stdout } = await runWith(directory, { XDG_CACHE_HOME: directory.path, SHOW_IGNORED: "1" });
+  const mask = BigInt(`0x${/SigIgn:\s*([0-9a-f]+)/.exec(stdout)![1]}`);
+  assertEquals(mask & (1n << 9n), 1n << 9n);
 });
 
 Deno.test("portable: words reach the program as they were typed, and its exit code comes back", async () => {
