@@ -8,9 +8,11 @@
 import { parseArgs } from "@std/cli/parse-args";
 import { temporaryDirectory } from "../tests/testing/process.ts";
 import { type Cell, cells as allCells, type Load } from "./bench/cells.ts";
+import { protectedCells, protectedContenders } from "./bench/protected.ts";
 import { formatReport, formatSummary, type ReportInput, type Results } from "./bench/report.ts";
 import { type Contender, fromCommand, installedPeers, MemoryWatch, type Transport } from "./bench/servers.ts";
 
+const PROGRAM = new URL("../dist/denbd", import.meta.url).pathname;
 const encoder = new TextEncoder();
 
 const usage = `deno task bench [options]
@@ -22,7 +24,8 @@ const usage = `deno task bench [options]
   --server-cmd N=CMD  one more contender of ours, named N: a shell command that stays in the foreground and serves
                       {file} on 127.0.0.1:{port} or on the Unix socket {socket}; {directory} is a place for files.
                       Repeatable; the same name twice gives one command per transport
-  --transport LIST    tcp, unix (default: both)
+  --transport LIST    tcp, unix (default: both); or protected: what a channel and TLS cost, beside nbdkit's TLS, with
+                      cells of its own
   --repeats N         measurements per cell and server (default 3)
   --seconds N         length of each, after one second to warm up (default 3)
   --latency-seconds N length of the latency cells (default: 60, or --seconds where that is given)
@@ -109,14 +112,13 @@ function contenders(): Contender[] {
 
 /** The built executable, if there is one. */
 function ourselves(): Contender[] {
-  const path = new URL("../dist/denbd", import.meta.url).pathname;
   try {
-    Deno.statSync(path);
+    Deno.statSync(PROGRAM);
   } catch {
     return [];
   }
   // What a portable build unpacks stays beside it.
-  const denbd = `env XDG_CACHE_HOME=${new URL("../dist/cache", import.meta.url).pathname} ${path}`;
+  const denbd = `env XDG_CACHE_HOME=${new URL("../dist/cache", import.meta.url).pathname} ${PROGRAM}`;
   return [fromCommand("denbd", [
     `${denbd} serve --state-dir {directory} --addr 127.0.0.1 --port {port} --file {file}`,
     `${denbd} serve --state-dir {directory} --unix {socket} --file {file}`,
@@ -142,10 +144,18 @@ if (options.help) {
   Deno.exit(0);
 }
 
-const cells: Cell[] = choose(allCells, options.cells, "cell");
-const servers = choose(contenders(), options.servers, "contender");
 const transports = options.transport === undefined ? ["tcp", "unix"] : words(options.transport);
-for (const word of transports) if (word !== "tcp" && word !== "unix") fail(`no transport named ${word}`);
+for (const word of transports) {
+  if (!["tcp", "unix", "protected"].includes(word)) fail(`no transport named ${word}`);
+}
+const isProtected = transports.includes("protected");
+if (isProtected && transports.length > 1) fail("protected goes with no other transport");
+const cells: Cell[] = choose(isProtected ? protectedCells(PROGRAM) : allCells, options.cells, "cell");
+const servers = choose(
+  isProtected ? protectedContenders(PROGRAM) : contenders(),
+  options.servers,
+  "contender",
+);
 const repeats = positive(options.repeats, "repeats", 3);
 const seconds = positive(options.seconds, "seconds", options.quick ? 1.5 : 3);
 const imageMebibytes = positive(options.size, "size", 1024);

@@ -3,7 +3,7 @@
 import { findProgram, freePort, run, temporaryDirectory } from "../../tests/testing/process.ts";
 import { startNbdkit, startNbdServer, startQemuNbd, untilAnswered } from "../../tests/interop/peers.ts";
 
-export type Transport = "tcp" | "unix";
+export type Transport = "tcp" | "unix" | "protected";
 
 export interface RunningServer extends AsyncDisposable {
   readonly pid: number;
@@ -18,6 +18,11 @@ export interface Contender {
   start(image: string, transport: Transport): Promise<RunningServer>;
 }
 
+/** How others are told to listen. */
+function socketOf(transport: Transport): "tcp" | "unix" {
+  return transport === "unix" ? "unix" : "tcp";
+}
+
 const both: readonly Transport[] = ["tcp", "unix"];
 
 /** The servers of others that are installed. */
@@ -27,19 +32,19 @@ export function installedPeers(): Contender[] {
       name: "nbdkit",
       ours: false,
       transports: both,
-      start: (image, transport) => startNbdkit(["file", image], { transport }),
+      start: (image, transport) => startNbdkit(["file", image], { transport: socketOf(transport) }),
     },
     {
       name: "qemu-nbd",
       ours: false,
       transports: both,
-      start: (image, transport) => startQemuNbd(image, [], { transport }),
+      start: (image, transport) => startQemuNbd(image, [], { transport: socketOf(transport) }),
     },
     {
       name: "nbd-server",
       ours: false,
       transports: both,
-      start: (image, transport) => startNbdServer(image, [], { transport }),
+      start: (image, transport) => startNbdServer(image, [], { transport: socketOf(transport) }),
     },
   ];
   return peers.filter(({ name }) => findProgram(name) !== null);
