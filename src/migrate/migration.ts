@@ -46,8 +46,9 @@ const STUBBORN_PART = 0.8;
 const STUBBORN_PASSES = 3;
 /** Writers are slowed to this part of the speed of the copy, and to less of it each time. */
 const SLOWED_PART = 0.5;
-/** How much is compared at a time. */
+/** How much is compared at a time, and how many times the destination is asked ahead. */
 const COMPARED_BYTES = 1024 * 1024;
+const COMPARED_AT_ONCE = 4;
 /** Ranges found different; more mean that one of the ends does not keep what it is given. */
 const DIFFERENCES_MAX = 8;
 
@@ -151,6 +152,8 @@ export class Migration {
   /** The latest measurements of the flow: when, and how much had been sent. */
   #samples: { atMs: number; bytes: number }[] = [];
   #stubborn = 0;
+  /** Ranges of this attempt that differed while nobody wrote. */
+  #differences = 0;
   /** When passes do not help, clients may be held for longer, once. */
   #patient = false;
   /** For how long clients may be held for the rest of the copy. */
@@ -312,6 +315,7 @@ export class Migration {
     const clock = this.#clock;
     this.#attemptBeganMs = clock.now();
     this.#stubborn = 0;
+    this.#differences = 0;
     const outflow = this.#outflow = new Outflow(attempt.disk, this.#throttle, () => clock.now());
     this.#samples = [];
     const failing = new AbortController();
@@ -340,7 +344,7 @@ export class Migration {
       do await this.#passLive(outflow, signal); while (!this.#fits());
       // What is durable and compared now need not be when clients wait.
       await interruptible(outflow.flush(), signal);
-      await this.#compare(attempt, signal);
+      await this.#compare(attempt, outflow, signal);
       if (!this.#fits()) continue;
       if (await this.#finish(attempt, outflow, signal)) return;
       // Held in vain, clients are not held again before much less is left.
@@ -474,7 +478,7 @@ export class Migration {
       await interruptible(quiet, either);
       await this.#send(outflow, signal, () => late.signal.aborted);
       await interruptible(outflow.flush(), either);
-      await this.#compare(attempt, either);
+      await this.#compare(attempt, outflow, either);
     } catch (error) {
       if (error !== late) throw error;
     }
@@ -483,42 +487,50 @@ export class Migration {
   }
 
   /** Compares what was sent and not compared since; what differs is marked to be sent again. */
-  async #compare(attempt: Attempt, signal: AbortSignal): Promise<void> {
+  async #compare(attempt: Attempt, outflow: Outflow, signal: AbortSignal): Promise<void> {
     if (attempt.checksum === undefined) return;
     if (!this.#tracker.holds) this.#phase = "comparing";
     const buffer = new Uint8Array(COMPARED_BYTES);
-    let differences = 0;
-    for (let at = 0;;) {
-      const range = this.#uncompared.take(at, COMPARED_BYTES);
-      if (range === null) return;
-      const { offset, length } = range;
-      at = offset + length;
-      // What is still to be sent is compared afterwards.
-      if (this.#pending.touches(offset, length)) {
-        this.#uncompared.mark(offset, length);
-        continue;
-      }
-      const bytes = buffer.subarray(0, length);
-      try {
-        const theirs = attempt.checksum(offset, length);
-        theirs.catch(() => {});
+    const asked: { offset: number; length: number; theirs: Promise<number> }[] = [];
+    const ask = (offset: number, length: number) => {
+      const theirs = outflow.ask(() => attempt.checksum!(offset, length));
+      theirs.catch(() => {});
+      asked.push({ offset, length, theirs });
+    };
+    try {
+      for (let at = 0;;) {
+        while (asked.length < COMPARED_AT_ONCE) {
+          const range = this.#uncompared.take(at, COMPARED_BYTES);
+          if (range === null) break;
+          at = range.offset + range.length;
+          // What is still to be sent is compared afterwards.
+          if (this.#pending.touches(range.offset, range.length)) {
+            this.#uncompared.mark(range.offset, range.length);
+          } else {
+            ask(range.offset, range.length);
+          }
+        }
+        if (asked.length === 0) return;
+        const { offset, length, theirs } = asked[0];
+        const bytes = buffer.subarray(0, length);
         await this.#disk.read(offset, bytes);
         const differs = await interruptible(theirs, signal) !== crc32(bytes);
-        // Clients may have written in between.
-        if (!differs || this.#pending.touches(offset, length)) {
-          if (differs) this.#uncompared.mark(offset, length);
-          continue;
-        }
-      } catch (error) {
-        this.#uncompared.mark(offset, length);
-        throw error;
+        asked.shift();
+        if (differs) this.#differs(offset, length);
       }
-      this.#log.warn(`${length} bytes at ${offset} differ at the destination; they are sent again`);
-      this.#pending.mark(offset, length);
-      this.#uncompared.mark(offset, length);
-      if (++differences > DIFFERENCES_MAX) {
-        throw new AttemptFailure("broken", `the destination does not hold what it was sent (at ${offset})`);
-      }
+    } finally {
+      for (const { offset, length } of asked) this.#uncompared.mark(offset, length);
+    }
+  }
+
+  /** Sends a range again. While clients go on it may differ because one of them was just writing there. */
+  #differs(offset: number, length: number): void {
+    this.#pending.mark(offset, length);
+    this.#uncompared.mark(offset, length);
+    if (!this.#tracker.holds) return;
+    this.#log.warn(`${length} bytes at ${offset} differ at the destination; they are sent again`);
+    if (++this.#differences > DIFFERENCES_MAX) {
+      throw new AttemptFailure("broken", `the destination does not hold what it was sent (at ${offset})`);
     }
   }
 

@@ -37,18 +37,18 @@ export class Outflow implements BlockDevice {
       const pacing = this.#throttle.take(end - at);
       if (pacing !== undefined) await pacing;
       const piece = data.subarray(at, end);
-      await this.#ask(() => this.#disk.write(offset + at, piece, options));
+      await this.ask(() => this.#disk.write(offset + at, piece, options));
       this.ackedBytes += piece.length;
       at = end;
     }
   }
 
   async zero(offset: number, length: number, options?: ZeroOptions): Promise<void> {
-    await this.#ask(() => this.#disk.zero(offset, length, options));
+    await this.ask(() => this.#disk.zero(offset, length, options));
   }
 
   async flush(): Promise<void> {
-    if (this.#disk.can.flush) await this.#ask(() => this.#disk.flush());
+    if (this.#disk.can.flush) await this.ask(() => this.#disk.flush());
   }
 
   read(offset: number, into: Uint8Array): void | Promise<void> {
@@ -71,11 +71,12 @@ export class Outflow implements BlockDevice {
     return this.#disk.close();
   }
 
-  async #ask(request: () => void | Promise<void>): Promise<void> {
+  /** Asks the destination something, and notes when it answers. */
+  async ask<T>(request: () => T | Promise<T>): Promise<T> {
     if (this.waiting === 0) this.progressAtMs = this.#now();
     this.waiting++;
     try {
-      await request();
+      return await request();
     } finally {
       this.waiting--;
       this.progressAtMs = this.#now();

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { crc32 } from "../../src/base/crc32.ts";
 import { type Log, silentLog } from "../../src/base/log.ts";
 import type { BlockDevice } from "../../src/device/device.ts";
 import { FaultDisk, type FaultRule } from "../../src/device/fault.ts";
@@ -439,4 +440,35 @@ Deno.test("migration: twenty that fail, at every point, and a stock client under
   assertEquals(await move(here.exported, destinationOf(there.dial, sizeBytes)).ended, "moved");
   await assertSame(source, target);
   client.connection.close();
+});
+
+Deno.test("migration: what differs at the destination is found before the disk changes hands, and sent again", async () => {
+  const source = halfFull(8 * MIB + 512);
+  const target = new MemoryDisk(source.sizeBytes);
+  await using there = receiving(target);
+  const inner = destinationOf(there.dial, source.sizeBytes);
+  let damaged = false;
+  let compared = 0;
+  const destination: Destination = {
+    text: "there",
+    async begin(signal) {
+      const attempt = await inner.begin(signal);
+      return Object.assign(attempt, {
+        async checksum(offset: number, length: number) {
+          if (!damaged) target.write(3 * MIB, new Uint8Array(1).fill(77));
+          damaged = true;
+          compared += length;
+          const bytes = new Uint8Array(length);
+          await target.read(offset, bytes);
+          return crc32(bytes);
+        },
+      });
+    },
+  };
+  const place = { device: source as BlockDevice };
+  const load = writing(place);
+  assertEquals(await move(place, destination).ended, "moved");
+  load.leave();
+  assert(compared > source.sizeBytes);
+  await assertSame(source, target);
 });
