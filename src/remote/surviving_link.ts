@@ -559,7 +559,9 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     const entries = [...this.#replay.entries()];
     try {
       this.#replayed += entries.length;
-      await Promise.all(entries.map((entry) => this.#writeAgain(entry)));
+      // When one fails the others may still be under way, and must not overtake what comes next.
+      const results = await Promise.allSettled(entries.map((entry) => this.#writeAgain(entry)));
+      for (const result of results) if (result.status === "rejected") throw result.reason;
       if (entries.length > 0) await this.#perform(new Transaction(Command.FLUSH, 0, 0, 0, null));
     } catch (error) {
       if ((error as Error).cause === LOST || this.#end !== null) return;

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import type { BlockDevice } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
-import { FaultDisk } from "../../src/device/fault.ts";
+import { type Fault, FaultDisk } from "../../src/device/fault.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
 import { filled, holding, identity, MIB, settle, setUp } from "../testing/link.ts";
 import type { RestartableServer } from "../testing/restartable_server.ts";
@@ -201,6 +201,30 @@ test("a sole writer's memory is bounded by flushes of its own", async () => {
   }
   assert(flushes > 20, `${flushes} flushes`);
   assert(most < 64 * 1024 + 8 * 4300, `${most} bytes`);
+  await disk.close();
+});
+
+test("rule 8: what is written again has ended before anything else happens, also when a part of it fails", async () => {
+  const faults: Fault[] = [];
+  const { server, disk, pass } = await setUp({ soleWriter: true, connections: 2 });
+  await disk.write(0, filled(1));
+  await disk.write(8192, filled(1));
+  server.crash();
+  server.wrap = (device) => {
+    const faulty = new FaultDisk(device);
+    const write = { operation: "write", times: 1 } as const;
+    faulty.add({ ...write, range: { offset: 0, length: 1 }, errno: "EIO" });
+    faults.push(faulty.add({ ...write, range: { offset: 8192, length: 1 }, hold: true }));
+    return faulty;
+  };
+  server.start();
+  let answered = false;
+  const writing = (disk.write(16384, filled(2)) as Promise<void>).then(() => answered = true);
+  await pass(2000);
+  assertEquals([answered, faults[0].held], [false, 1]);
+  faults[0].remove();
+  await writing;
+  await assertRejects(() => disk.flush(), DeviceError, "could not be repeated");
   await disk.close();
 });
 
