@@ -25,15 +25,15 @@ import { DirectFrameSender } from "./direct_frame_sender.ts";
 import { FrameReceiver } from "./frame_receiver.ts";
 import { FrameSender } from "./frame_sender.ts";
 
-/** Set to `web`: records are encrypted by Web Crypto although libcrypto is there. */
+/** Set to `openssl`: records are encrypted by the libcrypto of the system, if it is there, instead of Web Crypto. */
 const CRYPTO_VARIABLE = "DENBD_CRYPTO";
 
 const makeRecordCipher: MakeRecordCipher = (key, direction) =>
-  webCryptoIsWanted() ? null : makeAesGcm(key, direction);
+  libcryptoIsWanted() ? makeAesGcm(key, direction) : null;
 
-function webCryptoIsWanted(): boolean {
+function libcryptoIsWanted(): boolean {
   const { state } = Deno.permissions.querySync({ name: "env", variable: CRYPTO_VARIABLE });
-  return state === "granted" && Deno.env.get(CRYPTO_VARIABLE) === "web";
+  return state === "granted" && Deno.env.get(CRYPTO_VARIABLE) === "openssl";
 }
 
 /** What all channels read into and write from. */

@@ -16,17 +16,23 @@ interface Mortal {
   kill(): Promise<unknown>;
 }
 
-/** Kills the server at random moments and starts it again. Returns the last one. */
+/**
+ * Kills the server at random moments and starts it again: every second time when the proxy has come back to it, and in
+ * between whether it has or not. Returns the last one.
+ */
 async function killAgainAndAgain<Server extends Mortal>(
   server: Server,
   start: () => Promise<Server>,
   random: ReturnType<typeof randomFrom>,
+  reconnects: () => number,
 ): Promise<Server> {
   for (let kill = 0; kill < KILLS; kill++) {
     await delay(systemClock, 50 + random.below(600));
     await server.kill();
     await delay(systemClock, random.below(300));
+    const before = reconnects();
     server = await start();
+    if (kill % 2 === 0) await until(() => reconnects() > before);
   }
   return server;
 }
@@ -103,14 +109,14 @@ async function survive<Server extends Mortal>(
   try {
     await using front = await proxy([...flags, "--unix", socket, server.uri]);
     let killing = true;
-    const killed = killAgainAndAgain(server, start, random).finally(() => killing = false);
+    const reconnects = () => [...front.log.matchAll(/reconnected to/g)].length;
+    const killed = killAgainAndAgain(server, start, random, reconnects).finally(() => killing = false);
     killed.catch(() => {});
     await makeFileSystem(socket, directory);
     do await writeAndVerify(socket, random.below(2 ** 31)); while (killing);
     server = await killed;
-    const reconnects = [...front.log.matchAll(/reconnected to/g)].length;
-    // Some of the servers die before the proxy has come back to them.
-    assert(reconnects >= KILLS / 2, `seed ${random.seed}: ${reconnects} reconnects\n${front.log}`);
+    // Some of the servers died before the proxy had come back to them.
+    assert(reconnects() >= KILLS / 2, `seed ${random.seed}: ${reconnects()} reconnects\n${front.log}`);
     assertEquals(await front.stop(), 0, front.log);
     assertEquals([...front.log.matchAll(/may be, too|may be lost/g)], [], front.log);
     // Clean, with everything that was put there.

@@ -45,7 +45,8 @@ export async function smallFileSystem(sizeBytes: number): Promise<TemporaryDirec
   return {
     ...directory,
     async [Symbol.asyncDispose]() {
-      await run("umount", [directory.path]);
+      // A file that is just being closed keeps a mount busy.
+      await run("umount", ["--lazy", directory.path]);
       directory[Symbol.dispose]();
     },
   };
