@@ -159,6 +159,8 @@ export class SimulatedServer {
   lie: ((offset: number, bytes: Uint8Array) => void) | null = null;
   /** Changes everything that it says. */
   garble: ((bytes: Uint8Array) => Uint8Array) | null = null;
+  /** If set, takes down what clients say: the bytes of each connection, in the order of their beginning. */
+  heard: number[][] | null = null;
   /** All blocks that it was asked for, in order. */
   readonly asked: Request[] = [];
   readonly #ends = new Set<Connection>();
@@ -240,6 +242,13 @@ export class SimulatedServer {
     this.connects++;
     const [client, end] = connectionPair();
     this.#ends.add(end);
+    const heard: number[] = [];
+    this.heard?.push(heard);
+    const read = async (into: Uint8Array) => {
+      const count = await end.read(into);
+      if (count !== null) heard.push(...into.subarray(0, count));
+      return count;
+    };
     const peer = { transport: "tcp", address: "127.0.0.1", text: "127.0.0.1:1" } as const;
     const say = (byteCount: number, what: () => void) => {
       if (this.state === "hanging") this.#held.push(what);
@@ -252,7 +261,7 @@ export class SimulatedServer {
     };
     this.#server.handle({
       peer,
-      read: (into) => end.read(into),
+      read: this.heard === null ? (into) => end.read(into) : read,
       write: (bytes) => {
         const copy = this.garble?.(bytes) ?? bytes.slice();
         say(copy.length, () => {

@@ -409,8 +409,8 @@ export class ImageClient implements LinkOwner<ClientRequest> {
     );
     this.#link = link;
     this.#links.set(link, { server, end: Promise.withResolvers() });
-    link.ask(Command.Keepalive);
     if (this.#options.learn ?? true) link.ask(Command.GetServers);
+    link.ask(Command.Keepalive);
     old?.close(new Error("another server is better"));
     this.#pump();
     this.#keepAlive();

@@ -6,7 +6,7 @@ import { ImageDisk } from "../../../src/remote/dnbd3/image_disk.ts";
 import { ChecksumList, encodeChecksumList } from "../../../src/wire/dnbd3/checksum_list.ts";
 import { patternDisk } from "../../server/dnbd3/memory_store.ts";
 import { ImageWorld, type SimulatedServer } from "../../testing/image_world.ts";
-import { patternBytes } from "../../wire/dnbd3/vectors.ts";
+import * as vectors from "../../wire/dnbd3/vectors.ts";
 
 const SIZE = 4 << 20;
 
@@ -45,7 +45,7 @@ class Surroundings extends ImageWorld {
   async read(client: ImageClient, offset: number, length: number, msMax?: number): Promise<void> {
     const into = new Uint8Array(length);
     await this.until(client.fetch(offset, into), msMax);
-    assertEquals(into, patternBytes(offset, length));
+    assertEquals(into, vectors.patternBytes(offset, length));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -96,6 +96,45 @@ Deno.test("F2: when no server offers the image, every one is named with its reas
   assert(error.message.includes("10.0.0.1:5003: connection refused"), error.message);
   assert(error.message.includes("10.0.0.2:5003: no connection for 1.5 s"), error.message);
   assert(error.message.includes("10.0.0.3:5003: the peer closed the connection"), error.message);
+});
+
+// Recorded of the original: select revision 0, servers, keepalive; on a connection of its own: select revision 1, a
+// block with handle 0; and again 2 s later. We differ on purpose in three things. Both times we also ask for the
+// checksums, by which content that differs under one name is found out. The block has the hop byte 1 where that of
+// the original is 0: of all that measure, proxies included, it is the same. And the first measurement comes 2 s after
+// the start, not with it: it would compete with the first blocks.
+Deno.test("V17: a client starts, learns and measures as the recorded one does", async () => {
+  await using world = new Surroundings(2);
+  for (const server of world.servers) {
+    server.store.put("test.r1", patternDisk(vectors.TEST_BYTES));
+    server.heard = [];
+  }
+  const [{ heard: first }, { heard: second }] = world.servers;
+  await world.open({ name: "test" });
+  await world.settle();
+  // Two measurements, one after the other, without time passing.
+  const pass = async (ms: number) => {
+    await world.pass(ms);
+    for (let turn = 0; turn < 5; turn++) await world.settle();
+  };
+  const { selectNewest, servers, keepalive, select, block } = vectors.CLIENT_START;
+  const checksums = vectors.CHECKSUMS_OF_TEST.client;
+  const opening = [...selectNewest, ...checksums, ...servers, ...keepalive];
+  assertEquals([first, second], [[opening], []]);
+
+  const ourBlock = block.slice();
+  ourBlock[15] = 1;
+  const measurement = [...select, ...ourBlock, ...checksums];
+  await pass(1995);
+  assertEquals([first, second], [[opening], []]);
+  await pass(5);
+  assertEquals([first, second], [[opening, measurement], [measurement]]);
+  await pass(1995);
+  assertEquals([first?.length, second?.length], [2, 1]);
+  await pass(5);
+  assertEquals([first, second], [[opening, measurement, measurement], [measurement, measurement]]);
+  // Only the connection that is in use stays.
+  assertEquals(world.servers.map(({ sessions }) => sessions.length), [1, 0]);
 });
 
 Deno.test("F3: servers are learned from the one in use, and turned to when it dies", async () => {
@@ -299,7 +338,7 @@ Deno.test("a disk over an image reads ranges of any size and refuses to write", 
   const disk = new ImageDisk(await world.open());
   const into = new Uint8Array(3_000_001);
   await world.until(disk.read(17, into));
-  assertEquals(into, patternBytes(17, 3_000_001));
+  assertEquals(into, vectors.patternBytes(17, 3_000_001));
   for (
     const write of [
       () => disk.write(0, new Uint8Array(1)),

@@ -108,3 +108,13 @@ export const PROXY_START = {
   firstUnit: hex(`73 72 01 00 00 80 00 00  00 00 00 00 00 00 00 81  02 00 00 00 00 00 00 00`),
   secondUnit: hex(`73 72 01 00 00 80 00 00  00 80 00 00 00 00 00 81  04 00 00 00 00 00 00 00`),
 };
+
+/** What dnbd3-fuse sends for `test`: at its start, and to measure a server. */
+export const CLIENT_START = {
+  selectNewest: hex(`73 72 02 00 0a 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00
+    03 00 74 65 73 74 00 00 00 00`),
+  servers: hex(`73 72 03 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00`),
+  keepalive: hex(`73 72 05 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00`),
+  select: SELECT_TEST.client,
+  block: hex(`73 72 01 00 00 10 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00`),
+};
