@@ -267,6 +267,8 @@ export class Ledger {
     for (const [at, sector] of this.#sectors.entries()) {
       if (isLost) sector.visible = union(sector.visible, contents(sector.possible));
       sector.claimed = sector.visible;
+      // What it was about to write, or to write again, may be on its way to the server still.
+      sector.unsure = true;
       this.#orphans.add(at);
     }
   }

@@ -454,16 +454,15 @@ class Life {
         );
       } catch (error) {
         this.#trace.remark(() => `the rival is refused: ${(error as Error).message}`);
+        // Broken off by itself: the server may have let it in, and not been heard any more.
+        if (patience.signal.aborted) this.#supplant();
         await delay(time, 1000);
       }
     }
     if (disk !== null) {
       this.#trace.note("the rival is there");
       this.#rivalsLetIn++;
-      if (this.#world.writer === "reserved") {
-        this.#supplanted = true;
-        this.#ledger.supplanted();
-      }
+      this.#supplant();
       const changes: Change[] = [];
       for (let left = 1 + below(3); left > 0; left--) {
         const first = below(SECTORS);
@@ -490,6 +489,13 @@ class Life {
       this.#trace.note("the rival is gone");
     }
     this.#rivals--;
+  }
+
+  /** Somebody else has, or may have, the reservation: what was not flushed is not kept. */
+  #supplant(): void {
+    if (this.#world.writer !== "reserved") return;
+    this.#supplanted = true;
+    this.#ledger.supplanted();
   }
 
   #startServer(afterMs: number): void {
