@@ -3,7 +3,8 @@ import { assert, assertEquals } from "@std/assert";
 import { CacheMap } from "../../../src/wire/dnbd3/cache_map.ts";
 import { HASH_BLOCK_BYTES, Hops, SelectFlag } from "../../../src/wire/dnbd3/constants.ts";
 import type { SimulatedServer } from "../../testing/image_world.ts";
-import { patternBytes } from "../../wire/dnbd3/vectors.ts";
+import { RawImageClient } from "../../testing/raw_image_client.ts";
+import * as vectors from "../../wire/dnbd3/vectors.ts";
 import { patternDisk } from "./memory_store.ts";
 import { patternChecksums, ProxyWorld } from "./proxy_world.ts";
 
@@ -20,7 +21,7 @@ function fileOf(server: SimulatedServer, path: string): Uint8Array {
 
 /** What is in the file is the well-known content. */
 function assertPattern(bytes: Uint8Array, sizeBytes: number, fileBytes?: number): void {
-  const wanted = patternBytes(0, sizeBytes, fileBytes);
+  const wanted = vectors.patternBytes(0, sizeBytes, fileBytes);
   const wrong = bytes.findIndex((byte, index) => byte !== wanted[index]);
   assertEquals([bytes.length, wrong], [sizeBytes, -1]);
 }
@@ -29,13 +30,13 @@ function mapOf(server: SimulatedServer, sizeBytes: number): CacheMap {
   return new CacheMap(sizeBytes, fileOf(server, "x.r1.map"));
 }
 
-Deno.test("P1: a copy has the image's virtual size, its checksums, and the map of the blocks that were read", async () => {
+Deno.test("V15, P1: a copy has the image's virtual size, its checksums, and the map of the blocks that were read", async () => {
   await using world = new ProxyWorld();
   const sizeBytes = 64 * MIB;
   world.origin("10.0.0.1", sizeBytes);
   const proxy = world.addProxy("10.0.0.2", ["10.0.0.1"], { settings: { maxPrefetch: 256 * KIB } });
   const client = await world.client(proxy);
-  // What the recorded proxy was asked for; its map is vector V15.
+  // What the recorded proxy was asked for.
   for (
     const [offset, length] of [[0, 4096], [40 * MIB, 4096], [50 * MIB + 4096, 8192], [30 * MIB + 100, 1000]]
   ) await world.read(client, offset, length);
@@ -65,7 +66,25 @@ Deno.test("P1: an image whose size is no multiple of anything is copied to its v
   const sizeBytes = HASH_BLOCK_BYTES + 8 * KIB;
   assertPattern(fileOf(proxy, "x.r1"), sizeBytes, fileBytes);
   const end = await world.until(client.block(fileBytes - 10, 20));
-  assertEquals(end, patternBytes(fileBytes - 10, 20, fileBytes));
+  assertEquals(end, vectors.patternBytes(fileBytes - 10, 20, fileBytes));
+});
+
+Deno.test("K3: name, revision and size are the same at a server, at proxies, and after a reconnect", async () => {
+  await using world = new ProxyWorld();
+  const origin = world.add("10.0.0.1");
+  origin.store.put("sub/odd.r2", patternDisk(8192));
+  origin.store.put("sub/odd.r3", patternDisk(vectors.ODD_FILE_BYTES));
+  const first = world.addProxy("10.0.0.2", ["10.0.0.1"]);
+  const second = world.addProxy("10.0.0.3", ["10.0.0.2"]);
+  const expected = { version: 3, name: "sub/odd", revision: 3, sizeBytes: vectors.ODD_BYTES };
+  for (const server of [second, first, origin, second, first, origin]) {
+    for (const revision of [0, 3]) {
+      const client = new RawImageClient(server.connect());
+      assertEquals(await world.until(client.select("sub/odd", revision)), expected);
+      client.connection.close();
+      await world.settle();
+    }
+  }
 });
 
 Deno.test("P3: a miss is fetched once, in whole blocks, and is here from then on", async () => {
@@ -161,7 +180,6 @@ Deno.test("P4: all of an image is copied in the background, checked, and then ne
   const origin = world.origin("10.0.0.1", sizeBytes);
   const proxy = world.addProxy("10.0.0.2", ["10.0.0.1"], { settings: { ...FULL, bgrWindowSize: 1 } });
   const client = await world.client(proxy);
-  // The recorded proxy's first requests, vector V13.
   assertEquals(origin.asked.slice(0, 2), [
     { offset: 0, length: 32 * KIB, hops: 0x81 },
     { offset: 32 * KIB, length: 32 * KIB, hops: 0x81 },
@@ -173,6 +191,23 @@ Deno.test("P4: all of an image is copied in the background, checked, and then ne
   await world.read(client, 0, 100);
   assertEquals(origin.asked.length, askedBefore);
   assertEquals(origin.sessions.length, 0, "the uplink is closed");
+});
+
+// Where the recorded proxy has the handles 2 and 4 we have 1 and 2: they mean nothing to a server. Of our own is the
+// keepalive, by which a server that hangs is noticed.
+Deno.test("V13, P1: a proxy's first words to the server it copies from are the recorded ones", async () => {
+  await using world = new ProxyWorld();
+  const origin = world.add("10.0.0.1");
+  origin.store.put("test.r1", patternDisk(vectors.TEST_BYTES));
+  origin.heard = [];
+  const proxy = world.addProxy("10.0.0.2", ["10.0.0.1"], { settings: { ...FULL, bgrWindowSize: 1 } });
+  await world.client(proxy, "test");
+  await world.pass(20);
+  const { select, checksums, firstUnit, secondUnit } = vectors.PROXY_START;
+  const [first, second] = [firstUnit.slice(), secondUnit.slice()];
+  [first[16], second[16]] = [1, 2];
+  const expected = [...select, ...checksums, ...vectors.CLIENT_START.keepalive, ...first, ...second];
+  assertEquals(origin.heard[0].slice(0, expected.length), expected);
 });
 
 Deno.test("P4: no more is asked for at once than the window, and nothing without enough users", async () => {
@@ -237,7 +272,7 @@ Deno.test("P4: pretendClient hides that it is a proxy, and that it copies", asyn
   assertEquals(origin.asked[0].hops, 0x41);
 });
 
-Deno.test("P5: each proxy on the way counts itself, and keeps the flags", async () => {
+Deno.test("V14, P5: each proxy on the way counts itself, and keeps the flags", async () => {
   await using world = new ProxyWorld();
   const origin = world.origin("10.0.0.1", 16 * MIB);
   const first = world.addProxy("10.0.0.2", ["10.0.0.1"], { settings: { maxPrefetch: 256 * KIB } });
@@ -247,7 +282,6 @@ Deno.test("P5: each proxy on the way counts itself, and keeps the flags", async 
   await world.settle();
   const trace = (server: SimulatedServer) =>
     server.asked.map(({ offset, length, hops }) => [offset, length, hops]);
-  // Vector V14.
   assertEquals(trace(first), [[8 * MIB, 4096, 0x01], [8 * MIB + 4096, 12288, 0x41]]);
   assertEquals(trace(origin), [[8 * MIB, 4096, 0x02], [8 * MIB + 4096, 12288, 0x42]]);
 });
@@ -325,7 +359,7 @@ Deno.test("P6: what is here is served without any other server, what is not wait
   const newcomer = await world.client(proxy);
   await world.read(newcomer, 0, 4096);
   origin.revive();
-  assertEquals(await world.until(waiting), patternBytes(MIB, 4096));
+  assertEquals(await world.until(waiting), vectors.patternBytes(MIB, 4096));
 });
 
 Deno.test("P6: the next server takes over when one dies, hangs, or refuses a block", async () => {
@@ -438,7 +472,7 @@ Deno.test("P8: a complete copy that is damaged on its disk is repaired from anot
   const sizeBytes = HASH_BLOCK_BYTES + MIB;
   world.origin("10.0.0.1", sizeBytes);
   const proxy = world.addProxy("10.0.0.2", ["10.0.0.1"]);
-  const bytes = patternBytes(0, sizeBytes);
+  const bytes = vectors.patternBytes(0, sizeBytes);
   bytes[777] ^= 1;
   proxy.store.put("x.r1", bytes);
   proxy.store.put("x.r1.crc", patternChecksums(sizeBytes));

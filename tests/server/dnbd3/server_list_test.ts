@@ -35,7 +35,7 @@ namespace=foobar/
 comment=v6
 `;
 
-pure("the recorded configuration gives the recorded list", () => {
+pure("V10, S4: the recorded configuration gives the recorded list", () => {
   assertEquals(told("127.0.0.1", "test", RECORDED), [
     "192.0.2.10:5003",
     "192.0.2.20:5010",
@@ -49,7 +49,7 @@ pure("the recorded configuration gives the recorded list", () => {
   assertEquals(encodeServers(entries), vectors.SERVERS.server.subarray(16));
 });
 
-pure("a namespace shows a server for its images only", () => {
+pure("S4: a namespace shows a server for its images only", () => {
   assertEquals(told("127.0.0.1", "foobar/x", RECORDED).includes("198.51.100.3:5003"), true);
 });
 
@@ -63,7 +63,7 @@ pure("coversImage() compares the beginnings of names, and no namespace covers al
   );
 });
 
-pure("the nearest servers come first, another family last", () => {
+pure("S4: the nearest servers come first, another family last", () => {
   const text = "[10.0.0.1]\n[2001:db8::1]\n[192.168.1.1]\n[192.168.2.1]\n[192.160.0.1]\n";
   assertEquals(told("192.168.2.9", "x", text), [
     "192.168.2.1:5003",
@@ -74,7 +74,7 @@ pure("the nearest servers come first, another family last", () => {
   ]);
 });
 
-pure("at most eight servers are told", () => {
+pure("S4: at most eight servers are told", () => {
   const text = Array.from({ length: 12 }, (_, index) => `[10.0.0.${index + 1}]\n`).join("");
   assertEquals(told("127.0.0.1", "x", text).length, 8);
 });

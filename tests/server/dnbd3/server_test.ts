@@ -18,7 +18,7 @@ async function exchange(client: RawImageClient, vector: { client: Uint8Array; se
 for (const bytesPerRead of [Infinity, 1]) {
   const how = bytesPerRead === 1 ? ", the stream cut at every byte" : "";
 
-  Deno.test(`S1: the recorded selections are answered byte for byte${how}`, async () => {
+  Deno.test(`V1-V3, S1: the recorded selections are answered byte for byte${how}`, async () => {
     await using fixture = new Fixture();
     for (
       const vector of [vectors.SELECT_TEST, vectors.SELECT_MULTI_NEWEST_VERSION_2, vectors.SELECT_ODD_NEWEST]
@@ -27,7 +27,7 @@ for (const bytesPerRead of [Infinity, 1]) {
     }
   });
 
-  Deno.test(`S2, S4-S6: the recorded requests are answered byte for byte${how}`, async () => {
+  Deno.test(`V5-V8, V10-V12, S2, S4-S6: the recorded requests are answered byte for byte${how}`, async () => {
     await using fixture = new Fixture();
     const client = fixture.connect(bytesPerRead);
     await exchange(client, vectors.SELECT_TEST);
@@ -44,7 +44,7 @@ for (const bytesPerRead of [Infinity, 1]) {
   });
 }
 
-Deno.test("S1: who cannot be served is disconnected without a word", async () => {
+Deno.test("V4, S1: who cannot be served is disconnected without a word", async () => {
   await using fixture = new Fixture();
   fixture.store.put("empty.r1", new MemoryDisk(0));
   for (
@@ -83,6 +83,14 @@ Deno.test("S2: the last block of an image whose file ends within it is filled up
   assertEquals(await client.block(0, 8192), expected);
   assertEquals(await client.block(4990, 20), expected.slice(4990, 5010));
   assertEquals(await client.block(6000, 100), new Uint8Array(100));
+});
+
+Deno.test("V9, S2: the recorded last block has 1000 bytes of the file and 3096 zeroes", async () => {
+  await using fixture = new Fixture();
+  const client = await fixture.open("sub/odd", 3);
+  const block = (await client.block(20971520, 4096))!;
+  assertEquals(crc32(block), vectors.ODD_LAST_BLOCK_CRC32);
+  assertEquals(block.subarray(1000), new Uint8Array(3096));
 });
 
 Deno.test("S2: blocks of any size come whole", async () => {
@@ -439,5 +447,25 @@ Deno.test("K2, K3: probes on other connections see the same image, and handle 0"
     const reply = (await probe.reply())!;
     assertEquals([reply.command, reply.handle, reply.sizeBytes], [Command.GetBlock, 0n, 4096]);
     probe.connection.close();
+  }
+});
+
+Deno.test("K4: valid requests are never answered with ERROR, another command or another size", async () => {
+  await using fixture = new Fixture();
+  const client = await fixture.open("sub/odd", 3);
+  const blocks = vectors.ODD_BYTES / 4096;
+  let handle = 0n;
+  for (let count = 1; count <= 32; count *= 2) {
+    for (const first of [0, 1, 7, 4095 - count, blocks - count]) {
+      await client.ask(first * 4096, count * 4096, ++handle);
+      const { command, sizeBytes, handle: echoed, payload } = (await client.reply())!;
+      assertEquals([command, sizeBytes, echoed], [Command.GetBlock, count * 4096, handle]);
+      const expected = vectors.patternBytes(first * 4096, count * 4096, vectors.ODD_FILE_BYTES);
+      assertEquals(payload, expected);
+    }
+  }
+  for (const command of [Command.GetServers, Command.GetChecksums, Command.Keepalive]) {
+    await client.send(encodeRequest({ command, sizeBytes: 0, offset: 0, hops: 0, handle: 0n }));
+    assertEquals((await client.reply())!.command, command);
   }
 });

@@ -7,7 +7,7 @@ function pure(name: string, fn: () => void) {
 
 const MIB = 1024 * 1024;
 
-pure("the map of what a proxy read is the recorded one", () => {
+pure("V15: the map of what a proxy read is the recorded one", () => {
   const map = new CacheMap(64 * MIB);
   // As relayed: the start rounded down and the end rounded up to 4096, then up to three times as much ahead.
   for (

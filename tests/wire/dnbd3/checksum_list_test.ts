@@ -34,7 +34,7 @@ for (
     ["sub/odd", vectors.CHECKSUM_FILE_OF_ODD, vectors.ODD_FILE_BYTES, vectors.ODD_BYTES],
   ] as const
 ) {
-  pure(`the recorded checksum file of ${name} is what we make and understand`, () => {
+  pure(`V11, S5: the recorded checksum file of ${name} is what we make and understand`, () => {
     const list = checksumsOfPattern(fileBytes, imageBytes);
     assertEquals(encodeChecksumList(list), file);
     assertEquals(decodeChecksumList(file, imageBytes).equals(list), true);

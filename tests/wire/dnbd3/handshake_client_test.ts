@@ -20,13 +20,13 @@ function pure(name: string, fn: () => void) {
 
 const test = { version: 3, name: "test", revision: 1, sizeBytes: vectors.TEST_BYTES };
 
-pure("selectImage() speaks the recorded selection", () => {
+pure("V1: selectImage() speaks the recorded selection", () => {
   const { client, server } = vectors.SELECT_TEST;
   const selection = { version: 3, name: "test", revision: 1, flags: 0 };
   assertEquals(carry(selectImage(selection), server), { result: test, sent: client, rest: NOTHING });
 });
 
-pure("selectImage() takes what the server calls the newest revision", () => {
+pure("V2: selectImage() takes what the server calls the newest revision", () => {
   const { client, server } = vectors.SELECT_MULTI_NEWEST_VERSION_2;
   assertEquals(carry(selectImage({ version: 2, name: "multi", revision: 0, flags: 0 }), server), {
     result: { version: 2, name: "multi", revision: 7, sizeBytes: 12288 },
@@ -62,7 +62,7 @@ pure("selectSameImage() refuses another name and another size", () => {
   );
 });
 
-pure("getServers() speaks the recorded question and ignores the stale handle", () => {
+pure("V10: getServers() speaks the recorded question and ignores the stale handle", () => {
   const { client, server } = vectors.SERVERS;
   const { result, sent } = carry(getServers(), server);
   assertEquals([result.map((entry) => entry.port), sent], [[5003, 5010, 6000], client]);
@@ -74,7 +74,7 @@ pure("getServers() refuses a list above the payload limit before it awaits it", 
   assertThrows(() => carry(getServers(), header), WireError, "server list of 1001 bytes");
 });
 
-pure("getChecksums() speaks the recorded question", () => {
+pure("V11: getChecksums() speaks the recorded question", () => {
   const { client, server } = vectors.CHECKSUMS_OF_TEST;
   const { result, sent } = carry(getChecksums(vectors.TEST_BYTES), server);
   assertEquals([result?.checksums.length, sent], [4, client]);

@@ -11,7 +11,7 @@ function pure(name: string, fn: () => void) {
   Deno.test({ name, permissions: "none", fn });
 }
 
-pure("hearOpening() hears the recorded selections", () => {
+pure("V2, V13: hearOpening() hears the recorded selections", () => {
   assertEquals(carry(hearOpening(), vectors.SELECT_MULTI_NEWEST_VERSION_2.client), {
     result: { kind: "selection", selection: { version: 2, name: "multi", revision: 0, flags: 0 } },
     sent: NOTHING,

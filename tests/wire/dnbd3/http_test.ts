@@ -12,7 +12,7 @@ const encode = (text: string) => new TextEncoder().encode(text);
 const RECORDED = bytes(`47 45 54 20 2f 71 75 65 72 79 3f 71 3d 73 74 61 74 73 20 48 54 54 50 2f 31 2e 31 0d 0a
   48 6f 73 74 3a 20 64 6e 62 64 33 0d 0a 0d 0a`);
 
-pure("S10: the recorded request is understood", () => {
+pure("V16, S10: the recorded request is understood", () => {
   assertEquals(parseHttpRequest(RECORDED), {
     path: "/query",
     fields: [["q", "stats"]],
@@ -21,7 +21,7 @@ pure("S10: the recorded request is understood", () => {
   });
 });
 
-pure("S10: the recorded answer is what we send", () => {
+pure("V16, S10: the recorded answer is what we send", () => {
   const body = encode(
     formatJson({
       bytesReceived: 0,

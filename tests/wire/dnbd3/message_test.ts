@@ -28,20 +28,23 @@ function pure(name: string, fn: () => void) {
   Deno.test({ name, permissions: "none", fn });
 }
 
-const selections: [string, { client: Uint8Array; server: Uint8Array }, Selection, SelectedImage][] = [
+const selections: [string, string, { client: Uint8Array; server: Uint8Array }, Selection, SelectedImage][] = [
   [
+    "V1",
     "an exact revision",
     vectors.SELECT_TEST,
     { version: 3, name: "test", revision: 1, flags: 0 },
     { version: 3, name: "test", revision: 1, sizeBytes: vectors.TEST_BYTES },
   ],
   [
+    "V2",
     "the newest revision by a client of version 2",
     vectors.SELECT_MULTI_NEWEST_VERSION_2,
     { version: 2, name: "multi", revision: 0, flags: 0 },
     { version: 2, name: "multi", revision: 7, sizeBytes: 12288 },
   ],
   [
+    "V3",
     "an image whose file is no whole number of blocks",
     vectors.SELECT_ODD_NEWEST,
     { version: 3, name: "sub/odd", revision: 0, flags: 0 },
@@ -49,8 +52,8 @@ const selections: [string, { client: Uint8Array; server: Uint8Array }, Selection
   ],
 ];
 
-for (const [what, { client, server }, selection, image] of selections) {
-  pure(`the recorded selection of ${what} is what we send and understand`, () => {
+for (const [vector, what, { client, server }, selection, image] of selections) {
+  pure(`${vector}: the recorded selection of ${what} is what we send and understand`, () => {
     assertEquals(encodeSelection(selection), client);
     assertEquals(decodeRequest(viewOf(client)), {
       command: Command.SelectImage,
@@ -70,7 +73,7 @@ for (const [what, { client, server }, selection, image] of selections) {
   });
 }
 
-pure("the recorded selection of a copying proxy carries both flags", () => {
+pure("V13: the recorded selection of a copying proxy carries both flags", () => {
   const selection = {
     version: 3,
     name: "test",
@@ -81,71 +84,71 @@ pure("the recorded selection of a copying proxy carries both flags", () => {
   assertEquals(decodeSelection(vectors.PROXY_START.select.subarray(24)), selection);
 });
 
-const requests: [string, Uint8Array, Request][] = [
-  ["an aligned block", vectors.BLOCK_ALIGNED.client, {
+const requests: [string, string, Uint8Array, Request][] = [
+  ["V5", "an aligned block", vectors.BLOCK_ALIGNED.client, {
     command: Command.GetBlock,
     sizeBytes: 4096,
     offset: 8192,
     hops: 0,
     handle: 0x8877665544332211n,
   }],
-  ["an unaligned block with hops", vectors.BLOCK_UNALIGNED.client, {
+  ["V6", "an unaligned block with hops", vectors.BLOCK_UNALIGNED.client, {
     command: Command.GetBlock,
     sizeBytes: 20,
     offset: 12345,
     hops: 5,
     handle: 0xa8a7a6a5a4a3a2a1n,
   }],
-  ["a block at the end", vectors.BLOCK_AT_END.client, {
+  ["V7", "a block at the end", vectors.BLOCK_AT_END.client, {
     command: Command.GetBlock,
     sizeBytes: 4096,
     offset: vectors.TEST_BYTES,
     hops: 0,
     handle: 0xaan,
   }],
-  ["a block across the end", vectors.BLOCK_ACROSS_END.client, {
+  ["V7", "a block across the end", vectors.BLOCK_ACROSS_END.client, {
     command: Command.GetBlock,
     sizeBytes: 8192,
     offset: vectors.TEST_BYTES - 4096,
     hops: 0,
     handle: 0xbbn,
   }],
-  ["an empty block", vectors.BLOCK_EMPTY.client, {
+  ["V8", "an empty block", vectors.BLOCK_EMPTY.client, {
     command: Command.GetBlock,
     sizeBytes: 0,
     offset: 4096,
     hops: 0,
     handle: 0xccn,
   }],
-  ["the servers", vectors.SERVERS.client, {
+  ["V10", "the servers", vectors.SERVERS.client, {
     command: Command.GetServers,
     sizeBytes: 0,
     offset: 0,
     hops: 0,
     handle: 0n,
   }],
-  ["the checksums", vectors.CHECKSUMS_OF_TEST.client, {
+  ["V11", "the checksums", vectors.CHECKSUMS_OF_TEST.client, {
     command: Command.GetChecksums,
     sizeBytes: 0,
     offset: 0,
     hops: 0,
     handle: 0n,
   }],
-  ["a sign of life", vectors.KEEPALIVE.client, {
+  ["V12", "a sign of life", vectors.KEEPALIVE.client, {
     command: Command.Keepalive,
     sizeBytes: 0,
     offset: 0,
     hops: 0,
     handle: 0x0807060504030201n,
   }],
-  ["the first unit of a proxy's copy", vectors.PROXY_START.firstUnit, {
+  ["V13", "the first unit of a proxy's copy", vectors.PROXY_START.firstUnit, {
     command: Command.GetBlock,
     sizeBytes: 32768,
     offset: 0,
     hops: Hops.Replication | 1,
     handle: 2n,
   }],
-  ["the second unit of a proxy's copy", vectors.PROXY_START.secondUnit, {
+  ["V13", "the second unit of a proxy's copy", vectors.PROXY_START.secondUnit, {
     command: Command.GetBlock,
     sizeBytes: 32768,
     offset: 32768,
@@ -154,44 +157,48 @@ const requests: [string, Uint8Array, Request][] = [
   }],
 ];
 
-for (const [what, bytes, request] of requests) {
-  pure(`the recorded request for ${what} is what we send and understand`, () => {
+for (const [vector, what, bytes, request] of requests) {
+  pure(`${vector}: the recorded request for ${what} is what we send and understand`, () => {
     assertEquals(encodeRequest(request), bytes);
     assertEquals(decodeRequest(viewOf(bytes)), request);
   });
 }
 
-const replies: [string, Uint8Array, Reply][] = [
-  ["an aligned block", vectors.BLOCK_ALIGNED.serverHeader, {
+const replies: [string, string, Uint8Array, Reply][] = [
+  ["V5", "an aligned block", vectors.BLOCK_ALIGNED.serverHeader, {
     command: Command.GetBlock,
     sizeBytes: 4096,
     handle: 0x8877665544332211n,
   }],
-  ["an unaligned block", vectors.BLOCK_UNALIGNED.server.subarray(0, 16), {
+  ["V6", "an unaligned block", vectors.BLOCK_UNALIGNED.server.subarray(0, 16), {
     command: Command.GetBlock,
     sizeBytes: 20,
     handle: 0xa8a7a6a5a4a3a2a1n,
   }],
-  ["a block at the end", vectors.BLOCK_AT_END.server, {
+  ["V7", "a block at the end", vectors.BLOCK_AT_END.server, {
     command: Command.Error,
     sizeBytes: 0,
     handle: 0xaan,
   }],
-  ["a block across the end", vectors.BLOCK_ACROSS_END.server, {
+  ["V7", "a block across the end", vectors.BLOCK_ACROSS_END.server, {
     command: Command.Error,
     sizeBytes: 0,
     handle: 0xbbn,
   }],
-  ["an empty block", vectors.BLOCK_EMPTY.server, { command: Command.GetBlock, sizeBytes: 0, handle: 0xccn }],
-  ["a sign of life", vectors.KEEPALIVE.server, {
+  ["V8", "an empty block", vectors.BLOCK_EMPTY.server, {
+    command: Command.GetBlock,
+    sizeBytes: 0,
+    handle: 0xccn,
+  }],
+  ["V12", "a sign of life", vectors.KEEPALIVE.server, {
     command: Command.Keepalive,
     sizeBytes: 0,
     handle: 0xa8a7a6a5a4a3a2a1n,
   }],
 ];
 
-for (const [what, bytes, reply] of replies) {
-  pure(`the recorded reply to ${what} is what we send and understand`, () => {
+for (const [vector, what, bytes, reply] of replies) {
+  pure(`${vector}: the recorded reply to ${what} is what we send and understand`, () => {
     const into = new Uint8Array(24);
     encodeReply(viewOf(into), 8, reply.command, reply.sizeBytes, reply.handle);
     assertEquals(into.subarray(8), bytes);
@@ -200,7 +207,7 @@ for (const [what, bytes, reply] of replies) {
   });
 }
 
-pure("the recorded payloads are the pattern of the recorded images", () => {
+pure("V5, V6, V9: the recorded payloads are the pattern of the recorded images", () => {
   const aligned = vectors.patternBytes(8192, 4096);
   assertEquals(aligned.subarray(0, 16), vectors.BLOCK_ALIGNED.payloadStart);
   assertEquals(crc32(aligned), vectors.BLOCK_ALIGNED.payloadCrc32);
@@ -209,7 +216,7 @@ pure("the recorded payloads are the pattern of the recorded images", () => {
   assertEquals(crc32(last), vectors.ODD_LAST_BLOCK_CRC32);
 });
 
-pure("the recorded list of servers is what we send and understand", () => {
+pure("V10: the recorded list of servers is what we send and understand", () => {
   const entries = [
     { address: Uint8Array.of(192, 0, 2, 10), port: 5003, failures: 0 },
     { address: Uint8Array.of(192, 0, 2, 20), port: 5010, failures: 0 },
@@ -356,4 +363,28 @@ pure("sizes are rounded up to blocks and hash blocks", () => {
     vectors.ODD_BYTES,
   ]);
   assertEquals([4096, 16777216, 16781312, vectors.TEST_BYTES].map(hashBlockCount), [1, 1, 2, 4]);
+});
+
+// Recorded bytes say it as well; these have another value in every byte, so that each has its one place.
+pure("K5: numbers are little-endian on the wire whatever the host, but for the ports of servers", () => {
+  const request = bytes("73 72 01 00  78 56 34 12  07 06 05 04 03 02 01 3b  88 77 66 55 44 33 22 11");
+  const asked = {
+    command: Command.GetBlock,
+    sizeBytes: 0x12345678,
+    offset: 0x01020304050607,
+    hops: 0x3b,
+    handle: 0x1122334455667788n,
+  };
+  assertEquals(encodeRequest(asked), request);
+  assertEquals(decodeRequest(viewOf(request)), asked);
+  const reply = bytes("73 72 01 00  78 56 34 12  88 77 66 55 44 33 22 11");
+  const into = new Uint8Array(16);
+  encodeReply(viewOf(into), 0, Command.GetBlock, 0x12345678, 0x1122334455667788n);
+  assertEquals(into, reply);
+  const image = bytes("03 00  61 00  34 12  00 60 05 04 03 02 01 00");
+  const selected = { version: 3, name: "a", revision: 0x1234, sizeBytes: 0x01020304056000 };
+  assertEquals(encodeSelectedImage(selected).subarray(16), image);
+  assertEquals(decodeSelectedImage(image), selected);
+  const server = [{ address: Uint8Array.of(10, 0, 0, 1), port: 0x1234, failures: 0 }];
+  assertEquals(encodeServers(server).subarray(16, 18), bytes("12 34"));
 });
