@@ -1,5 +1,6 @@
 import { resolve } from "node:path";
 import { type Log, silentLog } from "../base/log.ts";
+import type { Clock } from "../os/clock.ts";
 import { fileStatus, OpenFile } from "../os/file_calls.ts";
 import { ImageInUse, lockImage } from "../os/file_lock.ts";
 import { type Libc, libc } from "../os/libc.ts";
@@ -20,6 +21,8 @@ export interface OpenFileDiskOptions {
   readonly stateDirectory?: string;
   /** Where doubtful circumstances and failed syncs are told. */
   readonly log?: Log;
+  /** By which it is decided what takes too long. Default: the system's. */
+  readonly clock?: Clock;
 }
 
 /**
@@ -46,7 +49,7 @@ export async function openFileDisk(path: string, options: OpenFileDiskOptions = 
 async function openThroughLibc(
   lib: Libc,
   path: string,
-  { readOnly = false, discard, stateDirectory }: OpenFileDiskOptions,
+  { readOnly = false, discard, stateDirectory, clock }: OpenFileDiskOptions,
   log: Log,
 ): Promise<FileDisk> {
   let file;
@@ -64,7 +67,7 @@ async function openThroughLibc(
         ? await readIdentity(stateDirectory, absolute, file.status)
         : await raiseGeneration(stateDirectory, absolute, file.status, log);
     }
-    return new FileDisk(file, { readOnly, discard, identity });
+    return new FileDisk(file, { readOnly, discard, identity, clock });
   } catch (error) {
     file?.close();
     if (!(error instanceof OsError)) throw error;
