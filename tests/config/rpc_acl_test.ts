@@ -12,7 +12,7 @@ function read(text: string) {
   return { warnings, may: (address: string) => [...acl.permissionsOf(parseIpAddress(address)!)] };
 }
 
-pure("rpc.acl: an example loads as meant", () => {
+pure("S9: rpc.acl: an example loads as meant", () => {
   const { may, warnings } = read(`# Everything from localhost
 127.0.0.0/8 ALL
 
@@ -24,36 +24,36 @@ pure("rpc.acl: an example loads as meant", () => {
   assertEquals(warnings, []);
 });
 
-pure("rpc.acl: no line allows everything to everybody", () => {
+pure("S9: rpc.acl: no line allows everything to everybody", () => {
   assertEquals(read("# nothing\n").may("10.0.0.1"), ["ALL"]);
 });
 
-pure("rpc.acl: the first rule that matches decides", () => {
+pure("S9: rpc.acl: the first rule that matches decides", () => {
   const { may } = read("10.0.0.1 STATS\n10.0.0.0/8 ALL\n");
   assertEquals([may("10.0.0.1"), may("10.0.0.2")], [["STATS"], ["ALL"]]);
 });
 
-pure("rpc.acl: prefixes count in bits, in both families", () => {
+pure("S9: rpc.acl: prefixes count in bits, in both families", () => {
   const { may } = read("10.0.0.128/25 STATS\n2001:db8::/33 ALL\n");
   assertEquals([may("10.0.0.129"), may("10.0.0.127")], [["STATS"], []]);
   assertEquals([may("2001:db8:7fff::1"), may("2001:db8:8000::1")], [["ALL"], []]);
 });
 
-pure("rpc.acl: an IPv4 rule does not match IPv6 bytes that look alike", () => {
+pure("S9: rpc.acl: an IPv4 rule does not match IPv6 bytes that look alike", () => {
   assertEquals(read("32.1.13.184/32 ALL\n").may("2001:db8::1"), []);
 });
 
-pure("rpc.acl: /0 matches everybody of either family", () => {
+pure("S9: rpc.acl: /0 matches everybody of either family", () => {
   const { may } = read("0.0.0.0/0 STATS\n");
   assertEquals([may("10.0.0.1"), may("::1")], [["STATS"], ["STATS"]]);
 });
 
-pure("rpc.acl: more bits than the address has count as all", () => {
+pure("S9: rpc.acl: more bits than the address has count as all", () => {
   const { may } = read("10.0.0.1/99 STATS\n");
   assertEquals([may("10.0.0.1"), may("10.0.0.0")], [["STATS"], []]);
 });
 
-pure("rpc.acl: lines that cannot be used are reported, and do not open the door", () => {
+pure("S9: rpc.acl: lines that cannot be used are reported, and do not open the door", () => {
   const { may, warnings } = read("localhost ALL\n10.0.0.1\n10.0.0.2 LOG\n10.0.0.3/x ALL\n");
   assertEquals(may("10.0.0.1"), []);
   assertEquals(warnings, [
@@ -65,7 +65,7 @@ pure("rpc.acl: lines that cannot be used are reported, and do not open the door"
   ]);
 });
 
-pure("rpc.acl: rules after the hundredth are reported and skipped", () => {
+pure("S9: rpc.acl: rules after the hundredth are reported and skipped", () => {
   const lines = Array.from({ length: 101 }, (_, index) => `10.0.0.${index + 1} ALL\n`).join("");
   const { may, warnings } = read(lines);
   assertEquals([may("10.0.0.100"), may("10.0.0.101"), warnings.length], [["ALL"], [], 1]);

@@ -60,7 +60,7 @@ const DEFAULTS = {
   },
 };
 
-pure("server.conf: every key has dnbd3's default", () => {
+pure("S9: server.conf: every key has dnbd3's default", () => {
   assertEquals(read("[dnbd3]\nbasePath=/images\n"), {
     conf: DEFAULTS as unknown as ServerConf,
     warnings: [],
@@ -107,13 +107,25 @@ const accepted: [string, string, unknown, string?][] = [
 ];
 
 for (const [key, text, value, section] of accepted) {
-  pure(`server.conf: ${key}=${text} is ${value}`, () => {
+  pure(`S9: server.conf: ${key}=${text} is ${value}`, () => {
     const { conf, warnings } = readKey(`${key}=${text}`, section);
     assertEquals([conf[key as keyof ServerConf], warnings], [value, []]);
   });
 }
 
-pure("server.conf: basePath loses its comment and its slashes at the end", () => {
+pure(
+  "S9: server.conf: serverPenalty and clientPenalty are whole microseconds, without a unit of time",
+  () => {
+    const { conf, warnings } = readKey("serverPenalty=1500000\nclientPenalty=250 # µs\n");
+    assertEquals([conf.serverPenalty, conf.clientPenalty, warnings], [1_500_000, 250, []]);
+    assertEquals(readKey("serverPenalty=20ms\nclientPenalty=20µs").warnings, [
+      "server.conf:4: serverPenalty=20ms is not a number and is not used",
+      "server.conf:5: clientPenalty=20µs is not a number and is not used",
+    ]);
+  },
+);
+
+pure("S9: server.conf: basePath loses its comment and its slashes at the end", () => {
   assertEquals(
     read("[dnbd3]\nbasePath=/srv/x//  # virtual root of image files\n").conf.basePath,
     "/srv/x",
@@ -121,12 +133,12 @@ pure("server.conf: basePath loses its comment and its slashes at the end", () =>
   assertEquals(read("[dnbd3]\nbasePath=/\n").conf.basePath, "/");
 });
 
-pure("server.conf: the first basePath counts, of other keys the last", () => {
+pure("S9: server.conf: the first basePath counts, of other keys the last", () => {
   const { conf } = read("[dnbd3]\nbasePath=/a\nbasePath=/b\nlistenPort=1\nlistenPort=2\n");
   assertEquals([conf.basePath, conf.listenPort], ["/a", 2]);
 });
 
-pure("server.conf: logging file, masks and timestamps", () => {
+pure("S9: server.conf: logging file, masks and timestamps", () => {
   const { conf } = readKey(
     "file=./dnbd3.log\nfileMask=ERROR|DEBUG2\nconsoleMask=MINOR\nconsoleTimestamps=1",
     "logging",
@@ -153,7 +165,7 @@ for (
     ["maxReplicationSize=9E", "limits", "is not from 0 to 9007199254740991 and is not used"],
   ] as const
 ) {
-  pure(`server.conf: ${text} in [${section}] changes nothing and is reported with its line`, () => {
+  pure(`S9: server.conf: ${text} in [${section}] changes nothing and is reported with its line`, () => {
     const { conf, warnings } = readKey(text, section);
     assertEquals(conf, DEFAULTS as unknown as ServerConf);
     assertEquals(warnings.length, 1);
@@ -162,7 +174,7 @@ for (
   });
 }
 
-pure("server.conf: an indented line is another value of the key before it, and reported", () => {
+pure("S9: server.conf: an indented line is another value of the key before it, and reported", () => {
   const { conf, warnings } = readKey("backgroundReplication=hashblock\n  sparseFiles=true");
   assertEquals([conf.backgroundReplication, conf.sparseFiles], ["off", false]);
   assertEquals(warnings, [
@@ -171,7 +183,7 @@ pure("server.conf: an indented line is another value of the key before it, and r
   ]);
 });
 
-pure("server.conf: sections of others are left to them", () => {
+pure("S9: server.conf: sections of others are left to them", () => {
   assertEquals(readKey("anything=goes", "nbd").warnings, []);
 });
 
@@ -187,12 +199,12 @@ for (
     ],
   ]
 ) {
-  pure(`server.conf: ${JSON.stringify(text)} is refused`, () => {
+  pure(`S9: server.conf: ${JSON.stringify(text)} is refused`, () => {
     assertThrows(() => read(text), ConfigError, message);
   });
 }
 
-pure("server.conf of a proxy: values are brought into the limits others set", () => {
+pure("S9: server.conf of a proxy: values are brought into the limits others set", () => {
   const { conf, warnings } = read(`[dnbd3]
 basePath=/i
 isProxy=true
@@ -213,14 +225,14 @@ minRequestSize=2M
   assertEquals(warnings.map((text) => text.split(": ")[0]), [4, 5, 7, 8, 9].map((n) => `server.conf:${n}`));
 });
 
-pure("server.conf of a proxy: sparseFiles stays with hashblock or from 5 clients on", () => {
+pure("S9: server.conf of a proxy: sparseFiles stays with hashblock or from 5 clients on", () => {
   for (const line of ["backgroundReplication=hashblock", "bgrMinClients=5"]) {
     const { conf, warnings } = readKey(`isProxy=true\nsparseFiles=true\n${line}`);
     assertEquals([conf.sparseFiles, warnings], [true, []]);
   }
 });
 
-pure("server.conf read again: a key that vanished keeps its value, and some cannot change", () => {
+pure("S9: server.conf read again: a key that vanished keeps its value, and some cannot change", () => {
   const first = read("[dnbd3]\nbasePath=/i/\nlistenPort=5004\nserverPenalty=10\nclientPenalty=20\n").conf;
   const { conf, warnings } = read("[dnbd3]\nbasePath=/i\nlistenPort=5005\nserverPenalty=11\n", first);
   assertEquals(
@@ -288,13 +300,13 @@ pure("parseBoolean() takes three spellings and numbers", () => {
 });
 
 // The example in the documentation of dnbd3-server, values and comments as users copy them.
-pure("server.conf: an example with a comment behind every value loads as meant", () => {
+pure("S9: server.conf: an example with a comment behind every value loads as meant", () => {
   const { conf, warnings } = read(`[dnbd3]
 basePath=/srv/openslx/dnbd3 # virtual root
 serverPenalty=1234 # delay for servers (µs)
 clientPenalty=2345 # delay for clients (µs)
-isProxy=true # proxy mode
-uplinkTimeout=1250 # timeout
+isProxy=true # proxy mode - copies from alt-servers what "unknown" images clients ask for
+uplinkTimeout=1250 # r/w timeout; in ms
 `);
   assertEquals(warnings, []);
   assertObjectMatch(conf as unknown as Record<string, unknown>, {

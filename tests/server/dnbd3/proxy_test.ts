@@ -379,6 +379,35 @@ Deno.test("P6: the next server takes over when one dies, hangs, or refuses a blo
   }
 });
 
+Deno.test("P6: uplinkTimeout: a server that is silent for so long is given up, at first and later", async () => {
+  for (const uplinkTimeout of [1250, 5000]) {
+    await using world = new ProxyWorld();
+    const origin = world.origin("10.0.0.1", 4 * MIB);
+    const proxy = world.addProxy("10.0.0.2", ["10.0.0.1"], { settings: { uplinkTimeout } });
+    origin.state = "hanging";
+    const startedMs = world.clock.now();
+    assertEquals(await world.offers(proxy, "x"), false);
+    assertEquals(Math.round((world.clock.now() - startedMs) / 50) * 50, uplinkTimeout);
+    origin.revive();
+    // That nobody had it is remembered for a while.
+    await world.pass(121_000, 1000);
+
+    const client = await world.client(proxy);
+    await world.read(client, 0, 4096);
+    const uplink = proxy.proxy!.copyOf(proxy.table.known("x", 1)!)!.uplink!;
+    origin.state = "hanging";
+    await client.ask(MIB, 4096, 1n);
+    await world.pass(uplinkTimeout - 50, 50);
+    assertEquals(uplink.status().server, "10.0.0.1:5003");
+    // Looked at twice a second.
+    await world.pass(600, 50);
+    assertEquals(uplink.status().server, null);
+    origin.revive();
+    const reply = await world.until(client.reply());
+    assertEquals(reply?.payload, vectors.patternBytes(MIB, 4096));
+  }
+});
+
 Deno.test("P6: a proxy changes to a server that is much faster", async () => {
   await using world = new ProxyWorld();
   const slow = world.origin("10.0.0.1", 4 * MIB);

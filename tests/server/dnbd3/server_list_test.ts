@@ -49,6 +49,12 @@ pure("V10, S4: the recorded configuration gives the recorded list", () => {
   assertEquals(encodeServers(entries), vectors.SERVERS.server.subarray(16));
 });
 
+pure("S4: for=client and no for are told to clients, for=replication is not", () => {
+  assertEquals(told("10.0.0.9", "x", "[10.0.0.1]\nfor=client\n"), ["10.0.0.1:5003"]);
+  assertEquals(told("10.0.0.9", "x", "[10.0.0.1]\n"), ["10.0.0.1:5003"]);
+  assertEquals(told("10.0.0.9", "x", "[10.0.0.1]\nfor=replication\n"), []);
+});
+
 pure("S4: a namespace shows a server for its images only", () => {
   assertEquals(told("127.0.0.1", "foobar/x", RECORDED).includes("198.51.100.3:5003"), true);
 });
