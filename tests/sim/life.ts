@@ -179,7 +179,11 @@ class Life {
     medium.slowMs = 10;
     this.#repair();
     if (this.#disk === null) {
-      await this.#until(() => this.#disk !== null, HANG_MS, "the disk did not come back");
+      const lost = "the disk did not come back";
+      // A flush that was begun before may fail yet.
+      await this.#until(() => this.#disk !== null || medium.faults > 0, HANG_MS, lost);
+      this.#repair();
+      await this.#until(() => this.#disk !== null, HANG_MS, lost);
     }
     await this.#until(() => this.#rivals === 0, HANG_MS, "the other writer never ended");
     await this.#until(() => this.#under === 0, HANG_MS, () => `${this.#under} requests never ended`);

@@ -236,6 +236,8 @@ export class End implements Connection {
   #wake: (() => void) | null = null;
   /** What is sent from now on is lost. */
   #deaf = false;
+  /** It has given up on the other end, which does not know. */
+  #dead = false;
   #unsent: Unsent[] = [];
   #lastArrivalMs = 0;
 
@@ -322,7 +324,12 @@ export class End implements Connection {
   dieIfStalled(afterMs: number): void {
     const { time } = this.#link.network.surroundings;
     time.timer(afterMs, () => {
-      if (this.#link.stalledUntilMs <= time.now()) return;
+      if (this.#link.stalledUntilMs <= time.now()) {
+        // What is sent to an end that has given up is answered with a reset.
+        if (this.other.#dead) this.#deliver(null);
+        return;
+      }
+      this.#dead = true;
       this.#deaf = true;
       this.#incoming = [];
       this.#deliver(null);
