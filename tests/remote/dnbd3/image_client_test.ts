@@ -1,10 +1,14 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { crc32 } from "../../../src/base/crc32.ts";
 import { silentLog } from "../../../src/base/log.ts";
+import { copyDisk } from "../../../src/device/copy_disk.ts";
 import { DeviceError } from "../../../src/device/device_error.ts";
+import { MemoryDisk } from "../../../src/device/memory.ts";
 import { ImageClient, type ImageClientOptions } from "../../../src/remote/dnbd3/image_client.ts";
 import { ImageDisk } from "../../../src/remote/dnbd3/image_disk.ts";
 import { ChecksumList, encodeChecksumList } from "../../../src/wire/dnbd3/checksum_list.ts";
 import { patternDisk } from "../../server/dnbd3/memory_store.ts";
+import { patternChecksums } from "../../server/dnbd3/proxy_world.ts";
 import { ImageWorld, type SimulatedServer } from "../../testing/image_world.ts";
 import * as vectors from "../../wire/dnbd3/vectors.ts";
 
@@ -332,6 +336,58 @@ for (
     assertEquals(client.status().server, "10.0.0.1:5003");
   });
 }
+
+/** A world whose first server changes a byte of what it sends now and then, and all of whose servers have a list. */
+function liarWorld(servers: number): Surroundings {
+  const world = new Surroundings(servers);
+  for (const { store } of world.servers) store.put("x.r2.crc", patternChecksums(SIZE));
+  world.servers[0].lie = (offset, bytes) => {
+    if (offset <= SIZE / 2 && SIZE / 2 < offset + bytes.length) bytes[SIZE / 2 - offset] ^= 1;
+  };
+  return world;
+}
+
+Deno.test("a copy from a server that changes a byte fails, and says where and who", async () => {
+  await using world = liarWorld(1);
+  const disk = new ImageDisk(await world.open());
+  const { clock } = world;
+  const copying = world.until(copyDisk(disk, new MemoryDisk(SIZE), { requestBytes: 20_480, clock }));
+  const error = await assertRejects(() => copying, DeviceError, "EIO");
+  assertStringIncludes(
+    error.message,
+    "the 16 MiB at 0 do not fit their checksum; they came from 10.0.0.1:5003",
+  );
+  await assertRejects(
+    () => world.until(Promise.resolve(disk.read(0, new Uint8Array(1)))),
+    DeviceError,
+    "EIO",
+  );
+});
+
+Deno.test("who read what a server had changed goes on with another server", async () => {
+  await using world = liarWorld(2);
+  const disk = new ImageDisk(await world.open());
+  await assertRejects(() => world.until(disk.read(0, new Uint8Array(SIZE))), DeviceError, "do not fit");
+  const copy = new MemoryDisk(SIZE);
+  await world.until(copyDisk(disk, copy, { clock: world.clock }));
+  const into = new Uint8Array(SIZE);
+  copy.read(0, into);
+  assertEquals(into, vectors.patternBytes(0, SIZE));
+  assertEquals(disk.client.status().server, "10.0.0.2:5003");
+});
+
+Deno.test("a copy of an image with a list, from servers that say what is in it, is right", async () => {
+  await using world = new Surroundings(1);
+  const sizeBytes = 20 * 1024 * 1024 + 4096;
+  world.servers[0].store.put("y.r1", patternDisk(sizeBytes));
+  world.servers[0].store.put("y.r1.crc", patternChecksums(sizeBytes));
+  const copy = new MemoryDisk(sizeBytes);
+  const disk = new ImageDisk(await world.open({ name: "y" }));
+  await world.until(copyDisk(disk, copy, { requestBytes: 61_440, clock: world.clock }));
+  const into = new Uint8Array(sizeBytes);
+  copy.read(0, into);
+  assert(crc32(into) === crc32(vectors.patternBytes(0, sizeBytes)), "the copy differs");
+});
 
 Deno.test("a disk over an image reads ranges of any size and refuses to write", async () => {
   await using world = new Surroundings(1);
