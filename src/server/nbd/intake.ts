@@ -3,7 +3,7 @@
  *
  * A quiet connection holds 4 KiB; a larger buffer is taken from the pool when a message asks for it and given
  * back when it is used up. A disk that takes its time with a write keeps the buffer that holds the payload;
- * the intake then goes on with another one.
+ * what comes next is laid behind that payload as long as there is room, so that writes which wait share a buffer.
  */
 import type { BufferPool, PooledBuffer } from "../../net/buffer_pool.ts";
 import type { Connection } from "../../net/connection.ts";
@@ -18,12 +18,16 @@ interface Held {
   readonly buffer: PooledBuffer;
   holders: number;
   current: boolean;
+  /** Where the bytes end that may be somebody's, unless the buffer is the current one. */
+  end: number;
 }
 
 export class Intake {
   readonly #pool: BufferPool;
   #held: Held;
   #quiet: PooledBuffer | null = null;
+  /** A large buffer that was left with room in it, and that somebody holds anyway. */
+  #left: Held | null = null;
   /** Whether the last bytes needed a large buffer: the next ones probably do, too. */
   #wasLarge = false;
   /** The unused bytes are those from `start` to `end`. */
@@ -34,7 +38,7 @@ export class Intake {
   constructor(pool: BufferPool, received: Uint8Array) {
     this.#pool = pool;
     const size = received.length <= QUIET_BYTES ? QUIET_BYTES : Math.max(received.length, BUSY_BYTES);
-    this.#held = { buffer: pool.take(size), holders: 0, current: true };
+    this.#held = { buffer: pool.take(size), holders: 0, current: true, end: 0 };
     this.#held.buffer.bytes.set(received);
     this.end = received.length;
   }
@@ -109,41 +113,55 @@ export class Intake {
     const size = large ? BUSY_BYTES : QUIET_BYTES;
     const available = this.end - this.start;
     const capacity = buffer.bytes.length;
+    const wanted = Math.min(wantedBytes, BUSY_BYTES);
     if (available === 0) {
-      if (capacity !== size || holders > 0) return this.#replace(size);
+      if (capacity === size && holders > 0 && capacity - this.end >= wanted) return;
+      if (capacity !== size || holders > 0) return this.#replace(size, wanted);
       this.start = this.end = 0;
       return;
     }
-    const wanted = Math.min(wantedBytes, BUSY_BYTES);
     if (capacity - this.start >= wanted && this.end < capacity) return;
     if (holders > 0 || capacity < wanted || available === capacity) {
-      return this.#replace(wanted > QUIET_BYTES || available >= QUIET_BYTES ? BUSY_BYTES : QUIET_BYTES);
+      const isLarge = wanted > QUIET_BYTES || available >= QUIET_BYTES;
+      return this.#replace(isLarge ? BUSY_BYTES : QUIET_BYTES, Math.max(wanted, available + 1));
     }
     buffer.bytes.copyWithin(0, this.start, this.end);
     this.end = available;
     this.start = 0;
   }
 
-  /** Goes on in another buffer, with what has not been used up. */
-  #replace(byteCount: number): void {
+  /** Goes on in another buffer, with what has not been used up and room for so many bytes of it and behind it. */
+  #replace(byteCount: number, wantedBytes: number): void {
     const old = this.#held;
-    let buffer: PooledBuffer;
-    if (byteCount <= QUIET_BYTES && this.#quiet !== null) {
-      buffer = this.#quiet;
-      this.#quiet = null;
-    } else {
-      buffer = this.#pool.take(byteCount);
-    }
-    buffer.bytes.set(old.buffer.bytes.subarray(this.start, this.end));
-    this.#held = { buffer, holders: 0, current: true };
-    this.end -= this.start;
-    this.start = 0;
+    const unused = old.buffer.bytes.subarray(this.start, this.end);
+    old.end = this.start;
     old.current = false;
+    const left = this.#left;
+    if (byteCount > QUIET_BYTES && left !== null && left.buffer.bytes.length - left.end >= wantedBytes) {
+      this.#left = null;
+      this.#held = left;
+      left.current = true;
+      this.start = left.end;
+    } else {
+      this.#held = { buffer: this.#takeBuffer(byteCount), holders: 0, current: true, end: 0 };
+      this.start = 0;
+    }
+    this.#held.buffer.bytes.set(unused, this.start);
+    this.end = this.start + unused.length;
+    if (old.holders > 0 && old.buffer.bytes.length > QUIET_BYTES) this.#left = old;
     this.#release(old);
+  }
+
+  #takeBuffer(byteCount: number): PooledBuffer {
+    const quiet = this.#quiet;
+    if (byteCount > QUIET_BYTES || quiet === null) return this.#pool.take(byteCount);
+    this.#quiet = null;
+    return quiet;
   }
 
   #release(held: Held): void {
     if (held.current || held.holders > 0) return;
+    if (held === this.#left) this.#left = null;
     if (held.buffer.bytes.length === QUIET_BYTES && this.#quiet === null) this.#quiet = held.buffer;
     else this.#pool.give(held.buffer);
   }

@@ -338,6 +338,8 @@ export class Session {
     // The reader may be waiting for the client; what it would do when it wakes is done here.
     if (this.#intake.available === 0) this.#busySinceMs = null;
     if (this.#ending === "drain") queueMicrotask(() => this.#closeIfDrained());
+    // Behind the flush of the last replies.
+    else queueMicrotask(() => this.#outbox.rest());
   }
 
   #closeIfDrained(): void {
