@@ -174,7 +174,7 @@ Deno.test("P3: a request longer than maxPayload is asked for in parts", async ()
   assertEquals(origin.asked.length, 8);
 });
 
-Deno.test("P4: all of an image is copied in the background, checked, and then needs no map", async () => {
+Deno.test("P2, P4: all of an image is copied in the background, checked, and then needs no map", async () => {
   await using world = new ProxyWorld();
   const sizeBytes = HASH_BLOCK_BYTES + 40_960;
   const origin = world.origin("10.0.0.1", sizeBytes);
