@@ -9,6 +9,8 @@ import type { Connection } from "../../net/connection.ts";
 import type { OpenFile } from "../../os/file_calls.ts";
 
 const CHUNK_BYTES = 256 * 1024;
+/** Where all clients together have much in memory: a reply that waits keeps a whole chunk. */
+const CHUNK_BYTES_CROWDED = 16 * 1024;
 
 /** A buffer, and how many writes and unfinished replies still need it. */
 interface Chunk {
@@ -76,7 +78,8 @@ export class Outbox {
       this.#chunk = null;
       if (chunk.users === 0) this.#pool.give(chunk.buffer);
     }
-    this.#chunk = { buffer: this.#pool.take(Math.max(byteCount, CHUNK_BYTES)), users: 0 };
+    const chunkBytes = this.#pool.isCrowded ? CHUNK_BYTES_CROWDED : CHUNK_BYTES;
+    this.#chunk = { buffer: this.#pool.take(Math.max(byteCount, chunkBytes)), users: 0 };
     this.#from = this.#to = 0;
   }
 

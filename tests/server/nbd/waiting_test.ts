@@ -6,7 +6,7 @@ import { dial } from "../../../src/net/dial.ts";
 import { Command } from "../../../src/wire/nbd/constants.ts";
 import { until } from "../../interop/peers.ts";
 import { RawClient } from "../../testing/raw_client.ts";
-import { listenDisk } from "../../testing/served_disk.ts";
+import { listenDisk, serveDisk } from "../../testing/served_disk.ts";
 
 const MIB = 1 << 20;
 const BLOCK = 4096;
@@ -54,5 +54,25 @@ Deno.test("V20: 10,000 requests of 100 clients that all wait take less than 64 M
     // A client without requests holds no more than before.
     await until(() => served.server.bufferedBytes <= quiet);
     for (const client of clients) client.connection.close();
+  }
+});
+
+Deno.test("V20: a thousand clients that each wait for a read take less than 80 MiB of buffers", async () => {
+  const disk = new FaultDisk(new MemoryDisk(MIB));
+  const fault = disk.add({ hold: true });
+  await using served = serveDisk(disk);
+  const clients: RawClient[] = [];
+  // One after the other: those who are still greeting are strangers, and bounded.
+  for (let count = 0; count < 1000; count++) clients.push(await served.client());
+  const cookies = await Promise.all(
+    clients.map((client) => client.send({ type: Command.READ, offset: 0, length: BLOCK })),
+  );
+  await until(() => fault.held === clients.length);
+  const held = served.server.bufferedBytes;
+  assert(held < 80 * MIB, `${held}`);
+  fault.remove();
+  for (const [index, client] of clients.entries()) {
+    assertEquals((await client.answer(cookies[index])).error, 0);
+    client.connection.close();
   }
 });
