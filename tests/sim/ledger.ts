@@ -24,6 +24,8 @@ export interface Change {
   readonly content: number;
   /** Power losses before it was asked for. */
   readonly losses: number;
+  /** Clients that were gone before it was asked for. */
+  readonly clientsGone: number;
   /** Asked for by another writer than the user. */
   readonly byRival: boolean;
   /** Changes of the other writer that were under way at the same time: which one comes last is open. */
@@ -70,6 +72,7 @@ export class Ledger {
   #losses = 0;
   /** Of these, those before the last flush that succeeded. */
   #lossesFlushed = 0;
+  #clientsGone = 0;
   /** Something was given up of which the user has not been told. */
   #forgotten = false;
   /** Sectors whose unflushed content went through a client that is gone. */
@@ -106,6 +109,7 @@ export class Ledger {
       count,
       content: content ?? number,
       losses: this.#losses,
+      clientsGone: this.#clientsGone,
       byRival,
       beside: [],
     };
@@ -140,8 +144,16 @@ export class Ledger {
       sector.claimed = change.byRival ? union(sector.claimed, last) : last;
       if (change.byRival) sector.rivalry++;
       sector.endedNumber = number;
-      sector.unsure = false;
-      this.#orphans.delete(at);
+      // An answer that crosses the end of its client promises nothing more than what was told then.
+      const isOrphan = change.clientsGone !== this.#clientsGone && !change.byRival;
+      sector.unsure = isOrphan;
+      if (isOrphan) {
+        sector.visible = union(contents(sector.possible), last);
+        sector.claimed = sector.visible;
+        this.#orphans.add(at);
+      } else {
+        this.#orphans.delete(at);
+      }
       // What was asked for later is possible, too.
       if (durable) {
         sector.possible = sector.possible.filter((written) =>
@@ -262,6 +274,7 @@ export class Ledger {
   /** The client is gone, and with it its memory of what was not flushed. What it was asked for has failed. */
   clientLost(): void {
     this.#tellings++;
+    this.#clientsGone++;
     // What it would have written again after an earlier loss stays lost.
     const isLost = this.#losses > this.#lossesFlushed;
     for (const [at, sector] of this.#sectors.entries()) {
