@@ -575,8 +575,9 @@ async function residentBytes(pid: number): Promise<number> {
   return Number((await run("ps", ["-o", "rss=", "-p", String(pid)])).stdout) * 1024;
 }
 
-for (const clientCount of [10, 100]) {
-  Deno.test(`V20: 10,000 requests of ${clientCount} clients that wait for a dead server take less than 64 MiB, and all are answered in the end`, async () => {
+// Of a hundred clients the buffers are 50 MiB (see the server's own tests); what else a process needs differs.
+for (const [clientCount, mib] of [[10, 64], [100, 80]]) {
+  Deno.test(`V20: 10,000 requests of ${clientCount} clients that wait for a dead server take less than ${mib} MiB, and all are answered in the end`, async () => {
     using directory = temporaryDirectory();
     const image = directory.file("image");
     Deno.writeFileSync(image, new Uint8Array(MIB));
@@ -600,7 +601,7 @@ for (const clientCount of [10, 100]) {
     // Whoever comes now finds that the proxy has taken all that it takes.
     for (let look = 0; look < 3; look++) (await clientOf(front))[Symbol.dispose]();
     const grown = await residentBytes(front.pid) - before;
-    assert(grown < 64 * MIB, `${(grown / MIB).toFixed(1)} MiB`);
+    assert(grown < mib * MIB, `${(grown / MIB).toFixed(1)} MiB`);
     server = await serve(where);
     await Promise.all(asked.map(async (cookies, index) => {
       const { client } = clients[index];
