@@ -10,6 +10,8 @@ import type { Connection } from "../../net/connection.ts";
 
 const QUIET_BYTES = 4096;
 const BUSY_BYTES = 256 * 1024;
+/** Of a message that is read by itself; shorter ones are read together with what follows. */
+const LONG_BYTES = 64 * 1024;
 /** What is read behind a long message: at least the header of the next. */
 const NEXT_BYTES = 32;
 
@@ -79,11 +81,12 @@ export class Intake {
   ): number | null | Promise<number | null> {
     const isLarge = wantedBytes > QUIET_BYTES;
     // A long message is not followed by a part of the next long one, which would have to be moved.
-    const limit = isLarge ? wantedBytes - this.available + NEXT_BYTES : Infinity;
+    const isLong = wantedBytes > LONG_BYTES;
+    const limit = isLong ? wantedBytes - this.available + NEXT_BYTES : Infinity;
     if (connection.readNow !== undefined) {
       this.#makeRoom(wantedBytes, isLarge || this.#wasLarge);
       // Looking for it again and again would be in the way of a long message.
-      const count = connection.readNow(this.#room(limit), patient && !isLarge);
+      const count = connection.readNow(this.#room(limit), patient && !isLong);
       if (count !== undefined) {
         if (count !== null) this.end += count;
         return count;
