@@ -21,7 +21,7 @@ const SIZE_BYTES = 16 * 1024 * 1024;
 /** The commands of the section, without their comments. */
 function runbook(): string[] {
   const readme = Deno.readTextFileSync(new URL("../../README.md", import.meta.url));
-  const [, section] = /^### Moving a disk while it is in use\n(.*?)^##/ms.exec(readme)!;
+  const [, section] = /^##+ Moving a disk while it is in use\n(.*?)^##/ms.exec(readme)!;
   const blocks = [...section.matchAll(/^```sh\n(.*?)^```$/gms)].map(([, text]) => text);
   return blocks.join("").trim().split("\n").map((line) => line.replace(/\s+#.*$/, ""));
 }
