@@ -7,12 +7,15 @@
 
 import { parseArgs } from "@std/cli/parse-args";
 import { temporaryDirectory } from "../tests/testing/process.ts";
-import { type Cell, cells as allCells, type Load } from "./bench/cells.ts";
+import { type Cell, cells as allCells, type Load, proxyCells } from "./bench/cells.ts";
 import { protectedCells, protectedContenders } from "./bench/protected.ts";
+import { proxyContenders } from "./bench/proxied.ts";
 import { formatReport, formatSummary, type ReportInput, type Results } from "./bench/report.ts";
 import { type Contender, fromCommand, installedPeers, MemoryWatch, type Transport } from "./bench/servers.ts";
 
 const PROGRAM = new URL("../dist/denbd", import.meta.url).pathname;
+/** What a portable build unpacks stays beside it. */
+const DENBD = `env XDG_CACHE_HOME=${new URL("../dist/cache", import.meta.url).pathname} ${PROGRAM}`;
 const encoder = new TextEncoder();
 
 const usage = `deno task bench [options]
@@ -26,6 +29,8 @@ const usage = `deno task bench [options]
                       Repeatable; the same name twice gives one command per transport
   --transport LIST    tcp, unix (default: both); or protected: what a channel and TLS cost, beside nbdkit's TLS, with
                       cells of its own
+  --proxy             what a proxy costs, with and without its cache, beside nbdkit's nbd plugin, all in front of
+                      denbd serve, with cells of its own
   --repeats N         measurements per cell and server (default 3)
   --seconds N         length of each, after one second to warm up (default 3)
   --latency-seconds N length of the latency cells (default: 60, or --seconds where that is given)
@@ -51,7 +56,7 @@ const options = parseArgs(Deno.args, {
     "dir",
     "json",
   ],
-  boolean: ["quick", "list", "help"],
+  boolean: ["proxy", "quick", "list", "help"],
   collect: ["server-cmd"],
   unknown: (word: string) => fail(`unknown option: ${word}`),
 });
@@ -117,11 +122,9 @@ function ourselves(): Contender[] {
   } catch {
     return [];
   }
-  // What a portable build unpacks stays beside it.
-  const denbd = `env XDG_CACHE_HOME=${new URL("../dist/cache", import.meta.url).pathname} ${PROGRAM}`;
   return [fromCommand("denbd", [
-    `${denbd} serve --state-dir {directory} --addr 127.0.0.1 --port {port} --file {file}`,
-    `${denbd} serve --state-dir {directory} --unix {socket} --file {file}`,
+    `${DENBD} serve --state-dir {directory} --addr 127.0.0.1 --port {port} --file {file}`,
+    `${DENBD} serve --state-dir {directory} --unix {socket} --file {file}`,
   ])];
 }
 
@@ -150,9 +153,18 @@ for (const word of transports) {
 }
 const isProtected = transports.includes("protected");
 if (isProtected && transports.length > 1) fail("protected goes with no other transport");
-const cells: Cell[] = choose(isProtected ? protectedCells(PROGRAM) : allCells, options.cells, "cell");
+if (isProtected && options.proxy) fail("--proxy goes with tcp and unix");
+const cells: Cell[] = choose(
+  options.proxy ? proxyCells : isProtected ? protectedCells(PROGRAM) : allCells,
+  options.cells,
+  "cell",
+);
 const servers = choose(
-  isProtected ? protectedContenders(PROGRAM) : contenders(),
+  options.proxy
+    ? ourselves().flatMap((direct) => proxyContenders(DENBD, direct))
+    : isProtected
+    ? protectedContenders(PROGRAM)
+    : contenders(),
   options.servers,
   "contender",
 );
@@ -202,10 +214,12 @@ for (const transport of transports as Transport[]) {
       for (const server of turn) await measure(cell, server, transport, results, peakMemory);
     }
   }
-  reports.push({ transport, cells, servers: present, results, peakMemory });
+  // Of a proxy the ratio to each of the others counts, and the best of these is mostly no proxy.
+  const against = options.proxy ? present.filter(({ ours }) => !ours).map(({ name }) => name) : undefined;
+  reports.push({ transport, cells, servers: present, against, results, peakMemory });
   print(formatReport(reports.at(-1)!) + "\n\n");
 }
-const comparable = servers.filter(({ ours }) => ours).length === 1 && servers.length > 1;
+const comparable = !options.proxy && servers.filter(({ ours }) => ours).length === 1 && servers.length > 1;
 if (comparable && reports.every((report) => report.servers.length === servers.length)) {
   print(formatSummary(reports) + "\n");
 }

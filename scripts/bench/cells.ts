@@ -29,6 +29,9 @@ export interface Load {
   readonly imageBytes: number;
 }
 
+/** What is read again and again where a cache is measured. */
+const REREAD_BYTES = 48 * 1024 * 1024;
+
 /** The jobs of fio's JSON report, as far as they are read here. */
 interface FioReport {
   jobs: { read: FioSide; write: FioSide; error: number }[];
@@ -41,12 +44,18 @@ interface FioSide {
   clat_ns: { max: number; percentile?: Record<string, number> };
 }
 
-async function fio(uri: string, load: Load, seconds: number, args: readonly string[]): Promise<FioSide> {
+/** @param sizeBytes How much of the image is used, from its start. */
+async function fio(
+  uri: string,
+  sizeBytes: number,
+  seconds: number,
+  args: readonly string[],
+): Promise<FioSide> {
   const common = [
     "--name=cell",
     "--ioengine=nbd",
     `--uri=${uri}`,
-    `--size=${load.imageBytes}`,
+    `--size=${sizeBytes}`,
     "--time_based",
     `--runtime=${seconds}`,
     // Long enough for a just-in-time compiler to have seen the loop.
@@ -70,7 +79,21 @@ function loadCell(name: string, title: string, unit: "k/s" | "MB/s", args: strin
     image: "dense",
     inMean: true,
     async measure(uri, load) {
-      const side = await fio(uri, load, load.seconds, args.split(" "));
+      const side = await fio(uri, load.imageBytes, load.seconds, args.split(" "));
+      return { value: unit === "k/s" ? side.iops / 1e3 : side.bw_bytes / 1e6 };
+    },
+  };
+}
+
+/** A load on the first part of the image, all of which has been read before: what fits a read cache is in it. */
+function rereadCell(name: string, title: string, unit: "k/s" | "MB/s", args: string): Cell {
+  return {
+    ...loadCell(name, title, unit, args),
+    async measure(uri, load) {
+      const sizeBytes = Math.min(load.imageBytes, REREAD_BYTES);
+      const once = ["--name=once", "--ioengine=nbd", `--uri=${uri}`, `--size=${sizeBytes}`];
+      await run("fio", [...once, "--rw=read", "--bs=128k", "--iodepth=8"], { timeoutSeconds: 60 });
+      const side = await fio(uri, sizeBytes, load.seconds, args.split(" "));
       return { value: unit === "k/s" ? side.iops / 1e3 : side.bw_bytes / 1e6 };
     },
   };
@@ -87,7 +110,12 @@ function latencyCell(name: string, direction: "randread" | "randwrite"): Cell {
     inMean: false,
     async measure(uri, load) {
       const args = [`--rw=${direction}`, "--bs=4k", "--iodepth=8", "--rate_iops=5000"];
-      const { clat_ns: { percentile, max }, iops } = await fio(uri, load, load.latencySeconds, args);
+      const { clat_ns: { percentile, max }, iops } = await fio(
+        uri,
+        load.imageBytes,
+        load.latencySeconds,
+        args,
+      );
       if (!percentile) throw new Error(`fio on ${uri}: no percentiles`);
       if (iops < 4_500) {
         throw new Error(`fio on ${uri}: only ${Math.round(iops)} of 5000 requests per second`);
@@ -138,4 +166,18 @@ export const cells: readonly Cell[] = [
   copyCell,
   latencyCell("read-latency", "randread"),
   latencyCell("write-latency", "randwrite"),
+];
+
+/** What tells the cost of a proxy. */
+export const proxyCells: readonly Cell[] = [
+  ...cells.filter(({ name }) =>
+    ["read-4k-1", "read-4k-32", "read-128k-8", "write-4k-32", "write-128k-8"].includes(name)
+  ),
+  rereadCell("reread-4k-32", "4 KiB random re-reads, depth 32", "k/s", "--rw=randread --bs=4k --iodepth=32"),
+  rereadCell(
+    "reread-128k-8",
+    "128 KiB sequential re-reads, depth 8",
+    "MB/s",
+    "--rw=read --bs=128k --iodepth=8",
+  ),
 ];

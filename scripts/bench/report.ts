@@ -9,6 +9,8 @@ export interface ReportInput {
   readonly transport: string;
   readonly cells: readonly Cell[];
   readonly servers: readonly { readonly name: string; readonly ours: boolean }[];
+  /** With whom ours are compared one by one; default: with the best of the others. */
+  readonly against?: readonly string[];
   readonly results: Results;
   /** Server name to bytes. */
   readonly peakMemory: ReadonlyMap<string, number>;
@@ -28,7 +30,36 @@ export function geometricMean(numbers: readonly number[]): number {
 }
 
 /** A table in Markdown: one row per cell, minimum/median/maximum per server, and the ratios. */
-export function formatReport({ transport, cells, servers, results, peakMemory }: ReportInput): string {
+export function formatReport(input: ReportInput): string {
+  const { cells, servers, against, results } = input;
+  if (against === undefined) return formatAgainstBest(input);
+  const pairs = servers.filter(({ ours }) => ours).flatMap(({ name }) =>
+    against.map((other) => [name, other])
+  );
+  const header = [
+    input.transport,
+    "unit",
+    ...servers.map(({ name }) => `${name} min/med/max`),
+    ...pairs.map(([name, other]) => `${name} ÷ ${other}`),
+  ];
+  const rows = cells.filter(({ name }) => results.has(name)).map((cell) => {
+    const values = (name: string) => results.get(cell.name)!.get(name)?.map(({ value }) => value) ?? [];
+    const ratios = pairs.map((pair) => {
+      const [our, other] = pair.map((name) => values(name));
+      if (our.length === 0 || other.length === 0) return "";
+      const ratio = quantile(our, 0.5) / quantile(other, 0.5);
+      return (cell.largerIsBetter ? ratio : 1 / ratio).toFixed(2);
+    });
+    return [cell.name, cell.unit, ...servers.map(({ name }) => formatSpread(values(name))), ...ratios];
+  });
+  return [
+    formatTable([header, ...rows, memoryRow(input)]),
+    ...formatLatencies(cells, servers, results),
+  ].join("\n\n");
+}
+
+function formatAgainstBest(input: ReportInput): string {
+  const { transport, cells, servers, results } = input;
   const ours = servers.filter((server) => server.ours);
   const peers = servers.filter((server) => !server.ours);
   const ratios = new Map(ours.map(({ name }) => [name, [] as number[]]));
@@ -54,14 +85,17 @@ export function formatReport({ transport, cells, servers, results, peakMemory }:
     });
     return [cell.name, cell.unit, ...columns, ...comparisons];
   });
-  const memory = ["peak memory", "MB", ...servers.map(({ name }) => formatMegabytes(peakMemory.get(name)))];
   const mean = ["geometric mean", "", ...servers.map(() => "")];
   for (const { name } of withRatio ? ours : []) {
     const numbers = ratios.get(name)!;
     mean.push(numbers.length > 0 ? geometricMean(numbers).toFixed(2) : "", "");
   }
-  const lines = formatTable([header, ...rows, memory, ...(withRatio ? [mean] : [])]);
+  const lines = formatTable([header, ...rows, memoryRow(input), ...(withRatio ? [mean] : [])]);
   return [lines, ...formatLatencies(cells, servers, results)].join("\n\n");
+}
+
+function memoryRow({ servers, peakMemory }: ReportInput): string[] {
+  return ["peak memory", "MB", ...servers.map(({ name }) => formatMegabytes(peakMemory.get(name)))];
 }
 
 /**

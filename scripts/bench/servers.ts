@@ -50,21 +50,35 @@ export function installedPeers(): Contender[] {
   return peers.filter(({ name }) => findProgram(name) !== null);
 }
 
+export interface CommandOptions {
+  /** Default `true`. */
+  readonly ours?: boolean;
+  /** Whom the command stands in front of; it is started first. */
+  readonly upstream?: Contender;
+}
+
 /**
- * A contender of ours from a shell command: `denbd serve --file {file} --port {port}`.
+ * A contender from a shell command, by default one of ours: `denbd serve --file {file} --port {port}`.
  *
- * It must stay in the foreground and offer the image as its default export. `{port}` stands for a port on 127.0.0.1
- * and `{socket}` for the path of a Unix socket; where one command holds both, it serves both.
+ * It must stay in the foreground and offer the image as its default export. `{port}` stands for a port on 127.0.0.1,
+ * `{socket}` for the path of a Unix socket and `{upstream}` for the URI of the upstream, on the same transport; where
+ * one command holds both, it serves both.
  */
-export function fromCommand(name: string, commands: readonly string[]): Contender {
+export function fromCommand(
+  name: string,
+  commands: readonly string[],
+  { ours = true, upstream }: CommandOptions = {},
+): Contender {
   const commandFor = (transport: Transport) =>
     commands.find((command) => command.includes(transport === "tcp" ? "{port}" : "{socket}"));
   return {
     name,
-    ours: true,
+    ours,
     transports: both.filter((transport) => commandFor(transport) !== undefined),
     async start(image, transport) {
-      const directory = temporaryDirectory();
+      await using things = new AsyncDisposableStack();
+      const source = upstream === undefined ? null : things.use(await upstream.start(image, transport));
+      const directory = things.use(temporaryDirectory());
       const port = freePort();
       const socket = directory.file("socket");
       const values: Record<string, string> = {
@@ -72,28 +86,28 @@ export function fromCommand(name: string, commands: readonly string[]): Contende
         port: String(port),
         socket,
         directory: directory.path,
+        upstream: `'${source?.uri}'`,
       };
       const filled = commandFor(transport)!.replace(
-        /\{(file|port|socket|directory)\}/g,
+        /\{(file|port|socket|directory|upstream)\}/g,
         (_, key) => values[key],
       );
       const child = new Deno.Command("sh", { args: ["-c", `exec ${filled}`], stdin: "null", stdout: "null" })
         .spawn();
-      const uri = transport === "tcp" ? `nbd://127.0.0.1:${port}/` : `nbd+unix:///?socket=${socket}`;
       let ended = false;
       const end = child.status.then(() => ended = true);
-      const stop = async () => {
+      things.defer(async () => {
         if (!ended) child.kill("SIGTERM");
         await end;
-        directory[Symbol.dispose]();
-      };
+      });
+      const uri = transport === "tcp" ? `nbd://127.0.0.1:${port}/` : `nbd+unix:///?socket=${socket}`;
       try {
         await untilAnswered(uri, () => ended);
       } catch (error) {
-        await stop();
         throw new Error(`${filled}: does not serve`, { cause: error });
       }
-      return { pid: child.pid, uri, [Symbol.asyncDispose]: stop };
+      const running = things.move();
+      return { pid: child.pid, uri, [Symbol.asyncDispose]: () => running.disposeAsync() };
     },
   };
 }

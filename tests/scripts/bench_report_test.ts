@@ -54,6 +54,37 @@ Deno.test(
   },
 );
 
+Deno.test("where it is told against whom, a report compares each of ours with each of these", {
+  permissions: "none",
+}, () => {
+  const cell = (name: string, largerIsBetter: boolean): Cell => ({
+    name,
+    title: name,
+    unit: "k/s",
+    largerIsBetter,
+    image: "dense",
+    inMean: true,
+    measure: () => Promise.reject(new Error("not run")),
+  });
+  const measured = (...values: number[]) => values.map((value) => ({ value }));
+  const report = formatReport({
+    transport: "unix",
+    cells: [cell("speed", true), cell("delay", false)],
+    servers: [{ name: "direct", ours: false }, { name: "proxy", ours: true }, { name: "peer", ours: false }],
+    against: ["direct", "peer"],
+    results: new Map([
+      ["speed", new Map([["direct", measured(40)], ["proxy", measured(1, 30, 90)], ["peer", measured(20)]])],
+      ["delay", new Map([["direct", measured(10)], ["proxy", measured(40)], ["peer", []]])],
+    ]),
+    peakMemory: new Map([["proxy", 80e6]]),
+  });
+  const rows = report.split("\n").map((line) => line.split("|").map((text) => text.trim()).slice(1, -1));
+  assertEquals(rows[0].slice(-2), ["proxy ÷ direct", "proxy ÷ peer"]);
+  assertEquals(rows[2].slice(-2), ["0.75", "1.50"]);
+  assertEquals(rows[3].slice(-2), ["0.25", ""]);
+  assertEquals(rows[4].slice(0, 4), ["peak memory", "MB", "", "80"]);
+});
+
 Deno.test("a summary holds the medians of one transport, and the ratios and means of all", {
   permissions: "none",
 }, () => {
