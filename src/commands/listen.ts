@@ -112,7 +112,13 @@ class DiskReceiver implements ServerRole {
     this.servesReceived = thenServe;
     const sizeBytes = servedBytes(disk, file, oldstyle, log);
     const adopt = ownership === null ? undefined : () => adoptDisk(ownership, file, log);
-    this.receiver = new Receiver(disk, { sizeBytes, log, trustsGoodbye: trustDisconnect, adopt });
+    this.receiver = new Receiver(disk, {
+      sizeBytes,
+      log,
+      trustsGoodbye: trustDisconnect,
+      servesReceived: thenServe,
+      adopt,
+    });
     if (ownership === null) return;
     this.#ownership = ownership;
     this.#desk = new OwnershipDesk({
@@ -157,6 +163,7 @@ class DiskReceiver implements ServerRole {
       source: file,
       ownership: this.#ownership,
       desk: this.#desk,
+      whyClosed: () => this.receiver.whyClosed,
     }, { isDefault: true });
     return Promise.resolve();
   }

@@ -17,6 +17,8 @@ export interface ReceiverOptions {
   readonly log: Log;
   /** Any goodbye is the end, as flexnbd has it. Default `false`. */
   readonly trustsGoodbye?: boolean;
+  /** Clients are let in when the disk has come. Default `false`: another program serves it then. */
+  readonly servesReceived?: boolean;
   /** Writes down that the image is a disk now; its identity. Default: there is none. */
   adopt?(): Promise<DiskIdentity | undefined>;
 }
@@ -31,6 +33,8 @@ export class Receiver implements BlockDevice {
   readonly #options: ReceiverOptions;
   /** What the present client has not written; `null` when the disk has come. */
   #missing: DirtyMap | null;
+  /** The disk has come, and is being made durable: what anybody wrote now would be in it. */
+  #isCompleting = false;
   readonly #received = Promise.withResolvers<boolean>();
 
   constructor(disk: BlockDevice, options: ReceiverOptions) {
@@ -57,6 +61,13 @@ export class Receiver implements BlockDevice {
     return this.#missing !== null;
   }
 
+  /** Why no client is let in, for who asks to be; `null`: clients are. */
+  get whyClosed(): string | null {
+    if (this.#isCompleting) return "a disk has just come, and is being made durable";
+    if (this.isWaiting || this.#options.servesReceived === true) return null;
+    return "the disk has been received, and is not served by who received it";
+  }
+
   /** Resolves when the disk has come, with `true`, or cannot come any more because it could not be made durable. */
   get received(): Promise<boolean> {
     return this.#received.promise;
@@ -65,7 +76,7 @@ export class Receiver implements BlockDevice {
   /** The client has gone. @param politely It had said so. */
   async left(politely: boolean): Promise<void> {
     const missing = this.#missing;
-    if (missing === null) return;
+    if (missing === null || this.#isCompleting) return;
     const { log, trustsGoodbye = false } = this.#options;
     if (!politely || !missing.isEmpty && !trustsGoodbye) {
       const short = missing.bytes;
@@ -73,6 +84,7 @@ export class Receiver implements BlockDevice {
       if (politely) log.warn(`the source left ${short} bytes short; waiting for all of the disk`);
       return;
     }
+    this.#isCompleting = true;
     try {
       await this.#disk.flush();
       this.own(await this.#options.adopt?.());
@@ -88,6 +100,7 @@ export class Receiver implements BlockDevice {
   own(identity: DiskIdentity | undefined): void {
     this.#identity = identity;
     this.#missing = null;
+    this.#isCompleting = false;
   }
 
   /** There is nothing more to wait for. */

@@ -73,6 +73,8 @@ export interface Export {
   readonly ownership?: RecordStore;
   /** Where another denbd that wants to move a disk here is heard, or that has moved it. Default: nowhere. */
   readonly desk?: MigrationDesk;
+  /** Why no client is let in at the moment, for clients; `null`: they are. Default: they are. */
+  readonly whyClosed?: () => string | null;
   /** How many writing sessions it has at the same time; see {@linkcode Writers}. Default `any`. */
   writers?: Writers;
 }

@@ -9,6 +9,8 @@ import { Migration, type MigrationOptions } from "../../src/migrate/migration.ts
 import { NbdDestination } from "../../src/migrate/nbd_destination.ts";
 import { Receiver } from "../../src/migrate/receiver.ts";
 import { systemClock } from "../../src/os/clock.ts";
+import { Command } from "../../src/wire/nbd/constants.ts";
+import { RefusedError } from "../../src/wire/nbd/refused_error.ts";
 import { randomFrom } from "../testing/random.ts";
 import { type ServedDiskOptions, serveDisk } from "../testing/served_disk.ts";
 
@@ -34,10 +36,12 @@ function halfFull(sizeBytes: number): MemoryDisk {
 }
 
 /** A destination that receives into `disk`, as `listen` does. */
-function receiving(disk: BlockDevice, options: ServedDiskOptions = {}) {
-  const receiver = new Receiver(disk, { sizeBytes: disk.sizeBytes, log: silentLog });
+function receiving(disk: BlockDevice, options: ServedDiskOptions & { servesReceived?: boolean } = {}) {
+  const { sizeBytes } = disk;
+  const receiver = new Receiver(disk, { sizeBytes, log: silentLog, servesReceived: options.servesReceived });
   const served = serveDisk(receiver, {
     ...options,
+    whyClosed: () => receiver.whyClosed,
     onLeft: ({ session }) => void receiver.left(session.saidGoodbye),
   });
   return { receiver, ...served };
@@ -472,3 +476,26 @@ Deno.test("migration: what differs at the destination is found before the disk c
   assert(compared > source.sizeBytes);
   await assertSame(source, target);
 });
+
+for (const servesReceived of [false, true]) {
+  const what = servesReceived ? "and then they are" : "nor afterwards";
+  Deno.test(`a disk that has come is made durable before clients are let in, ${what}`, async () => {
+    const flushing = Promise.withResolvers<void>();
+    const flushed = Promise.withResolvers<void>();
+    const disk = new MemoryDisk(MIB);
+    disk.flush = () => {
+      flushing.resolve();
+      return flushed.promise;
+    };
+    await using there = receiving(disk, { servesReceived });
+    const source = await there.client();
+    assertEquals((await source.write(0, new Uint8Array(MIB))).error, 0);
+    await source.send({ type: Command.DISC });
+    await flushing.promise;
+    await assertRejects(() => there.client(), RefusedError, "is being made durable");
+    flushed.resolve();
+    assertEquals(await there.receiver.received, true);
+    if (servesReceived) assertEquals((await (await there.client()).write(0, new Uint8Array(512))).error, 0);
+    else await assertRejects(() => there.client(), RefusedError, "has been received, and is not served");
+  });
+}

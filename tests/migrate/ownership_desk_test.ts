@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import { silentLog } from "../../src/base/log.ts";
 import { crc32 } from "../../src/base/crc32.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
@@ -14,6 +14,7 @@ import {
   MIGRATION_QUERY,
   type MigrationRequest,
 } from "../../src/wire/nbd/migration_message.ts";
+import { RefusedError } from "../../src/wire/nbd/refused_error.ts";
 import { connectionPair } from "../testing/connection_pair.ts";
 import { randomFrom } from "../testing/random.ts";
 import type { RawClient } from "../testing/raw_client.ts";
@@ -29,7 +30,7 @@ function hello(id: string, sizeBytes = SIZE_BYTES): MigrationRequest {
   return { verb: "hello", id, uuid, generation: 7, epoch: 2, sizeBytes };
 }
 
-function setUp(options: Partial<OwnershipDeskOptions> = {}) {
+function setUp(options: Partial<OwnershipDeskOptions> = {}, whyClosed = (): string | null => null) {
   const disk = new MemoryDisk(SIZE_BYTES);
   const kept: { record: DiskRecord | null; flushes: number; failing: boolean } = {
     record: null,
@@ -57,7 +58,7 @@ function setUp(options: Partial<OwnershipDeskOptions> = {}) {
     onAcknowledged: () => void events.push("told acknowledged"),
     ...options,
   });
-  const served = serveDisk(disk, { desk });
+  const served = serveDisk(disk, { desk, whyClosed });
   const ask = (request: MigrationRequest) => askDestination(served.dial, "", request, signal);
   /** A connection that says hello and goes on to transmission. */
   const carrier = async (id: string) => {
@@ -236,4 +237,24 @@ Deno.test("a disk that is served is not written over, and tells what it knows", 
   assertEquals(await set.ask({ verb: "commit", id }), { is: "owner" });
   assertEquals(await set.ask({ verb: "ask", id: other }), { is: "unknown" });
   assertEquals(set.events, []);
+});
+
+Deno.test("where a disk has come that is not served no client is let in, and its source is still heard", async () => {
+  let openFor = Infinity;
+  const closed = "the disk has been received";
+  await using set = setUp({}, () => openFor-- > 0 ? null : closed);
+  await set.carrier(id);
+  openFor = 0;
+  const error = await assertRejects(() => set.served.client(), RefusedError);
+  assertEquals(error.reason, closed);
+  // It closes at any moment of a client's handshake; at the last one the client has just been told that it may enter.
+  let entered: RawClient | null = null;
+  for (let looks = 1; entered === null; looks++) {
+    openFor = looks;
+    entered = await set.served.client().catch(() => null);
+  }
+  assertEquals(await entered.receive(), null);
+  assertEquals(await set.ask({ verb: "prepare", id }), { is: "prepared" });
+  assertEquals(await set.ask({ verb: "commit", id }), { is: "owner" });
+  assertEquals(await set.ask({ verb: "acknowledge", id }), { is: "owner" });
 });

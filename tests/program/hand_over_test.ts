@@ -6,7 +6,7 @@ import { makeSparse } from "../testing/storage.ts";
 import { type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { randomFrom } from "../testing/random.ts";
 import { RawClient } from "../testing/raw_client.ts";
-import { type Look, Relay } from "../testing/relay.ts";
+import { type Look, Relay, type Verdict } from "../testing/relay.ts";
 import { denbd, listen, proxy, type RunningServer, serve } from "./program.ts";
 
 const SIZE_BYTES = 4 * 1024 * 1024;
@@ -117,6 +117,21 @@ Deno.test("a disk moves: both exit with 0, one owns it, the other says where it 
   hosts.assertSame();
   assertEquals(await hosts.owners(), "moved owner");
   assertStringIncludes(await hosts.refused("here"), `has moved to nbd://127.0.0.1:${hosts.relay.port}/`);
+});
+
+Deno.test("who has received a disk lets nobody in before it exits, and the disk stays as it was", async () => {
+  await using hosts = await Hosts.start();
+  let refusal = "";
+  // From the hand-over on the destination waits for this word.
+  hosts.relay.look = once("there", "verb=acknowledge", async (): Promise<Verdict> => {
+    const { stderr } = await denbd(["write", hosts.destination.uri()], { stdin: "stray", code: 1 });
+    refusal = stderr;
+    return "pass";
+  });
+  await hosts.mirror();
+  assertEquals([await hosts.source.ended(), await hosts.destination.ended()], [0, 0]);
+  assertStringIncludes(refusal, "the disk has been received, and is not served by who received it");
+  hosts.assertSame();
 });
 
 Deno.test("the source is killed before it says commit: it owns the disk, and the destination hears of it", async () => {

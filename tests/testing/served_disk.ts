@@ -24,13 +24,14 @@ export interface ServedDiskOptions extends Partial<NbdServerOptions> {
   readonly exportName?: string;
   readonly readOnly?: boolean;
   readonly desk?: MigrationDesk;
+  readonly whyClosed?: () => string | null;
   /** The most that one read of a connection delivers. Default: anything. */
   readonly bytesPerRead?: number;
 }
 
 /** Serves a disk to whoever dials; the disk stays the caller's. */
 export function serveDisk(device: BlockDevice, options: ServedDiskOptions = {}): ServedDisk {
-  const { exportName = "disk", readOnly = false, bytesPerRead, desk } = options;
+  const { exportName = "disk", readOnly = false, bytesPerRead, desk, whyClosed } = options;
   const exports = new ExportTable();
   const exported: Export = {
     name: exportName,
@@ -41,6 +42,7 @@ export function serveDisk(device: BlockDevice, options: ServedDiskOptions = {}):
     traffic: new ExportTraffic(),
     source: "test",
     desk,
+    whyClosed,
   };
   exports.add(exported, { isDefault: exportName !== "" });
   const server = new NbdServer({

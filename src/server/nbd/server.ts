@@ -302,6 +302,11 @@ export class NbdServer {
     this.#reconsiderClient(client);
     const dismissal = this.#dismissed.get(exported);
     if (dismissal !== undefined) session.drain(dismissal);
+    const closed = exported.whyClosed?.() ?? null;
+    if (closed !== null) {
+      session.forbidWrites();
+      session.abort(closed);
+    }
     const left = mayWrite ? exported.desk?.enter(migrationId, session) : undefined;
     const ending = session.run(rest);
     this.#endings.set(client, ending);
@@ -567,6 +572,12 @@ class Hall implements ServerHall {
     const refusal = this.#refusals.get(exported);
     if (refusal !== undefined) return { refused: "policy", reason: refusal };
     const mayWrite = rights === "write" && !exported.readOnly && exported.device.can.write;
+    const closed = exported.whyClosed?.() ?? null;
+    if (closed !== null) {
+      // Its source may still have something to say, or to ask.
+      const contextsFor = (query: string) => mayWrite ? this.#answerMigration(exported.desk, query) : [];
+      return { refused: "policy", reason: closed, contextsFor };
+    }
     const offer: ExportOffer = {
       name: exported.name,
       description: exported.description,

@@ -74,7 +74,7 @@ export interface Refusal {
   /** Told to the log in its place: what the client is not to know. */
   readonly inTruth?: string;
   /** What SET_META_CONTEXT grants nevertheless, for a query; where this is absent it is refused as well. */
-  contextsFor?(query: string): readonly string[];
+  contextsFor?(query: string): readonly string[] | Promise<readonly string[]>;
 }
 
 /** What the server has for this client. */
