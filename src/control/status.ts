@@ -41,7 +41,7 @@ export interface ClientStatus {
 
 /** For whom an export is reserved. */
 export interface ReservationStatus {
-  /** A UUID; `null` of a client that has none. */
+  /** The first digits of its id; `null` of a client that has none. */
   readonly session: string | null;
   /** Address, as in {@linkcode ClientStatus}, of who came last in its name. */
   readonly holder: string;

@@ -19,7 +19,7 @@ import type { DiskIdentity } from "../device/device.ts";
 import type { ErrnoName } from "../device/device_error.ts";
 import { type Clock, systemClock } from "../os/clock.ts";
 import { Command } from "../wire/nbd/constants.ts";
-import { type DenbdFacts, encodeSession, type SessionName } from "../wire/nbd/denbd_context.ts";
+import { type DenbdFacts, encodeSession, sessionLabel, type SessionName } from "../wire/nbd/denbd_context.ts";
 import { MovedError } from "../wire/nbd/moved_error.ts";
 import type { ClientWishes } from "../wire/nbd/handshake_client.ts";
 import { Backoff } from "./backoff.ts";
@@ -100,6 +100,7 @@ export interface LinkStatus {
   readonly instance: string | null;
   /** Of the disk, if the server keeps one. */
   readonly identity: { readonly uuid: string; readonly generation: number } | null;
+  /** Its id is a label: whoever knows all of it can take its place. */
   readonly session: SessionName | null;
   /** Whether what old connections carried is over before new ones are served. */
   readonly fenced: boolean;
@@ -227,7 +228,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
       unanswered: this.#table.size,
       instance,
       identity,
-      session: session === undefined ? null : { id: session.id, generation: this.#generation },
+      session: session === undefined ? null : { id: sessionLabel(session.id), generation: this.#generation },
       fenced: this.#isFenced,
       reserved: reservation !== undefined,
       soleWriter,

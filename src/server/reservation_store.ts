@@ -9,6 +9,8 @@ import { replaceDurably } from "../device/state_directory.ts";
 export interface Reservation {
   /** A UUID. */
   readonly session: string;
+  /** What its client has proven to be, and has to prove when it comes back; `null` if nothing is known of that. */
+  readonly identity: string | null;
   /** Who asked in its name, for people. */
   readonly who: string;
   /** A UUID made when the reservation was given. */
@@ -30,7 +32,7 @@ export interface ReservationStore {
 }
 
 const FORMAT = "denbd reservation";
-const VERSION = 1;
+const VERSION = 2;
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** The store of the disk with that UUID. */
@@ -69,10 +71,14 @@ function parse(text: string): ReservationState {
     // Told next.
   }
   if (record?.format !== FORMAT) throw new SyntaxError("it does not hold a reservation");
-  if (record.version !== VERSION) {
-    throw new SyntaxError(`it has version ${record.version}, this program knows version ${VERSION}`);
+  const { version, barred } = record;
+  if (version !== VERSION && version !== 1) {
+    throw new SyntaxError(`it has version ${version}, this program knows versions 1 and ${VERSION}`);
   }
-  const { reservation, barred } = record;
+  // The first version knew of no identities.
+  const reservation = version === 1 && record.reservation != null
+    ? { ...record.reservation, identity: null }
+    : record.reservation;
   const isWhole = isReservation(reservation) && Array.isArray(barred) && barred.every(isUuid);
   if (!isWhole) throw new SyntaxError("it is damaged");
   return { reservation, barred };
@@ -85,6 +91,7 @@ function isUuid(value: unknown): value is string {
 function isReservation(value: unknown): value is Reservation | null {
   if (value === null) return true;
   if (typeof value !== "object") return false;
-  const { session, who, grant } = value as Partial<Reservation>;
-  return isUuid(session) && isUuid(grant) && typeof who === "string";
+  const { session, identity, who, grant } = value as Partial<Reservation>;
+  return isUuid(session) && isUuid(grant) && typeof who === "string" &&
+    (identity === null || typeof identity === "string");
 }

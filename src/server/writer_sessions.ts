@@ -10,12 +10,18 @@
  * else wants to write. Each time it is given it has a new grant: a session that finds the grant it knows can be sure
  * that nobody else has written meanwhile.
  *
+ * A session belongs to whoever has shown a channel key or a certificate when it was opened: nobody else can take its
+ * place. Where there is neither, its id alone tells it from others: 122 random bits that nobody is told but the
+ * server, so on a plain link they are as safe as the network is. Messages, logs and status have the label of a session
+ * only ({@linkcode sessionLabel}), which is of no use to take its place.
+ *
  * Other clients cannot say who they are. One of them reserves the export by its first write, for as long as its
  * connection lasts; before that it is a reader among others.
  */
 import { type Log, silentLog } from "../base/log.ts";
 import type { Clock } from "../os/clock.ts";
-import type { SessionName } from "../wire/nbd/denbd_context.ts";
+import type { Peer } from "../net/connection.ts";
+import { sessionLabel, type SessionName } from "../wire/nbd/denbd_context.ts";
 import type { Reservation, ReservationStore } from "./reservation_store.ts";
 
 /** How long a session keeps its reservation while it has no connection, unless the operator says otherwise. */
@@ -27,6 +33,9 @@ export interface WriterRules {
   /** In milliseconds; infinite where only the operator ends a reservation. */
   readonly awayMsMax: number;
 }
+
+/** Who comes in the name of a session. */
+export type Comer = Pick<Peer, "text" | "key" | "certificateName">;
 
 /** A session may not write, and why; for the client and the log. */
 export class WriterRefused extends Error {
@@ -55,7 +64,7 @@ export interface Admission {
 
 /** For status. */
 export interface Holder {
-  /** `null`: a client that has none. */
+  /** Its label; `null`: a client that has none. */
   readonly session: string | null;
   /** Who came last in its name. */
   readonly who: string;
@@ -67,6 +76,8 @@ export interface Holder {
 /** A session that has connections, or is about to. */
 interface Session {
   readonly id: string;
+  /** Whose it is; `null` where nobody has proven to be anybody. */
+  identity: string | null;
   generation: number;
   readonly members: Set<Member>;
   /** Admissions that were not given back. */
@@ -78,7 +89,7 @@ interface Session {
 }
 
 type Hold =
-  | { readonly kind: "session"; readonly reservation: Reservation; awaySinceMs: number | null }
+  | { readonly kind: "session"; reservation: Reservation; awaySinceMs: number | null }
   | { readonly kind: "connection"; readonly who: string; readonly member: () => Member | null };
 
 export class WriterSessions {
@@ -117,7 +128,7 @@ export class WriterSessions {
     if (hold.kind === "connection") return { session: null, who: hold.who, connections: 1, awayMs: 0 };
     const { session, who } = hold.reservation;
     return {
-      session,
+      session: sessionLabel(session),
       who,
       connections: this.#sessions.get(session)?.members.size ?? 0,
       awayMs: hold.awaySinceMs === null ? 0 : this.#clock.now() - hold.awaySinceMs,
@@ -128,23 +139,36 @@ export class WriterSessions {
    * Lets in a connection of a session. It resolves when older connections of the session have ended, and the
    * reservation is durable.
    *
-   * @param who For messages.
    * @throws {WriterRefused} If the session may not write.
    */
-  async admit({ id, generation }: SessionName, who: string): Promise<Admission> {
+  async admit({ id, generation }: SessionName, comer: Comer): Promise<Admission> {
     if (this.#barred.includes(id)) throw new WriterRefused("the operator has broken its reservation");
     const known = this.#sessions.get(id);
+    const owner = known?.identity ?? this.#reservationOf(id)?.identity ?? null;
+    const identity = identityOf(comer) ?? owner;
+    if (owner !== null && identityOf(comer) !== owner) {
+      throw new WriterRefused("its session was opened by somebody else, with another key or certificate");
+    }
     if (known !== undefined && generation < known.generation) {
       throw new WriterRefused("a newer connection of the same session is there");
     }
     const exclusive = !this.#forgetIfShared();
-    if (exclusive) this.#reserve(id, who);
+    if (exclusive) this.#reserve(id, identity, comer.text);
     const session = known ??
-      { id, generation, members: new Set(), admitted: 0, leaving: false, replaced: Promise.resolve() };
+      {
+        id,
+        identity,
+        generation,
+        members: new Set(),
+        admitted: 0,
+        leaving: false,
+        replaced: Promise.resolve(),
+      };
+    session.identity = identity;
     this.#sessions.set(id, session);
     session.admitted++;
     if (generation > session.generation) this.#replace(session, generation);
-    const admission = this.#admissionOf(session, who);
+    const admission = this.#admissionOf(session, comer.text);
     try {
       await Promise.all([session.replaced, this.#saving]);
       if (session.generation !== generation) {
@@ -215,9 +239,7 @@ export class WriterSessions {
     const { session: id } = hold.reservation;
     this.#barred = [...this.#barred, id].slice(-BARRED_MAX);
     this.#release();
-    for (const member of this.#sessions.get(id)?.members ?? []) {
-      member.cut("the operator has broken its reservation");
-    }
+    this.#cut(id, "the operator has broken its reservation");
     await this.#saving;
     return who;
   }
@@ -225,20 +247,38 @@ export class WriterSessions {
   /** Where many may write, nobody's reservation says anything. Returns whether that is so. */
   #forgetIfShared(): boolean {
     if (this.#rules.exclusive()) return false;
-    if (this.#hold !== null) this.#release();
+    const hold = this.#hold;
+    if (hold === null) return true;
+    this.#release();
+    // It was told that nobody else may write: it has to hear that this is over before anybody does.
+    if (hold.kind === "session") {
+      this.#cut(hold.reservation.session, "the export is open to many writers now");
+    }
     return true;
   }
 
-  #reserve(id: string, who: string): void {
+  #cut(id: string, reason: string): void {
+    for (const member of this.#sessions.get(id)?.members ?? []) member.cut(reason);
+  }
+
+  #reservationOf(id: string): Reservation | null {
+    const hold = this.#hold;
+    return hold?.kind === "session" && hold.reservation.session === id ? hold.reservation : null;
+  }
+
+  #reserve(id: string, identity: string | null, who: string): void {
     const hold = this.#hold;
     if (hold?.kind === "session" && hold.reservation.session === id) {
       hold.awaySinceMs = null;
+      if (hold.reservation.identity !== identity) {
+        this.#save(hold.reservation = { ...hold.reservation, identity });
+      }
       return;
     }
     if (hold !== null && !this.#hasExpired(hold)) throw new WriterRefused(this.#whyNot(hold));
-    const reservation: Reservation = { session: id, who, grant: crypto.randomUUID() };
+    const reservation: Reservation = { session: id, identity, who, grant: crypto.randomUUID() };
     this.#hold = { kind: "session", reservation, awaySinceMs: null };
-    this.#log.info(`reserved for ${who}, session ${id}`);
+    this.#log.info(`reserved for ${who}, session ${sessionLabel(id)}`);
     this.#save(reservation);
   }
 
@@ -246,7 +286,8 @@ export class WriterSessions {
     const hold = this.#hold;
     this.#hold = null;
     if (hold?.kind !== "session") return;
-    this.#log.info(`no longer reserved for ${hold.reservation.who}, session ${hold.reservation.session}`);
+    const { who, session } = hold.reservation;
+    this.#log.info(`no longer reserved for ${who}, session ${sessionLabel(session)}`);
     this.#save(null);
   }
 
@@ -267,11 +308,11 @@ export class WriterSessions {
 
   #whyNot(hold: Hold): string {
     if (hold.kind === "connection") return `it is being written by ${hold.who}`;
-    const { reservation: { session, who }, awaySinceMs } = hold;
+    const { reservation: { who }, awaySinceMs } = hold;
     const away = awaySinceMs === null
       ? ""
       : `, which has been away for ${Math.floor((this.#clock.now() - awaySinceMs) / 1000)} s`;
-    return `it is reserved for ${who}, session ${session}${away}`;
+    return `it is reserved for ${who}${away}`;
   }
 
   #replace(session: Session, generation: number): void {
@@ -289,7 +330,8 @@ export class WriterSessions {
     return {
       grant: hold?.kind === "session" ? hold.reservation.grant : undefined,
       enter: (entered) => {
-        if (session.generation !== generation) return false;
+        // Nor may it go on if it has been told of a reservation that has ended meanwhile.
+        if (session.generation !== generation || hold !== null && this.#hold !== hold) return false;
         session.members.add(member = entered);
         return true;
       },
@@ -303,7 +345,7 @@ export class WriterSessions {
         if (this.#hold !== null) return this.#whyNot(this.#hold);
         if (this.#barred.includes(session.id)) return "the operator has broken its reservation";
         // Since it came the export has been given to one writer at a time. It has heard of no grant, and trusts none.
-        this.#reserve(session.id, who);
+        this.#reserve(session.id, session.identity, who);
         hold = this.#hold;
         return null;
       },
@@ -318,6 +360,12 @@ export class WriterSessions {
     if (session.leaving) this.#release();
     else hold.awaySinceMs = this.#clock.now();
   }
+}
+
+/** What a peer has proven to be; `null` where it has proven nothing. */
+function identityOf({ key, certificateName }: Comer): string | null {
+  if (key !== undefined) return `key ${key}`;
+  return certificateName === undefined ? null : `certificate ${certificateName}`;
 }
 
 /** So many broken reservations are remembered. */

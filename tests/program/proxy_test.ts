@@ -450,8 +450,9 @@ Deno.test("proxy caches a disk that is reserved for it, and shows how it stands 
       // The server says for whom; a second writer is told.
       const [served] = JSON.parse((await denbd(["status", "--sock", serverSock, "--json"])).stdout).exports;
       assertEquals([served.writers, served.reservation.session], ["one-session", upstream.session.id]);
+      assertMatch(upstream.session.id, /^[0-9a-f]{8}$/);
       const { stderr } = await denbd(["write", "--size", "1", server.uri()], { code: 1, stdin: "x" });
-      assertMatch(stderr, /it is reserved for 127\.0\.0\.1:\d+, session/);
+      assertMatch(stderr, /it is reserved for 127\.0\.0\.1:\d+\)/);
       assertEquals((await denbd(["read", "--size", "4", server.uri()])).bytes.length, 4);
       // A client of others may look.
       using stranger = await clientOf(server);

@@ -1,6 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
+import { type Log, silentLog } from "../../src/base/log.ts";
 import { reservationFile, type ReservationState } from "../../src/server/reservation_store.ts";
-import { type Member, WriterRefused, WriterSessions } from "../../src/server/writer_sessions.ts";
+import { type Comer, type Member, WriterRefused, WriterSessions } from "../../src/server/writer_sessions.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
 import { ManualClock } from "../testing/manual_clock.ts";
 import { temporaryDirectory } from "../testing/process.ts";
@@ -20,7 +21,7 @@ class World {
   fails = false;
 
   /** The server starts, again. */
-  start(): WriterSessions {
+  start(log: Log = silentLog): WriterSessions {
     return new WriterSessions(
       { exclusive: () => this.exclusive, awayMsMax: 60_000 },
       {
@@ -32,6 +33,7 @@ class World {
         },
       },
       this.clock,
+      log,
     );
   }
 }
@@ -49,17 +51,23 @@ function aMember() {
 }
 
 const session = (id: string, generation = 1) => ({ id, generation });
+/** Somebody at an address, and what he has proven to be. */
+const by = (text: string, proven: Pick<Comer, "key" | "certificateName"> = {}): Comer => ({
+  text,
+  ...proven,
+});
 
-test("rule 6: a second session is refused, and told for whom the export is reserved", async () => {
+test("rule 6: a second session is refused, and told for whom the export is reserved, but not the id of its session", async () => {
   const sessions = new World().start();
-  const first = await sessions.admit(session(A), "10.0.0.1:1000");
+  const first = await sessions.admit(session(A), by("10.0.0.1:1000"));
   first.enter(aMember());
-  await assertRejects(
-    () => sessions.admit(session(B), "10.0.0.2:2000"),
+  const { message } = await assertRejects(
+    () => sessions.admit(session(B), by("10.0.0.2:2000")),
     WriterRefused,
-    `it is reserved for 10.0.0.1:1000, session ${A}`,
   );
-  assertEquals(sessions.holder, { session: A, who: "10.0.0.1:1000", connections: 1, awayMs: 0 });
+  assertEquals(message, "it is reserved for 10.0.0.1:1000");
+  assertEquals(sessions.whyTaken, message);
+  assertEquals(sessions.holder, { session: "8a6e2940", who: "10.0.0.1:1000", connections: 1, awayMs: 0 });
 });
 
 test("many may write where that is so, and nobody is told of a reservation", async () => {
@@ -67,7 +75,7 @@ test("many may write where that is so, and nobody is told of a reservation", asy
   world.exclusive = false;
   const sessions = world.start();
   for (const id of [A, B]) {
-    const admission = await sessions.admit(session(id), "somebody");
+    const admission = await sessions.admit(session(id), by("somebody"));
     assertEquals([admission.grant, admission.mayChange(), sessions.holder], [undefined, null, null]);
   }
 });
@@ -75,16 +83,16 @@ test("many may write where that is so, and nobody is told of a reservation", asy
 test("a session keeps its grant through lost connections, and loses it by a goodbye", async () => {
   const world = new World();
   const sessions = world.start();
-  const first = await sessions.admit(session(A, 1), "a");
+  const first = await sessions.admit(session(A, 1), by("a"));
   first.enter(aMember());
   first.leave(false);
   world.clock.advance(3_600_000);
-  const second = await sessions.admit(session(A, 2), "a");
+  const second = await sessions.admit(session(A, 2), by("a"));
   assertEquals(second.grant, first.grant);
   second.enter(aMember());
   second.leave(true);
   assertEquals(sessions.holder, null);
-  const third = await sessions.admit(session(B), "b");
+  const third = await sessions.admit(session(B), by("b"));
   assertEquals(third.grant === first.grant, false);
   third.leave(true);
   await sessions.admitVisitor("v");
@@ -93,36 +101,40 @@ test("a session keeps its grant through lost connections, and loses it by a good
 
 test("a restart forgets no reservation; its session finds its grant, others are refused", async () => {
   const world = new World();
-  const { grant } = await world.start().admit(session(A), "a");
+  const { grant } = await world.start().admit(session(A), by("a"));
   const sessions = world.start();
-  await assertRejects(() => sessions.admit(session(B), "b"), WriterRefused, "which has been away for 0 s");
-  assertEquals((await sessions.admit(session(A, 2), "a")).grant, grant);
+  await assertRejects(
+    () => sessions.admit(session(B), by("b")),
+    WriterRefused,
+    "which has been away for 0 s",
+  );
+  assertEquals((await sessions.admit(session(A, 2), by("a"))).grant, grant);
 });
 
 test("who is away for too long gives way to who wants to write, and has another grant afterwards", async () => {
   const world = new World();
   const sessions = world.start();
-  const first = await sessions.admit(session(A), "a");
+  const first = await sessions.admit(session(A), by("a"));
   first.enter(aMember());
   first.leave(false);
   world.clock.advance(59_999);
-  await assertRejects(() => sessions.admit(session(B), "b"), WriterRefused, "away for 59 s");
+  await assertRejects(() => sessions.admit(session(B), by("b")), WriterRefused, "away for 59 s");
   world.clock.advance(1);
-  const second = await sessions.admit(session(B), "b");
+  const second = await sessions.admit(session(B), by("b"));
   second.enter(aMember());
-  await assertRejects(() => sessions.admit(session(A, 2), "a"), WriterRefused);
+  await assertRejects(() => sessions.admit(session(A, 2), by("a")), WriterRefused);
   second.leave(true);
-  const third = await sessions.admit(session(A, 3), "a");
+  const third = await sessions.admit(session(A, 3), by("a"));
   assertEquals(new Set([first.grant, second.grant, third.grant]).size, 3);
 });
 
 test("a newer connection of a session waits until the disk has done with the older ones", async () => {
   const sessions = new World().start();
   const members = [aMember(), aMember()];
-  for (const member of members) (await sessions.admit(session(A, 1), "a")).enter(member);
+  for (const member of members) (await sessions.admit(session(A, 1), by("a"))).enter(member);
   let admitted = 0;
   const coming = [2, 2].map((generation) =>
-    sessions.admit(session(A, generation), "a").then(() => admitted++)
+    sessions.admit(session(A, generation), by("a")).then(() => admitted++)
   );
   assertEquals(
     members.map(({ cutBy }) => cutBy),
@@ -133,13 +145,13 @@ test("a newer connection of a session waits until the disk has done with the old
   assertEquals(admitted, 0);
   members[1].end();
   await Promise.all(coming);
-  await assertRejects(() => sessions.admit(session(A, 1), "a"), WriterRefused, "a newer connection");
+  await assertRejects(() => sessions.admit(session(A, 1), by("a")), WriterRefused, "a newer connection");
 });
 
 test("a connection that a newer one overtook on its way in is not served", async () => {
   const sessions = new World().start();
-  const slow = await sessions.admit(session(A, 1), "a");
-  const quick = await sessions.admit(session(A, 2), "a");
+  const slow = await sessions.admit(session(A, 1), by("a"));
+  const quick = await sessions.admit(session(A, 2), by("a"));
   assertEquals([quick.enter(aMember()), slow.enter(aMember())], [true, false]);
   slow.leave(false);
   assertEquals(sessions.holder?.connections, 1);
@@ -150,8 +162,8 @@ test("rule 7: sessions of others are never replaced, wherever they come from", a
   world.exclusive = false;
   const sessions = world.start();
   const neighbour = aMember();
-  (await sessions.admit(session(A, 1), "10.0.0.1:1")).enter(neighbour);
-  await sessions.admit(session(B, 7), "10.0.0.1:2");
+  (await sessions.admit(session(A, 1), by("10.0.0.1:1"))).enter(neighbour);
+  await sessions.admit(session(B, 7), by("10.0.0.1:2"));
   assertEquals(neighbour.cutBy, null);
 });
 
@@ -164,7 +176,7 @@ test("a client without a session reserves by its first change, until it is gone"
   assertEquals(writer.mayChange(), null);
   assertEquals(reader.mayChange(), "it is being written by w");
   assertEquals(sessions.whyTaken, "it is being written by w");
-  await assertRejects(() => sessions.admit(session(A), "a"), WriterRefused, "it is being written by w");
+  await assertRejects(() => sessions.admit(session(A), by("a")), WriterRefused, "it is being written by w");
   writer.leave(false);
   assertEquals(reader.mayChange(), null);
 });
@@ -173,14 +185,14 @@ test("the operator breaks a reservation: its holder is cut off, and not let in a
   const world = new World();
   const sessions = world.start();
   const member = aMember();
-  (await sessions.admit(session(A), "a")).enter(member);
+  (await sessions.admit(session(A), by("a"))).enter(member);
   assertEquals(await sessions.unreserve(), "a");
   assertEquals(await sessions.unreserve(), null);
   assertEquals(member.cutBy, "the operator has broken its reservation");
   for (const server of [sessions, world.start()]) {
-    await assertRejects(() => server.admit(session(A, 2), "a"), WriterRefused, "the operator has broken");
+    await assertRejects(() => server.admit(session(A, 2), by("a")), WriterRefused, "the operator has broken");
   }
-  const other = await sessions.admit(session(B), "b");
+  const other = await sessions.admit(session(B), by("b"));
   assertEquals(other.mayChange(), null);
 });
 
@@ -188,34 +200,91 @@ test("a reservation that cannot be kept is not given, and nothing is promised on
   const world = new World();
   world.fails = true;
   const sessions = world.start();
-  await assertRejects(() => sessions.admit(session(A), "a"), WriterRefused, "cannot be kept: ENOSPC");
+  await assertRejects(() => sessions.admit(session(A), by("a")), WriterRefused, "cannot be kept: ENOSPC");
   assertEquals(sessions.holder, null);
   world.fails = false;
-  assertEquals((await sessions.admit(session(B), "b")).mayChange(), null);
+  assertEquals((await sessions.admit(session(B), by("b"))).mayChange(), null);
 });
 
 test("what was reserved for one is forgotten for good where many may write", async () => {
   const world = new World();
-  const { grant } = await world.start().admit(session(A), "a");
+  const { grant } = await world.start().admit(session(A), by("a"));
   world.exclusive = false;
   const visitor = await world.start().admitVisitor("v");
   assertEquals([visitor.mayChange(), world.stored.reservation], [null, null]);
   world.exclusive = true;
-  assertEquals((await world.start().admit(session(A, 2), "a")).grant === grant, false);
+  assertEquals((await world.start().admit(session(A, 2), by("a"))).grant === grant, false);
+});
+
+test("rule 7: only who has opened a session with a key comes back to it, restarts included", async () => {
+  const world = new World();
+  const key = { key: "AAAA" };
+  const { grant } = await world.start().admit(session(A), by("a", key));
+  for (const sessions of [world.start(), world.start()]) {
+    for (const stranger of [by("b"), by("b", { key: "BBBB" }), by("b", { certificateName: "AAAA" })]) {
+      await assertRejects(() => sessions.admit(session(A, 9), stranger), WriterRefused, "by somebody else");
+    }
+    assertEquals((await sessions.admit(session(A, 2), by("a", key))).grant, grant);
+  }
+});
+
+test("rule 7: where many may write a session belongs to its key as well", async () => {
+  const world = new World();
+  world.exclusive = false;
+  const sessions = world.start();
+  const member = aMember();
+  (await sessions.admit(session(A), by("a", { certificateName: "desk" }))).enter(member);
+  await assertRejects(() => sessions.admit(session(A, 2), by("b")), WriterRefused, "by somebody else");
+  assertEquals(member.cutBy, null);
+});
+
+test("a session that was opened without proof belongs to the first who comes to it with one", async () => {
+  const world = new World();
+  await world.start().admit(session(A), by("a"));
+  const { grant } = await world.start().admit(session(A, 2), by("a", { key: "AAAA" }));
+  const sessions = world.start();
+  await assertRejects(() => sessions.admit(session(A, 3), by("a")), WriterRefused, "by somebody else");
+  assertEquals((await sessions.admit(session(A, 3), by("a", { key: "AAAA" }))).grant, grant);
+});
+
+test("neither log nor status has the id of a session", async () => {
+  const lines: string[] = [];
+  const world = new World();
+  const log = { ...silentLog, info: (line: string) => void lines.push(line) };
+  const sessions = world.start(log);
+  (await sessions.admit(session(A), by("a"))).enter(aMember());
+  assertEquals(sessions.holder?.session, "8a6e2940");
+  await sessions.unreserve();
+  assertEquals(lines, ["reserved for a, session 8a6e2940", "no longer reserved for a, session 8a6e2940"]);
+});
+
+test("where an export is opened to many writers, its holder is cut off before they are let in", async () => {
+  const world = new World();
+  const sessions = world.start();
+  const member = aMember();
+  (await sessions.admit(session(A), by("a"))).enter(member);
+  const coming = await sessions.admit(session(A), by("a"));
+  world.exclusive = false;
+  assertEquals((await sessions.admitVisitor("v")).mayChange(), null);
+  assertEquals(member.cutBy, "the export is open to many writers now");
+  // It was told of a reservation, and has not begun.
+  assertEquals(coming.enter(aMember()), false);
 });
 
 Deno.test("reservationFile() gives back what it was given, and refuses what it does not know", async () => {
   using directory = temporaryDirectory();
   const store = reservationFile(directory.file("state"), B);
   assertEquals(store.load(), { reservation: null, barred: [] });
-  const state = { reservation: { session: A, who: "a", grant: B }, barred: [B] };
+  const state = { reservation: { session: A, identity: "key AAAA", who: "a", grant: B }, barred: [B] };
   await store.save(state);
   assertEquals(reservationFile(directory.file("state"), B).load(), state);
   const file = directory.file(`state/reservation-${B}.json`);
   const text = Deno.readTextFileSync(file);
+  assertEquals(Deno.statSync(file).mode! & 0o777, 0o600);
   for (
     const [from, to, why] of [
-      [`"version": 1`, `"version": 2`, "it has version 2, this program knows version 1"],
+      [`"version": 2`, `"version": 3`, "it has version 3, this program knows versions 1 and 2"],
+      [`"key AAAA"`, "7", "it is damaged"],
       ["denbd reservation", "grocery list", "it does not hold a reservation"],
       [A, "x", "it is damaged"],
     ]
@@ -231,5 +300,17 @@ Deno.test("reservationFile() gives back what it was given, and refuses what it d
         String(error),
       );
     }
+  }
+});
+
+Deno.test("reservationFile() understands the first version, which knew of no identities", () => {
+  using directory = temporaryDirectory();
+  const reservation = { session: A, who: "a", grant: B };
+  const first = { format: "denbd reservation", version: 1, reservation, barred: [B] };
+  const store = reservationFile(directory.path, B);
+  for (const each of [first, { ...first, reservation: null }]) {
+    Deno.writeTextFileSync(directory.file(`reservation-${B}.json`), JSON.stringify(each));
+    const expected = each.reservation === null ? null : { ...reservation, identity: null };
+    assertEquals(store.load(), { reservation: expected, barred: [B] });
   }
 });

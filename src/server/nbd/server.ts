@@ -544,9 +544,12 @@ class Hall implements ServerHall {
     this.#closed = closed;
   }
 
-  /** More is known of the client: TLS has shown its certificate. */
+  /** TLS has shown the client's certificate. What was asked for in clear may have been somebody else's words. */
   recognise(peer: Peer): void {
     this.#peer = peer;
+    this.#giveBack();
+    this.#refusals.clear();
+    this.migrationId = null;
   }
 
   /** The export that an offer was made for. */
@@ -637,7 +640,7 @@ class Hall implements ServerHall {
 
   async #admit(exported: Export, session: SessionName): Promise<string[]> {
     if (this.#admissions.has(exported)) return [];
-    const admitting = this.#writersOf(exported).admit(session, this.#peer.text);
+    const admitting = this.#writersOf(exported).admit(session, this.#peer);
     this.#admissions.set(exported, admitting);
     try {
       return encodeFacts({ session, reservation: (await admitting).grant });
@@ -660,9 +663,14 @@ class Hall implements ServerHall {
   /** The handshake is over. Gives back what the client has not taken. */
   leave(): void {
     this.#learned?.told();
+    this.#giveBack();
+  }
+
+  #giveBack(): void {
     for (const admitting of this.#admissions.values()) {
       admitting.then((admission) => admission.leave(false), () => {});
     }
+    this.#admissions.clear();
   }
 
   #answerMigration(desk: MigrationDesk | undefined, query: string): string[] | Promise<string[]> {

@@ -36,6 +36,14 @@ export interface SessionName {
   readonly generation: number;
 }
 
+/**
+ * The first eight digits of a session's UUID: what may be said of it where others read along. Whoever knows all of
+ * it can take the place of its connections.
+ */
+export function sessionLabel(id: string): string {
+  return id.slice(0, 8);
+}
+
 /** What a server says of itself and of one export. */
 export interface DenbdFacts {
   readonly instance?: string;
@@ -121,7 +129,7 @@ export function decodeFacts(names: readonly string[]): DenbdFacts {
       ? text
       : null;
     if (fact === null || facts[kind as keyof DenbdFacts] !== undefined) {
-      throw new WireError(`${kind} "${text.slice(0, 64)}"`);
+      throw new WireError(kind === "session" ? kind : `${kind} "${text.slice(0, 64)}"`);
     }
     Object.assign(facts, { [kind]: fact });
   }

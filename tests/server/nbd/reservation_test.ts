@@ -1,0 +1,235 @@
+/** Reservations as clients meet them: what they are told, and that nobody takes the place of somebody else. */
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import type { Log } from "../../../src/base/log.ts";
+import { silentLog } from "../../../src/base/log.ts";
+import { describeServer } from "../../../src/control/server_status.ts";
+import { stateChanges } from "../../../src/control/state_changes.ts";
+import { formatMetrics } from "../../../src/control/metrics.ts";
+import { MemoryDisk } from "../../../src/device/memory.ts";
+import type { Connection, Peer } from "../../../src/net/connection.ts";
+import { type Export, ExportTable, ExportTraffic } from "../../../src/server/export_table.ts";
+import { NbdServer, type ServerTls } from "../../../src/server/nbd/server.ts";
+import { need, send } from "../../../src/wire/conversation.ts";
+import { converse } from "../../../src/net/converse.ts";
+import { Command, Option } from "../../../src/wire/nbd/constants.ts";
+import { decodeFacts, encodeSession } from "../../../src/wire/nbd/denbd_context.ts";
+import { encodeMetaRequest, encodeOption } from "../../../src/wire/nbd/option.ts";
+import { RefusedError } from "../../../src/wire/nbd/refused_error.ts";
+import { connectionPair } from "../../testing/connection_pair.ts";
+import { ManualClock } from "../../testing/manual_clock.ts";
+import { RawClient } from "../../testing/raw_client.ts";
+
+const A = "8a6e2940-694d-401a-b032-b59b4f516c8a";
+const B = "e58719c6-5998-4eff-82ce-2fd304be9551";
+const KEY = new Uint8Array(32).fill(7).toBase64();
+const OTHER_KEY = new Uint8Array(32).fill(8).toBase64();
+
+/** A server with one export for one writer, and all that it says. */
+class World implements AsyncDisposable {
+  readonly exports = new ExportTable();
+  readonly clock = new ManualClock();
+  readonly server: NbdServer;
+  readonly log: string[] = [];
+  readonly exported: Export;
+
+  constructor(tls?: ServerTls) {
+    const device = new MemoryDisk(1 << 20);
+    this.exported = {
+      name: "disk",
+      description: "",
+      device,
+      sizeBytes: device.sizeBytes,
+      readOnly: false,
+      traffic: new ExportTraffic(),
+      source: "test",
+      writers: "one-session",
+    };
+    this.exports.add(this.exported);
+    const hear = (message: string) => void this.log.push(message);
+    const log: Log = {
+      ...silentLog,
+      debug: hear,
+      info: hear,
+      warn: hear,
+      error: hear,
+      fatal: hear,
+      child: () => log,
+    };
+    this.server = new NbdServer({
+      exports: this.exports,
+      judge: () => ({ rights: "write", reason: "a test" }),
+      log,
+      clock: this.clock,
+      instance: B,
+      tls,
+    });
+  }
+
+  connect(facts: Partial<Peer> = {}): Connection {
+    const [here, there] = connectionPair();
+    const peer: Peer = { transport: "tcp", address: "203.0.113.1", text: "203.0.113.1:7", ...facts };
+    this.server.handle(Object.defineProperty(there, "peer", { value: peer }));
+    return here;
+  }
+
+  /** A denbd client that comes to write. */
+  open(id: string, generation = 1, facts: Partial<Peer> = {}): Promise<RawClient> {
+    const contexts = ["x-denbd:", encodeSession({ id, generation })];
+    return RawClient.open(this.connect(facts), { exportName: "disk", contexts });
+  }
+
+  status() {
+    return describeServer({
+      version: "test",
+      instance: B,
+      exports: this.exports,
+      nbd: this.server,
+      access: { acl: "open", entries: [], defaultDeny: false },
+      migrationOf: () => null,
+      listening: () => [],
+      nowMs: () => this.clock.now(),
+      startedAtMs: 0,
+    });
+  }
+
+  /** All that is told of the server: its log, its status, its metrics and the changes since the start. */
+  everythingTold(before: ReturnType<World["status"]>): string {
+    const status = this.status();
+    return [
+      ...this.log,
+      JSON.stringify(status),
+      formatMetrics(status),
+      JSON.stringify(stateChanges(before, status)),
+    ].join("\n");
+  }
+
+  async [Symbol.asyncDispose]() {
+    this.server.abort();
+    await this.server.drain(0);
+  }
+}
+
+async function settle(): Promise<void> {
+  for (let turn = 0; turn < 50; turn++) await undefined;
+}
+
+Deno.test("rule 7: who is refused is not told the id of the session that has the export, nor is anybody else", async () => {
+  await using world = new World();
+  const before = world.status();
+  const holder = await world.open(A);
+  const { reason } = await assertRejects(() => world.open(B), RefusedError);
+  assertEquals(reason, "it is reserved for 203.0.113.1:7");
+  // A client without a session is offered the export to read, and refused when it writes.
+  const visitor = await RawClient.open(world.connect(), { exportName: "disk" });
+  const answer = await visitor.ask({ type: Command.WRITE, offset: 0, length: 4 }, new Uint8Array(4));
+  assert(answer.error !== 0 && !answer.text.includes("8a6e2940-"));
+  holder.connection.close();
+  await settle();
+  world.clock.advance(5000);
+  const away = await assertRejects(() => world.open(B), RefusedError);
+  assertEquals(away.reason, "it is reserved for 203.0.113.1:7, which has been away for 5 s");
+  const told = world.everythingTold(before);
+  assertMatch(told, /reserved for 203\.0\.113\.1:7, session 8a6e2940\n/);
+  assertEquals([told.includes(A), told.includes(A.slice(9)), told.includes("it is reserved for")], [
+    false,
+    false,
+    true,
+  ]);
+  visitor.connection.close();
+});
+
+const strangers: Record<string, readonly [holder: Partial<Peer>, stranger: Partial<Peer>]> = {
+  "another key": [{ key: KEY }, { key: OTHER_KEY }],
+  "no key": [{ key: KEY }, {}],
+  "another certificate": [{ certificateName: "desk" }, { certificateName: "shelf" }],
+  "a certificate with the name of a key": [{ key: KEY }, { certificateName: KEY }],
+};
+
+for (const [what, [holder, stranger]] of Object.entries(strangers)) {
+  Deno.test(`rule 7: ${what} does not take the place of a session, even with its id; the log says so`, async () => {
+    await using world = new World();
+    const client = await world.open(A, 1, holder);
+    const { reason } = await assertRejects(() => world.open(A, 2, stranger), RefusedError);
+    assertEquals(reason, "its session was opened by somebody else, with another key or certificate");
+    assert(world.log.some((line) => line.includes(`refused: GO "disk": ${reason}`)));
+    assertEquals((await client.ask({ type: Command.FLUSH })).error, 0);
+    // Its own next connection does, and so does the next after a lost one.
+    const second = await world.open(A, 2, { ...holder, text: "203.0.113.1:8" });
+    second.connection.close();
+    await settle();
+    await assertRejects(() => world.open(A, 3, stranger), RefusedError, reason);
+    const third = await world.open(A, 3, holder);
+    const { reservation, session } = decodeFacts(third.agreement.contexts.map(({ name }) => name));
+    assertEquals([reservation !== undefined, session], [true, { id: A, generation: 3 }]);
+    third.connection.close();
+    client.connection.close();
+  });
+}
+
+Deno.test("where nobody proves anything the id alone takes the place of a session", async () => {
+  await using world = new World();
+  const first = await world.open(A, 1);
+  const second = await world.open(A, 2, { address: "203.0.113.2", text: "203.0.113.2:7" });
+  assertEquals(await first.receive(), null);
+  assertEquals((await second.ask({ type: Command.FLUSH })).error, 0);
+  second.connection.close();
+});
+
+Deno.test("a session that was named before STARTTLS counts for nothing behind it", async () => {
+  // This TLS hides nothing; it only shows who is there.
+  const tls: ServerTls = {
+    required: false,
+    accept: (connection) =>
+      Promise.resolve(
+        Object.create(connection, {
+          peer: { value: { ...connection.peer, certificateName: "desk" } },
+          read: { value: (into: Uint8Array) => connection.read(into) },
+          write: { value: (bytes: Uint8Array) => connection.write(bytes) },
+          close: { value: () => connection.close() },
+        }),
+      ),
+  };
+  await using world = new World(tls);
+  const connection = world.connect();
+  const naming = encodeMetaRequest({
+    exportName: "disk",
+    queries: [encodeSession({ id: A, generation: 1 })],
+  });
+  const asking = [encodeOption(Option.STRUCTURED_REPLY), encodeOption(Option.SET_META_CONTEXT, naming)];
+  function* ask() {
+    for (const option of asking) yield* send(option);
+    // The ACK of the first; two contexts, the session and its reservation, and their ACK.
+    yield* need(20);
+    const names: string[] = [];
+    for (let left = 2; left > 0; left--) {
+      const header = yield* need(20);
+      const context = yield* need(new DataView(header.buffer, header.byteOffset).getUint32(16));
+      names.push(new TextDecoder().decode(context.slice(4)));
+    }
+    yield* need(20);
+    return names[0];
+  }
+  function* greet() {
+    yield* need(18);
+    yield* send(Uint8Array.of(0, 0, 0, 3));
+    const inClear = yield* ask();
+    yield* send(encodeOption(Option.STARTTLS));
+    yield* need(20);
+    return [inClear, yield* ask()];
+  }
+  const session = `x-denbd:session=1.${A}.1`;
+  assertEquals((await converse(greet(), connection)).result, [session, session]);
+  connection.close();
+});
+
+Deno.test("an export that is opened to many writers cuts off who had it for itself, before anybody else writes", async () => {
+  await using world = new World();
+  const holder = await world.open(A);
+  const reader = await RawClient.open(world.connect(), { exportName: "disk", contexts: ["x-denbd:"] });
+  world.exported.writers = "any";
+  const other = await world.open(B);
+  assertEquals(await holder.receive(), null);
+  const again = await world.open(A, 2);
+  assertEquals(decodeFacts(again.agreement.contexts.map(({ name }) => name)).reservation, undefined);
+  for (const client of [reader, other, again]) client.connection.close();
+});
