@@ -99,6 +99,12 @@ export function canonicalIpAddress(text: string): string {
   return address === null ? text : formatIpAddress(unmapIpAddress(address));
 }
 
+/** Whether an address means the machine itself. */
+export function isLoopback(text: string): boolean {
+  const address = canonicalIpAddress(text);
+  return address === "::1" || address.startsWith("127.");
+}
+
 /**
  * Parses the address of a command line option, as flexnbd spells it: `0` is the IPv4 any-address, and an IPv6
  * address may stand in brackets.

@@ -5,6 +5,7 @@
 import { AccessList } from "../access/acl.ts";
 import { type KeyList, narrower } from "../access/key_list.ts";
 import type { Endpoint } from "../base/endpoint.ts";
+import { isLoopback } from "../base/ip_address.ts";
 import type { AdjustableLog } from "../base/log.ts";
 import { parseStatusPlace } from "../base/status_place.ts";
 import { type ControlHandlers, serverHandlers } from "../control/handlers.ts";
@@ -588,9 +589,4 @@ function limitsOf(settings: ServerSettings): Partial<NbdLimits> {
     connectionsPerAddress: settings.maxPerAddress,
     requestMs: settings.requestTimeout ?? (settings.killswitch ? KILLSWITCH_MS : 0),
   };
-}
-
-function isLoopback(text: string): boolean {
-  const address = text.replace(/^::ffff:/, "");
-  return address === "::1" || address.startsWith("127.");
 }

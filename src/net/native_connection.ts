@@ -12,6 +12,7 @@
  * microseconds before it goes to sleep: waking up costs more than that. Whether it pays is learned per
  * connection (see `attention.ts`), and nobody looks again while other work is waiting.
  */
+import { canonicalIpAddress, isLoopback } from "../base/ip_address.ts";
 import { systemClock } from "../os/clock.ts";
 import type { OpenFile } from "../os/file_calls.ts";
 import {
@@ -22,6 +23,7 @@ import {
   sendFileNow,
   sendNow,
   sendNowAndMore,
+  setCongestionControl,
   setKeepAlive,
   setSendBuffer,
   shutDown,
@@ -45,6 +47,12 @@ const PAGE_BYTES = 4096;
 
 /** A Unix socket takes as much from us; by default it is a fifth, and a large reply has to be waited for. */
 const UNIX_BUFFER_BYTES = 1024 * 1024;
+
+/**
+ * Within this machine no wire is ever congested. What the system uses for wires may pace what it sends by timers and
+ * take a late answer for a loss (BBR does both), and costs a quarter of the speed; this sends what the peer has room for.
+ */
+const HERE_CONGESTION_CONTROL = "reno";
 
 /** A peer that is gone is noticed after 15 s where nothing is on its way to it; `dead_peers.ts` has the rest. */
 const KEEP_ALIVE = { idleSeconds: 5, intervalSeconds: 5, probes: 2 };
@@ -75,6 +83,7 @@ export class NativeConnection implements Connection {
     if (this.#fd !== null) this.sendFile = this.#sendFile.bind(this);
     if (conn.remoteAddr.transport === "tcp") {
       (conn as Deno.TcpConn).setNoDelay(true);
+      if (this.#fd !== null && staysHere(conn)) setCongestionControl(this.#fd, HERE_CONGESTION_CONTROL);
       if (this.#fd !== null) this.#watched = this.#watch(this.#fd);
       else (conn as Deno.TcpConn).setKeepAlive(true);
     }
@@ -238,6 +247,13 @@ export class NativeConnection implements Connection {
       // The runtime had closed it already.
     }
   }
+}
+
+/** Whether the peer is on this machine. */
+function staysHere({ localAddr, remoteAddr }: Deno.Conn): boolean {
+  if (localAddr.transport !== "tcp" || remoteAddr.transport !== "tcp") return false;
+  const here = localAddr.hostname;
+  return isLoopback(here) || canonicalIpAddress(here) === canonicalIpAddress(remoteAddr.hostname);
 }
 
 function describePeer({ remoteAddr }: Deno.Conn, fd: number | null): Peer {

@@ -28,6 +28,7 @@ const TCP_KEEPIDLE = 4;
 const TCP_KEEPINTVL = 5;
 const TCP_KEEPCNT = 6;
 const TCP_INFO = 11;
+const TCP_CONGESTION = 13;
 /** Of `struct tcp_info`, as far as it is read here. */
 const TCP_INFO_BYTES = 60;
 
@@ -193,6 +194,12 @@ export function unacknowledgedMs(fd: number): number {
 /** How much a socket takes before its reader has; the system may give less. */
 export function setSendBuffer(fd: number, byteCount: number): void {
   setOption(fd, SOL_SOCKET, SO_SNDBUF, byteCount);
+}
+
+/** Has TCP send by one of the system's ways to avoid congestion, such as `reno`. @returns Whether it may be used. */
+export function setCongestionControl(fd: number, name: string): boolean {
+  const text = new TextEncoder().encode(name);
+  return calls().setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, text, text.length) === 0;
 }
 
 function getOption(fd: number, level: number, name: number): number | null {

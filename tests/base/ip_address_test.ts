@@ -1,6 +1,7 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import {
   formatIpAddress,
+  isLoopback,
   parseAddressOption,
   parseIpAddress,
   unmapIpAddress,
@@ -77,5 +78,14 @@ Deno.test("an option's address may be 0 or stand in brackets, and has nothing be
   assertEquals(parseAddressOption("127.0.0.1"), "127.0.0.1");
   for (const text of ["[::1", "::1]", "[::1]:80", "[127.0.0.1]", "1.2.3.4 junk", "localhost", "00"]) {
     assertEquals(parseAddressOption(text), null, text);
+  }
+});
+
+Deno.test("isLoopback() knows the addresses of the machine itself", pure, () => {
+  for (const text of ["127.0.0.1", "127.9.8.7", "::1", "0:0::1", "::ffff:127.0.0.1"]) {
+    assert(isLoopback(text), text);
+  }
+  for (const text of ["0.0.0.0", "::", "128.0.0.1", "12.7.0.1", "::2", "::127.0.0.1", "localhost"]) {
+    assert(!isLoopback(text), text);
   }
 });

@@ -133,17 +133,22 @@ for (const transport of ["tcp", "unix"] as const) {
   });
 }
 
+/** The descriptor of a connection whose peer has this port. */
+function descriptorTo(peer: Deno.Conn): number {
+  const { port } = peer.localAddr as Deno.NetAddr;
+  const leadsThere = (fd: number) => {
+    const address = peerAddress(fd);
+    return address?.transport === "tcp" && address.port === port;
+  };
+  return Array.from({ length: 256 }, (_, fd) => fd).find(leadsThere)!;
+}
+
 Deno.test({
   name: "accepted TCP connections probe a silent peer, and give it up after a quarter of one",
   ignore: !linux,
 }, async () => {
   using world = await setUp("tcp", 1);
-  const { port } = world.client.localAddr as Deno.NetAddr;
-  const isServer = (fd: number) => {
-    const address = peerAddress(fd);
-    return address?.transport === "tcp" && address.port === port;
-  };
-  const fd = Array.from({ length: 256 }, (_, fd) => fd).find(isServer)!;
+  const fd = descriptorTo(world.client);
   const option = (level: number, name: number) => {
     const value = new Int32Array(1);
     assertEquals(libc()!.getsockopt(fd, level, name, value, new Uint32Array([4])), 0);
@@ -157,4 +162,13 @@ Deno.test({
     2,
     0,
   ]);
+});
+
+Deno.test({ name: "within the machine what is sent is not paced", ignore: !linux }, async () => {
+  using world = await setUp("tcp", 1);
+  const name = new Uint8Array(16);
+  // IPPROTO_TCP TCP_CONGESTION
+  const result = libc()!.getsockopt(descriptorTo(world.client), 6, 13, name, new Uint32Array([name.length]));
+  assertEquals(result, 0);
+  assertEquals(new TextDecoder().decode(name.subarray(0, name.indexOf(0))), "reno");
 });
