@@ -7,18 +7,24 @@ import { fstatSync } from "node:fs";
 import type { Input, Output } from "./src/commands/command.ts";
 import { runProgram, type Surroundings } from "./src/commands/program.ts";
 import { commands } from "./src/commands/table.ts";
+import { reasonOf } from "./src/os/reason.ts";
 import { VERSION } from "./src/commands/version.ts";
 
 const encoder = new TextEncoder();
 
-function outputTo(stream: typeof Deno.stdout): Output {
+function outputTo(stream: typeof Deno.stdout, name: string): Output {
   return {
     get isTerminal() {
       return stream.isTerminal();
     },
     async write(data) {
       let rest = typeof data === "string" ? encoder.encode(data) : data;
-      while (rest.length > 0) rest = rest.subarray(await stream.write(rest));
+      try {
+        while (rest.length > 0) rest = rest.subarray(await stream.write(rest));
+      } catch (error) {
+        if (error instanceof Deno.errors.BrokenPipe) throw error;
+        throw new Error(`cannot write to ${name}: ${reasonOf(error)}`);
+      }
     },
   };
 }
@@ -57,8 +63,8 @@ if (import.meta.main) {
   const offsetMs = Deno.osUptime() * 1000 - performance.now();
   const surroundings: Surroundings = {
     stdin,
-    stdout: outputTo(Deno.stdout),
-    stderr: outputTo(Deno.stderr),
+    stdout: outputTo(Deno.stdout, "standard output"),
+    stderr: outputTo(Deno.stderr, "standard error"),
     writeLog,
     nowMs: () => offsetMs + performance.now(),
     pid: Deno.pid,

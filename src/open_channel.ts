@@ -12,6 +12,7 @@ import { acquaintance, parseKnownServers } from "./config/known_servers.ts";
 import { defaultKeyPath, type Environment, readIdentity, userDirectory } from "./net/channel_identity.ts";
 import type { Connection } from "./net/connection.ts";
 import { openSecureConnection } from "./net/secure_connection.ts";
+import { reasonOf } from "./os/reason.ts";
 
 /** The environment variable with the path of the private key, and that with the path of the known servers. */
 const KEY_VARIABLE = "DENBD_KEY";
@@ -106,7 +107,7 @@ async function readIfThere(path: string): Promise<string> {
     return await Deno.readTextFile(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return "";
-    throw new Error(`cannot read ${path}: ${(error as Error).message}`);
+    throw new Error(`cannot read ${path}: ${reasonOf(error)}`);
   }
 }
 
@@ -117,6 +118,6 @@ async function append(path: string, line: string): Promise<void> {
     if (slash > 0) await Deno.mkdir(path.slice(0, slash), { recursive: true, mode: 0o700 });
     await Deno.writeTextFile(path, line, { append: true, mode: 0o600 });
   } catch (error) {
-    throw new Error(`cannot remember the server's key in ${path}: ${(error as Error).message}`);
+    throw new Error(`cannot remember the server's key in ${path}: ${reasonOf(error)}`);
   }
 }

@@ -3,6 +3,7 @@ import type { NbdLocator, TlsLocator } from "./base/uri.ts";
 import type { Connection } from "./net/connection.ts";
 import type { TlsClientSettings } from "./net/tls_client.ts";
 import type { TlsCertificate } from "./net/tls_stream.ts";
+import { reasonOf } from "./os/reason.ts";
 import type { DialledConnection } from "./remote/open_connection.ts";
 import { openTls } from "./remote/start_tls.ts";
 
@@ -64,6 +65,6 @@ async function readIfThere(path: string): Promise<string | undefined> {
     return await Deno.readTextFile(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return undefined;
-    throw new Error(`cannot read ${path}: ${(error as Error).message}`);
+    throw new Error(`cannot read ${path}: ${reasonOf(error)}`);
   }
 }

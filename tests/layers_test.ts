@@ -19,7 +19,7 @@ const mayImport: Record<string, readonly string[]> = {
   migrate: [...disks, "access", "remote", "server"],
   control: [...disks, "access", "config", "remote", "server", "migrate"],
   "open_channel.ts": ["base", "os", "config", "net"],
-  "open_tls.ts": ["base", "net", "remote"],
+  "open_tls.ts": ["base", "os", "net", "remote"],
   "open_disk.ts": ["base", "os", "config", "net", "device", "remote", "open_channel.ts", "open_tls.ts"],
   commands: [...disks, "access", "config", "remote", "server", "migrate", "control", "open_disk.ts"],
 };

@@ -9,6 +9,7 @@
  * @see NBD uri.md
  */
 import { decodeKey } from "./channel_key.ts";
+import { quote } from "./printable.ts";
 import { bracketed, type Endpoint, type TcpEndpoint } from "./endpoint.ts";
 
 /** Which disk is meant. */
@@ -124,7 +125,7 @@ export function parseDiskLocator(text: string): DiskLocator {
     if (fragment !== undefined) throw new SyntaxError(`a "#" is written %23`);
     return parse({ authority: authority ?? "", path, parameters: parseParameters(query) });
   } catch (error) {
-    throw new SyntaxError(`cannot use ${JSON.stringify(text)}: ${(error as Error).message}`);
+    throw new SyntaxError(`cannot use ${quote(text, 256)}: ${(error as Error).message}`);
   }
 }
 

@@ -193,9 +193,11 @@ function textOf(result: Result): string {
     `${result.disk}:`,
     `  attempts: ${result.attempts}, succeeded: ${result.succeeded}, failed: ${result.failed}`,
     ...(result.error === undefined ? [] : [`  first failure: ${result.error}`]),
-    `  in ${result.seconds.toFixed(2)} s: ${Math.round(result.requestsPerSecond)} reads a second, ` +
-    `${formatSize(Math.round(result.bytesPerSecond))} a second`,
-    `  microseconds: half below ${p50}, 90 % ${p90}, 99 % ${p99}, 99.9 % ${p999}, longest ${max}`,
+    ...(result.succeeded === 0 ? [] : [
+      `  in ${result.seconds.toFixed(2)} s: ${Math.round(result.requestsPerSecond)} reads a second, ` +
+      `${formatSize(Math.round(result.bytesPerSecond))} a second`,
+      `  microseconds: half below ${p50}, 90 % ${p90}, 99 % ${p99}, 99.9 % ${p999}, longest ${max}`,
+    ]),
   ];
   return lines.join("\n") + "\n";
 }

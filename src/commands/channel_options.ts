@@ -5,6 +5,7 @@ import { CHANNEL_PORT } from "../base/uri.ts";
 import { parseAuthorizedPeers } from "../config/authorized_peers.ts";
 import { defaultKeyPath, type Environment, readIdentity } from "../net/channel_identity.ts";
 import type { Clock } from "../os/clock.ts";
+import { reasonOf } from "../os/reason.ts";
 import { ChannelEntrance } from "../server/channel_entrance.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { UsageError } from "./usage_error.ts";
@@ -100,7 +101,6 @@ async function readText(path: string): Promise<string> {
   try {
     return await Deno.readTextFile(path);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) throw new Error(`cannot read ${path}: it does not exist`);
-    throw new Error(`cannot read ${path}: ${(error as Error).message}`);
+    throw new Error(`cannot read ${path}: ${reasonOf(error, { ENOENT: "it does not exist" })}`);
   }
 }

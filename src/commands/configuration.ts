@@ -5,6 +5,8 @@ import { parsePeersConf, type PeerSettings } from "../config/peers_conf.ts";
 import { wantsDnbd3 } from "../config/server_conf.ts";
 import { parseServerConf, readServingConf, type ServingConf } from "../config/serving_conf.ts";
 
+import { reasonOf } from "../os/reason.ts";
+
 export interface Configuration {
   readonly serving: ServingConf;
   readonly exports: readonly ExportSettings[];
@@ -46,6 +48,6 @@ async function readText(path: string): Promise<string | null> {
     return await Deno.readTextFile(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return null;
-    throw new ConfigError(path, 0, (error as Error).message);
+    throw new ConfigError(path, 0, `cannot be read: ${reasonOf(error)}`);
   }
 }

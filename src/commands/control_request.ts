@@ -5,6 +5,7 @@ import { type ControlAnswer, decodeAnswer } from "../wire/control/message.ts";
 import type { Output } from "./command.ts";
 import { CommandFailure } from "./command_failure.ts";
 import type { Option } from "./options.ts";
+import { UsageError } from "./usage_error.ts";
 
 /** The option that names the server. */
 export const SOCK_OPTION = {
@@ -21,6 +22,7 @@ export const SOCK_OPTION = {
  * @param options `form`: default `lines`, which flexnbd's servers understand too. `timeoutMs`: default 30 s.
  * @returns The answer, which has code 0.
  * @throws {CommandFailure} If it has another; that is the exit code.
+ * @throws {UsageError} If a word is empty or has a line break, which the form of lines has no place for.
  */
 export async function request(
   sock: string,
@@ -29,6 +31,9 @@ export async function request(
   options: { form?: "lines" | "json"; timeoutMs?: number } = {},
 ): Promise<ControlAnswer> {
   const { form = "lines", timeoutMs } = options;
+  if (args.some((word) => word === "" || /[\r\n]/.test(word))) {
+    throw new UsageError("an argument is empty or has a line break");
+  }
   const answer = await askControl(sock, { form, command, args }, { timeoutMs });
   const text = escapeControls(answer.text);
   if (answer.code !== 0) throw new CommandFailure(text, answer.code);

@@ -3,6 +3,7 @@ import { copyDisk } from "../device/copy_disk.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { DeviceError } from "../device/device_error.ts";
 import { openDisk } from "../open_disk.ts";
+import { reasonOf } from "../os/reason.ts";
 import { command, type Invocation } from "./command.ts";
 import { deadlineOption, diskNamed, forEver, soleWriterOption } from "./disk_options.ts";
 import { FileOutput } from "./file_output.ts";
@@ -180,9 +181,7 @@ class Copying {
       return true;
     } catch (error) {
       if (error instanceof Deno.errors.AlreadyExists) return false;
-      const why = error instanceof Deno.errors.NotFound
-        ? "there is no such directory"
-        : (error as Error).message;
+      const why = reasonOf(error, { ENOENT: "there is no such directory" });
       throw new Error(`cannot create ${path}: ${why}`);
     }
   }

@@ -1,5 +1,6 @@
 import { openFileDisk } from "../device/open_file_disk.ts";
 import { checksumOf } from "../server/dnbd3/hash_block.ts";
+import { reasonOf } from "../os/reason.ts";
 import {
   ChecksumList,
   checksumListBytes,
@@ -31,7 +32,7 @@ export const crc = command({
     const [path] = args;
     if (options.verify && options.force) throw new UsageError("--verify and --force exclude each other");
     const list = `${path}.crc`;
-    if (!options.verify && !options.force && await exists(list)) {
+    if (!options.verify && !options.force && exists(list)) {
       throw new Error(`cannot make ${list}: it is there already (--force replaces it)`);
     }
     const disk = await openFileDisk(path, { readOnly: true });
@@ -48,7 +49,7 @@ export const crc = command({
         const checksums = new Uint32Array(hashBlockCount(imageBytes));
         for (let index = 0; index < checksums.length; index++) checksums[index] = await sum(index);
         await writeDurably(list, encodeChecksumList(new ChecksumList(checksums)));
-        await stdout.write(`${list}: ${checksums.length} checksums\n`);
+        await stdout.write(`${list}: ${checksums.length} checksum${checksums.length === 1 ? "" : "s"}\n`);
         return 0;
       }
       const { checksums } = await readList(list, imageBytes);
@@ -83,8 +84,7 @@ async function readList(path: string, imageBytes: number): Promise<ChecksumList>
     }
     return decodeChecksumList(bytes.subarray(0, length), imageBytes);
   } catch (error) {
-    const reason = error instanceof Deno.errors.NotFound ? "there is no such file" : (error as Error).message;
-    throw new Error(`cannot use ${path}: ${reason}`, { cause: error });
+    throw new Error(`cannot use ${path}: ${reasonOf(error, { ENOENT: "there is no such file" })}`);
   }
 }
 
@@ -100,17 +100,17 @@ async function writeDurably(path: string, bytes: Uint8Array): Promise<void> {
     await Deno.rename(temporary, path);
   } catch (error) {
     await Deno.remove(temporary).catch(() => {});
-    throw error;
+    throw new Error(`cannot write ${path}: ${reasonOf(error, { ENOENT: "there is no such directory" })}`);
   }
 }
 
-async function exists(path: string): Promise<boolean> {
+/** What cannot be looked at will be told when it is written. */
+function exists(path: string): boolean {
   try {
-    await Deno.lstat(path);
+    Deno.lstatSync(path);
     return true;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
+  } catch {
+    return false;
   }
 }
 

@@ -3,6 +3,7 @@
  *
  * `NAME=DISK[,readonly][,default][,description=TEXT]`; a comma that belongs to a path or text is doubled.
  */
+import { quote } from "../base/printable.ts";
 import { UsageError } from "./usage_error.ts";
 
 export interface ExportOption {
@@ -23,7 +24,7 @@ const NAME_BYTES_MAX = 4096;
  * @throws {UsageError} If it says nothing sensible.
  */
 export function parseExportOption(text: string): ExportOption {
-  const bad = (why: string) => new UsageError(`--export: "${text}" ${why}`);
+  const bad = (why: string) => new UsageError(`--export: ${quote(text)} ${why}`);
   const [named, ...rest] = splitAtCommas(text);
   const equals = named.indexOf("=");
   if (equals < 0) throw bad("is no NAME=DISK");
@@ -39,7 +40,7 @@ export function parseExportOption(text: string): ExportOption {
     else if (word === "default") isDefault = true;
     else if (word.startsWith("description=")) {
       description = checkDescription(word.slice("description=".length));
-    } else throw bad(`has "${word}", which is none of readonly, default, description=TEXT`);
+    } else throw bad(`has ${quote(word)}, which is none of readonly, default, description=TEXT`);
   }
   return { name, disk, readOnly, isDefault, description };
 }

@@ -1,6 +1,6 @@
 /** The texts made from the declarations: help of the program and of a command. */
 import type { Command } from "./command.ts";
-import { longName, type Option, valueName } from "./options.ts";
+import { defaultText, longName, type Option, valueName } from "./options.ts";
 import { GLOBAL_OPTIONS } from "./global_options.ts";
 
 const WIDTH = 80;
@@ -80,7 +80,8 @@ export function optionText(option: Option): string {
   if (option.type === "flag") return option.help;
   const notes: string[] = [];
   if (option.required) notes.push("required");
-  if (option.default !== undefined) notes.push(`default ${option.default}`);
+  const byDefault = defaultText(option);
+  if (byDefault !== null) notes.push(`default ${byDefault}`);
   if (option.repeat) notes.push("may be repeated");
   return notes.length === 0 ? option.help : `${option.help} (${notes.join("; ")})`;
 }

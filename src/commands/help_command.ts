@@ -1,7 +1,7 @@
 import { type Command, command } from "./command.ts";
 import { commandHelp, programHelp, readmeTable } from "./help.ts";
 import { commandManual, programManual } from "./manual.ts";
-import { UsageError } from "./usage_error.ts";
+import { noCommand } from "./program.ts";
 import { VERSION } from "./version.ts";
 
 /** The command `help` over the table that it is itself in. */
@@ -20,7 +20,7 @@ export function helpCommand(commands: () => readonly Command[]): Command {
       if (options.readmeTable) return await stdout.write(readmeTable(commands()));
       const [name] = args;
       const subject = commands().find((each) => each.name === name);
-      if (name !== undefined && subject === undefined) throw new UsageError(`there is no command '${name}'`);
+      if (name !== undefined && subject === undefined) throw noCommand(name, commands());
       if (options.man) {
         const manual = subject === undefined
           ? programManual(commands(), VERSION)

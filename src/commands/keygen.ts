@@ -37,7 +37,7 @@ export const keygen = command({
   ],
   async run({ options, args, env, stdout, log }) {
     const path = args[0] ?? (options.psk ? undefined : defaultKeyPath(env));
-    if (path === undefined) throw new UsageError("FILE is missing");
+    if (path === undefined || path === "") throw new UsageError("FILE is missing");
     if (options.psk && (options.public || options.comment !== undefined)) {
       throw new UsageError("--psk goes with neither --public nor --comment");
     }
@@ -51,7 +51,10 @@ export const keygen = command({
       const directory = path.slice(0, path.lastIndexOf("/"));
       if (args.length === 0) await Deno.mkdir(directory, { recursive: true, mode: 0o700 });
       await createFile(path, `${formatKey("private", secret)}\n`, 0o600);
-      await createFile(`${path}.pub`, line, 0o644);
+      await createFile(`${path}.pub`, line, 0o644).catch(async (error) => {
+        await Deno.remove(path);
+        throw error;
+      });
       log.info(`${path} holds the new private key, ${path}.pub the public one`);
     }
     await stdout.write(line);

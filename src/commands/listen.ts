@@ -7,14 +7,15 @@ import {
   type RecordStore,
   whyNotOwned,
 } from "../device/ownership.ts";
-import { DEFAULT_STATE_DIRECTORY } from "../device/state_directory.ts";
 import { OwnershipDesk } from "../migrate/ownership_desk.ts";
 import { Receiver } from "../migrate/receiver.ts";
 import { systemClock } from "../os/clock.ts";
 import { type ExportTable, ExportTraffic } from "../server/export_table.ts";
+import { ACL_ENTRY_HELP } from "./acl.ts";
 import { command, type Invocation } from "./command.ts";
 import { CommandFailure } from "./command_failure.ts";
 import { diskState, settleOwnership } from "./disk_ownership.ts";
+import { stateDirectory, stateDirOption } from "./disk_options.ts";
 import { checkExportName } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { RunningServer, servedBytes, type ServerRole, servingOptions } from "./running_server.ts";
@@ -45,12 +46,7 @@ const OPTIONS = {
     values: ["unmap", "ignore"],
     help: "What zeroes do: give storage back, or nothing (unmap for sparse images)",
   },
-  stateDir: {
-    type: "string",
-    valueName: "DIR",
-    default: DEFAULT_STATE_DIRECTORY,
-    help: "Where the identities of disks are kept",
-  },
+  stateDir: stateDirOption,
 } as const satisfies OptionTable;
 
 type ListenOptions = OptionValues<typeof OPTIONS>;
@@ -69,7 +65,7 @@ export const listen = command({
     Access entries say who may send. Without any only this machine may.
   `,
   options: OPTIONS,
-  positional: { name: "ACL_ENTRY", help: "ADDRESS[/BITS][=read|=write|=none]" },
+  positional: { name: "ACL_ENTRY", help: ACL_ENTRY_HELP },
   examples: [
     {
       text: "Receive a disk from one host, then serve it",
@@ -138,8 +134,8 @@ class DiskReceiver implements ServerRole {
     options: ListenOptions,
     { log, env }: Pick<Invocation, "log" | "env">,
   ): Promise<DiskReceiver> {
-    const { file, discard, stateDir } = options;
-    const surroundings = { stateDirectory: env("STATE_DIRECTORY") ?? stateDir, log, env };
+    const { file, discard } = options;
+    const surroundings = { stateDirectory: stateDirectory(options, env), log, env };
     const known = await settleOwnership(file, surroundings);
     if (known?.ownership.state === "in-doubt") {
       throw new CommandFailure(whyNotOwned(file, known.ownership)!);

@@ -1,5 +1,6 @@
 import { parseDuration } from "../base/duration_text.ts";
 import { parseAddressOption } from "../base/ip_address.ts";
+import { printable, quote } from "../base/printable.ts";
 import { parseSize } from "../base/size_text.ts";
 import { UsageError } from "./usage_error.ts";
 
@@ -94,6 +95,21 @@ export function valueName(key: string, option: Option): string | null {
   }
 }
 
+/** The default of an option as one would type it, or `null` if there is none to speak of. */
+export function defaultText(option: Exclude<Option, { type: "flag" }>): string | null {
+  const { type, default: value } = option;
+  if (value === undefined || value === "") return null;
+  if (type === "duration") return inUnits(value, [["h", 3_600_000], ["m", 60_000], ["s", 1000], ["ms", 1]]);
+  if (type === "size") return inUnits(value, [["G", 2 ** 30], ["M", 2 ** 20], ["K", 1024], ["", 1]]);
+  return String(value);
+}
+
+/** In the largest unit that divides it; the last one divides all. */
+function inUnits(value: number, units: readonly (readonly [name: string, size: number])[]): string {
+  const [name, size] = units.find(([, size]) => value % size === 0)!;
+  return value === 0 ? "0" : `${value / size}${name}`;
+}
+
 /** Whether what stands for a value in the help stands for a path. */
 export function namesPath(name: string): boolean {
   return /^(FILE|DIR|SOCK|PATH|DISK|IMAGE|SOURCE|DESTINATION)\b/.test(name);
@@ -112,13 +128,16 @@ export function parseValue(
 ): string | number {
   switch (option.type) {
     case "string":
+      if (text === "" && namesPath(option.valueName ?? "")) {
+        throw new UsageError(`${spelling}: a path is missing`);
+      }
       return text;
     case "enum":
       if (option.values.includes(text)) return text;
-      throw new UsageError(`${spelling}: "${text}" is not one of ${option.values.join(", ")}`);
+      throw new UsageError(`${spelling}: ${quote(text)} is not one of ${option.values.join(", ")}`);
     case "address": {
       const address = parseAddressOption(text);
-      if (address === null) throw new UsageError(`${spelling}: "${text}" is not an IP address`);
+      if (address === null) throw new UsageError(`${spelling}: ${quote(text)} is not an IP address`);
       return address;
     }
     case "port":
@@ -142,19 +161,19 @@ function parsed(spelling: string, text: string, parse: (text: string) => number)
 
 function within(spelling: string, text: string, limits: Limited, value: number): number {
   if (limits.min !== undefined && value < limits.min) {
-    throw new UsageError(`${spelling}: "${text}" is too small (at least ${limits.min})`);
+    throw new UsageError(`${spelling}: ${quote(text)} is too small (at least ${limits.min})`);
   }
   if (limits.max !== undefined && value > limits.max) {
-    throw new UsageError(`${spelling}: "${text}" is too large (at most ${limits.max})`);
+    throw new UsageError(`${spelling}: ${quote(text)} is too large (at most ${limits.max})`);
   }
   return value;
 }
 
 function parseInteger(spelling: string, text: string, min: number, max: number): number {
   const value = Number(text);
-  if (!/^-?\d+$/.test(text)) throw new UsageError(`${spelling}: "${text}" is not a whole number`);
+  if (!/^-?\d+$/.test(text)) throw new UsageError(`${spelling}: ${quote(text)} is not a whole number`);
   if (value < min || value > max) {
-    throw new UsageError(`${spelling}: ${text} is out of range (${min} to ${max})`);
+    throw new UsageError(`${spelling}: ${printable(text, 64)} is out of range (${min} to ${max})`);
   }
   return value;
 }

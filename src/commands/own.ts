@@ -1,9 +1,13 @@
 import { claim, type DiskRecord, riskOfClaim, whyNotOwned } from "../device/ownership.ts";
 import { openFileDisk } from "../device/open_file_disk.ts";
-import { DEFAULT_STATE_DIRECTORY, type DiskState, findDiskState } from "../device/state_directory.ts";
-import { libc } from "../os/libc.ts";
+import { type DiskState, findDiskState } from "../device/state_directory.ts";
+import { fileStatus } from "../os/file_calls.ts";
+import { type Libc, libc } from "../os/libc.ts";
+import { reasonOf } from "../os/reason.ts";
 import { command } from "./command.ts";
 import { CommandFailure } from "./command_failure.ts";
+import { stateDirectory, stateDirOption } from "./disk_options.ts";
+import { UsageError } from "./usage_error.ts";
 
 export const own = command({
   name: "own",
@@ -22,12 +26,7 @@ export const own = command({
   options: {
     claim: { type: "flag", help: "Make FILE the disk, whatever the other host says" },
     json: { type: "flag", short: "j", help: "Show what is kept, as JSON" },
-    stateDir: {
-      type: "string",
-      valueName: "DIR",
-      default: DEFAULT_STATE_DIRECTORY,
-      help: "Where it is kept",
-    },
+    stateDir: stateDirOption,
   },
   examples: [
     { text: "Who owns the disk", command: "denbd own disk.img" },
@@ -36,7 +35,8 @@ export const own = command({
   async run({ options, args: [path], env, log, stdout }) {
     const lib = libc();
     if (lib === null) throw new CommandFailure("libc cannot be opened, so nothing is kept of disks here");
-    const state = findDiskState(lib, env("STATE_DIRECTORY") ?? options.stateDir, path);
+    if (options.claim && options.json) throw new UsageError("--claim and --json exclude each other");
+    const state = stateOf(lib, stateDirectory(options, env), path);
     if (options.claim) {
       // Locked meanwhile: a server that runs has its own idea of who owns it.
       const disk = await openFileDisk(path, { log });
@@ -51,6 +51,21 @@ export const own = command({
     }
   },
 });
+
+function stateOf(lib: Libc, directory: string, path: string): DiskState {
+  let kind;
+  try {
+    ({ kind } = fileStatus(lib, path));
+  } catch (error) {
+    throw new CommandFailure(
+      `cannot look at ${path}: ${reasonOf(error, { ENOENT: "there is no such file" })}`,
+    );
+  }
+  if (kind === "directory" || kind === "other") {
+    throw new CommandFailure(`${path} is neither a file nor a block device`);
+  }
+  return findDiskState(lib, directory, path);
+}
 
 async function claimDisk(path: string, state: DiskState): Promise<string> {
   const record = await state.read();

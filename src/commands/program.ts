@@ -5,6 +5,7 @@
 import { LineLog } from "../base/line_log.ts";
 import type { LogLevel } from "../base/log.ts";
 import { escapeControls, quote } from "../base/printable.ts";
+import { reasonOf } from "../os/reason.ts";
 import { CommandFailure } from "./command_failure.ts";
 import type { Command, Input, Output } from "./command.ts";
 import { GLOBAL_OPTIONS } from "./global_options.ts";
@@ -83,9 +84,14 @@ function findCommand(name: string, commands: readonly Command[]): Command {
   const command = commands.find((each) => each.name === name);
   if (command !== undefined) return command;
   if (name.startsWith("-")) throw new UsageError(`options come after the command (${quote(name)})`);
+  throw noCommand(name, commands);
+}
+
+/** The misuse of a name that no command has; with the one that was meant, perhaps. */
+export function noCommand(name: string, commands: readonly Command[]): UsageError {
   const near = nearest(name, commands.filter((each) => !each.hidden).map((each) => each.name));
   const hint = near === null ? "see denbd help" : `did you mean '${near}'?`;
-  throw new UsageError(`there is no command ${quote(name)}; ${hint}`);
+  return new UsageError(`there is no command ${quote(name)}; ${hint}`);
 }
 
 /** The one way of use that has the most of the options that were given. */
@@ -193,7 +199,9 @@ export function describeError(error: unknown): string {
   const parts: string[] = [];
   let each: unknown = error;
   for (let depth = 0; depth < 4 && each !== undefined && each !== null; depth++) {
-    const message = each instanceof Error ? each.message || each.name : String(each);
+    // Whoever has put an error of the system into words has said it all.
+    const said = depth === 0 && each instanceof Error ? each.message : reasonOf(each);
+    const message = said || (each as Error).name;
     if (!parts.some((part) => part.includes(message))) parts.push(message);
     each = each instanceof Error ? each.cause : undefined;
   }

@@ -507,6 +507,7 @@ export class RunningServer {
         return handler(args);
       });
     }
+    handlers.set("verify", () => ({ code: 1, text: "no images of dnbd3 are served" }));
     for (const [name, handler] of this.#role.handlers?.() ?? []) handlers.set(name, handler);
     this.#control = new ControlServer(listener, handlers, this.#log.child("control"));
   }

@@ -1,9 +1,10 @@
-import { DEFAULT_STATE_DIRECTORY } from "../device/state_directory.ts";
+import { quote } from "../base/printable.ts";
 import { type Export, type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import { reservationFile } from "../server/reservation_store.ts";
 import { RESERVATION_AWAY_MS } from "../server/writer_sessions.ts";
+import { ACL_ENTRY_HELP } from "./acl.ts";
 import { command, type Invocation } from "./command.ts";
-import { forEver } from "./disk_options.ts";
+import { forEver, stateDirectory, stateDirOption } from "./disk_options.ts";
 import { ConfiguredServing } from "./configured_serving.ts";
 import { checkDescription, checkExportName, type ExportOption, parseExportOption } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
@@ -39,12 +40,7 @@ const OPTIONS = {
     values: ["unmap", "ignore"],
     help: "What TRIM does: give storage back, or nothing (unmap for sparse images)",
   },
-  stateDir: {
-    type: "string",
-    valueName: "DIR",
-    default: DEFAULT_STATE_DIRECTORY,
-    help: "Where the identities and reservations of disks are kept",
-  },
+  stateDir: stateDirOption,
   writers: {
     type: "enum",
     values: ["any", "one-session"],
@@ -84,7 +80,7 @@ SIGHUP and the command reload read the directory again. A mistake is told with f
 
 SIGTERM, SIGINT and SIGQUIT let clients finish what they have asked for, then end the server; a second one ends it at once.`,
   options: OPTIONS,
-  positional: { name: "ACL_ENTRY", help: "ADDRESS[/BITS][=read|=write|=none]" },
+  positional: { name: "ACL_ENTRY", help: ACL_ENTRY_HELP },
   examples: [
     { text: "Serve an image to this machine", command: "denbd serve --file disk.img" },
     {
@@ -102,12 +98,12 @@ SIGTERM, SIGINT and SIGQUIT let clients finish what they have asked for, then en
         .run();
     }
     checkConfigured(options, args);
-    const stateDirectory = env("STATE_DIRECTORY") ?? options.stateDir;
+    const directory = stateDirectory(options, env);
     const role = await ConfiguredServing.read({
       directory: options.config.replace(/(?<=.)\/+$/, ""),
       settings: options,
-      stateDirectory,
-      reservations: reservationsIn(stateDirectory, options),
+      stateDirectory: directory,
+      reservations: reservationsIn(directory, options),
       log,
       env,
     });
@@ -129,11 +125,11 @@ function checkConfigured(options: ServeOptions, entries: readonly string[]): voi
 }
 
 function reservationsIn(
-  stateDirectory: string,
+  directory: string,
   { reservationTimeout }: ServeOptions,
 ): ServerRole["reservations"] {
   return {
-    reservationStore: (uuid) => reservationFile(stateDirectory, uuid),
+    reservationStore: (uuid) => reservationFile(directory, uuid),
     reservationAwayMs: forEver(reservationTimeout),
   };
 }
@@ -153,7 +149,7 @@ class FileExports implements ServerRole {
     this.#wanted = wantedExports(options);
     this.#log = log;
     this.#env = env;
-    this.#stateDirectory = env("STATE_DIRECTORY") ?? options.stateDir;
+    this.#stateDirectory = stateDirectory(options, env);
     this.reservations = reservationsIn(this.#stateDirectory, options);
   }
 
@@ -201,6 +197,15 @@ function wantedExports(options: ServeOptions): ExportOption[] {
     throw new UsageError("--name, --description and --read-only belong to --file");
   }
   if (wanted.length === 0) throw new UsageError("--file is required");
+  const names = wanted.map(({ name }) => name);
+  const again = names.find((name, index) => names.indexOf(name) < index);
+  if (again !== undefined) throw new UsageError(`two exports have the name ${quote(again)}`);
+  const defaults = wanted.filter(({ isDefault }) => isDefault);
+  if (defaults.length > 1) {
+    throw new UsageError(
+      `${quote(defaults[0].name)} and ${quote(defaults[1].name)} cannot both be the default`,
+    );
+  }
   if (oldstyle && wanted.length > 1) throw new UsageError("--oldstyle serves one export only");
   return wanted;
 }

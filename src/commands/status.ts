@@ -4,6 +4,7 @@ import { type Command, command, type Output } from "./command.ts";
 import { CommandFailure } from "./command_failure.ts";
 import { printFollowed, request, SOCK_OPTION } from "./control_request.ts";
 import { formatStatusView } from "./status_view.ts";
+import { UsageError } from "./usage_error.ts";
 
 /** A server that takes longer is not well. */
 const TIMEOUT_MS = 10_000;
@@ -39,6 +40,7 @@ export function statusCommand(clock: Clock = systemClock): Command {
     ],
     async run({ options, stdout }) {
       const { sock, json, watch, changes } = options;
+      if (changes && watch) throw new UsageError("--changes and --watch exclude each other");
       if (changes) return await printFollowed(sock, "changes", stdout);
       if (watch) return await watchStatus(sock, json, stdout, clock);
       if (json) await stdout.write(JSON.stringify(await wholeStatus(sock), null, 2) + "\n");

@@ -25,7 +25,9 @@ export function formatStatusView(status: ProcessStatus, before: ProcessStatus | 
 function headline(status: ProcessStatus): string {
   const { version, pid, uptimeMs, listening, access, clientsAllowed, hasControl } = status;
   const parts = [`denbd ${version}`, `pid ${pid}`, `up ${formatDuration(uptimeMs)}`, ...listening];
-  parts.push(access.acl === "list" ? `acl=${access.entries.length} entries` : `acl=${access.acl}`);
+  parts.push(
+    access.acl === "list" ? `acl=${counted(access.entries.length, "entry", "entries")}` : `acl=${access.acl}`,
+  );
   if (!clientsAllowed) parts.push("no new clients");
   if (!hasControl) parts.push("receiving a migration");
   return parts.join("  ");
@@ -93,7 +95,7 @@ function migrationLines(migration: MigrationProgress): string[] {
 
 function imageLines(image: ImageStatus): string[] {
   const { name, revision, sizeBytes, clients, sentBytes, completePercent, copy, badHashBlocks } = image;
-  const facts = [`${formatSize(sizeBytes)}`, `${clients} clients`, `${formatSize(sentBytes)} sent`];
+  const facts = [`${formatSize(sizeBytes)}`, counted(clients, "client"), `${formatSize(sentBytes)} sent`];
   if (completePercent < 100) facts.push(`${completePercent} % here`);
   if (image.unverified) facts.push("unverified");
   const lines = [`image ${printable(name)}:${revision}  ${facts.join(", ")}`];
@@ -154,6 +156,10 @@ function table(rows: readonly string[][]): string[] {
   return rows.map((row) =>
     "  " + row.map((cell, column) => cell.padEnd(widths[column])).join("  ").trimEnd()
   );
+}
+
+function counted(count: number, one: string, several = `${one}s`): string {
+  return `${count} ${count === 1 ? one : several}`;
 }
 
 /** `850 ms`, `12 s`, `3 min`, `2 h 5 min`, `4 d 3 h`. */

@@ -1,5 +1,6 @@
 /** How `serve` is told about TLS. */
 import { type AcceptTls, prepareTlsServer } from "../net/tls_server.ts";
+import { reasonOf } from "../os/reason.ts";
 import type { ServerTls } from "../server/nbd/server.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { UsageError } from "./usage_error.ts";
@@ -69,7 +70,6 @@ function readText(path: string): string {
   try {
     return Deno.readTextFileSync(path);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) throw new Error(`cannot read ${path}: it does not exist`);
-    throw new Error(`cannot read ${path}: ${(error as Error).message}`);
+    throw new Error(`cannot read ${path}: ${reasonOf(error, { ENOENT: "it does not exist" })}`);
   }
 }

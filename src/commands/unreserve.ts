@@ -10,7 +10,7 @@ export const unreserve = command({
     come back. Whoever holds the reservation is cut off and stays refused; what it had not flushed may be lost, and
     it will be told so by an error. Without NAME the default export is meant.
   `,
-  positional: { name: "NAME", help: "Name of the export" },
+  positional: { name: "NAME", help: "Name of the export", max: 1 },
   options: { sock: SOCK_OPTION },
   examples: [
     { text: "Its proxy is gone for good", command: "denbd unreserve --sock /run/disk.sock" },

@@ -14,6 +14,7 @@
  *
  * Every section and entry knows its line, so whoever finds a value wrong can say where it stands.
  */
+import { printable } from "../base/printable.ts";
 import { ConfigError } from "./config_error.ts";
 
 /** One `key = value` line. */
@@ -67,15 +68,19 @@ export function parse(text: string, options: ParseOptions): IniSection[] {
       section.entries.push({ key: previousKey, value: content, line, continued: true });
     } else if (content.startsWith("[")) {
       const name = sectionName(content);
-      if (name === undefined) return malformed(line, `section without its closing bracket: ${content}`);
+      if (name === undefined) {
+        return malformed(line, `section without its closing bracket: ${printable(content, 60)}`);
+      }
       section = { name, line, entries: [] };
       sections.push(section);
       previousKey = undefined;
     } else {
       const separator = content.includes("=") ? content.indexOf("=") : content.indexOf(":");
       const key = content.slice(0, Math.max(separator, 0)).trim();
-      if (separator < 0) return malformed(line, `neither a [section] nor key=value: ${content}`);
-      if (key === "") return malformed(line, `value without a key: ${content}`);
+      if (separator < 0) {
+        return malformed(line, `neither a [section] nor key=value: ${printable(content, 60)}`);
+      }
+      if (key === "") return malformed(line, `value without a key: ${printable(content, 60)}`);
       section.entries.push({ key, value: content.slice(separator + 1).trim(), line, continued: false });
       previousKey = key;
     }

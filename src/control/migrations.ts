@@ -154,7 +154,8 @@ export class Migrations {
     const exported = exports.find(name);
     if (exported !== undefined) return exported;
     if (name !== "") throw new Error(`there is no export "${name}"`);
-    throw new Error("the server has several exports: say which one");
+    const none = exports.list().length === 0;
+    throw new Error(none ? "the server has no export" : "the server has several exports: say which one");
   }
 }
 

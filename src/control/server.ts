@@ -78,6 +78,7 @@ export class ControlServer {
         .finally(() => {
           connection.close();
           this.#clients.delete(connection);
+          this.#busy.delete(connection);
         });
       this.#clients.set(connection, serving);
     }

@@ -74,7 +74,7 @@ export class DeviceError extends Error {
     readonly length?: number,
     options: { detail?: string; cause?: unknown } = {},
   ) {
-    const range = offset === undefined ? "" : ` of ${length ?? "?"} bytes at ${offset}`;
+    const range = offset === undefined ? "" : ` ${length ?? "?"} bytes at ${offset}`;
     const detail = options.detail === undefined ? "" : ` (${options.detail})`;
     super(`cannot ${operation}${range}: ${errno}${detail}`, { cause: options.cause });
   }

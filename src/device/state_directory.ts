@@ -11,6 +11,7 @@ import { resolve } from "node:path";
 import { type Log, silentLog } from "../base/log.ts";
 import { type FileStatus, fileStatus } from "../os/file_calls.ts";
 import type { Libc } from "../os/libc.ts";
+import { reasonOf } from "../os/reason.ts";
 import type { DiskIdentity } from "./device.ts";
 import { DeviceError } from "./device_error.ts";
 import { type DiskRecord, FIRST_OWNERSHIP, identityOf, type RecordStore, whyNotOwned } from "./ownership.ts";
@@ -46,9 +47,10 @@ export async function raiseGeneration(
     return identityOf(record);
   } catch (error) {
     if (error instanceof DeviceError) throw error;
-    const { message } = error as Error;
     log.warn(
-      `${path}: its identity cannot be kept in ${directory} (${message}); it gets one for this run only`,
+      `${path}: its identity cannot be kept in ${directory} (${
+        reasonOf(error)
+      }); it gets one for this run only`,
     );
     return { uuid: crypto.randomUUID(), generation: 1, durable: false };
   }
@@ -109,7 +111,7 @@ export class DiskState implements RecordStore {
       text = await Deno.readTextFile(this.#file);
     } catch (error) {
       if (error instanceof Deno.errors.NotFound) return null;
-      throw error;
+      throw new Error(`cannot read ${this.#file}: ${reasonOf(error)}`);
     }
     let record: FileRecord;
     try {

@@ -1,6 +1,7 @@
 /** Makes connections to servers. */
 import net from "node:net";
 import { type Endpoint, formatEndpoint } from "../base/endpoint.ts";
+import { reasonOf } from "../os/reason.ts";
 import type { Connection } from "./connection.ts";
 import { NativeConnection } from "./native_connection.ts";
 import { NodeConnection } from "./node_connection.ts";
@@ -37,7 +38,8 @@ export async function dial(endpoint: Endpoint, options: DialOptions = {}): Promi
     return new NativeConnection(await Deno.connect({ transport: "tcp", hostname: host, port, signal }));
   } catch (error) {
     signal?.throwIfAborted();
-    throw new DialError(`cannot connect to ${formatEndpoint(endpoint)}: ${reason(error)}`);
+    const reason = reasonOf(error, { ENOENT: "there is no such socket" });
+    throw new DialError(`cannot connect to ${formatEndpoint(endpoint)}: ${reason}`);
   }
 }
 
@@ -66,13 +68,4 @@ async function dialBound(
   } finally {
     signal?.removeEventListener("abort", abort);
   }
-}
-
-/** The system's words without the runtime's decoration. */
-function reason(error: unknown): string {
-  if (error instanceof Deno.errors.ConnectionRefused) return "connection refused";
-  if (error instanceof Deno.errors.NotFound) return "there is no such socket";
-  if (error instanceof Deno.errors.PermissionDenied) return "permission denied";
-  const message = error instanceof Error ? error.message : String(error);
-  return message.replace(/ \(os error \d+\)/, "");
 }

@@ -1,5 +1,6 @@
 /** Where connections come from. */
 import { bracketed } from "../base/endpoint.ts";
+import { reasonOf } from "../os/reason.ts";
 import { type Connection } from "./connection.ts";
 import { NativeConnection } from "./native_connection.ts";
 
@@ -29,7 +30,7 @@ export function listenTcp(hostname: string, port: number): Listener {
     listener = Deno.listen({ transport: "tcp", hostname, port });
   } catch (error) {
     const place = bracketed(hostname);
-    throw new Error(`cannot listen on ${place}:${port}: ${(error as Error).message}`, { cause: error });
+    throw new Error(`cannot listen on ${place}:${port}: ${reasonOf(error)}`, { cause: error });
   }
   const { port: bound } = listener.addr as Deno.NetAddr;
   const text = `${bracketed(hostname)}:${bound}`;
@@ -57,7 +58,7 @@ export async function listenUnix(path: string, mode = 0o600): Promise<Listener> 
   try {
     listener = Deno.listen({ transport: "unix", path: passing });
   } catch (error) {
-    throw new Error(`cannot listen on ${path}: ${(error as Error).message}`, { cause: error });
+    throw cannotListen(path, error);
   } finally {
     Deno.umask(umask);
   }
@@ -65,10 +66,15 @@ export async function listenUnix(path: string, mode = 0o600): Promise<Listener> 
     Deno.renameSync(passing, path);
   } catch (error) {
     listener.close();
-    throw new Error(`cannot listen on ${path}: ${(error as Error).message}`, { cause: error });
+    throw cannotListen(path, error);
   }
   const { ino } = Deno.lstatSync(path);
   return new NativeListener(listener, `unix:${path}`, null, () => removeOwnSocket(path, ino));
+}
+
+function cannotListen(path: string, cause: unknown): Error {
+  const reason = reasonOf(cause, { ENOENT: "there is no such directory" });
+  return new Error(`cannot listen on ${path}: ${reason}`);
 }
 
 function byteLength(text: string): number {
@@ -90,7 +96,7 @@ async function removeStaleSocket(path: string): Promise<void> {
     status = await Deno.lstat(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return;
-    throw error;
+    throw cannotListen(path, error);
   }
   if (!status.isSocket) {
     throw new Deno.errors.AddrInUse(`cannot listen on ${path}: it exists and is no socket`);
@@ -99,8 +105,10 @@ async function removeStaleSocket(path: string): Promise<void> {
     const conn = await Deno.connect({ transport: "unix", path });
     conn.close();
   } catch (error) {
-    if (!(error instanceof Deno.errors.ConnectionRefused)) throw error;
-    await Deno.remove(path);
+    if (!(error instanceof Deno.errors.ConnectionRefused)) throw cannotListen(path, error);
+    await Deno.remove(path).catch((error) => {
+      throw cannotListen(path, error);
+    });
     return;
   }
   throw new Deno.errors.AddrInUse(`cannot listen on ${path}: another program does`);

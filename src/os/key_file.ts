@@ -1,4 +1,5 @@
 /** Files that hold a secret: nobody but their owner may read them. */
+import { reasonOf } from "./reason.ts";
 
 /** Group and others. */
 const MODE_OTHERS = 0o077;
@@ -16,7 +17,7 @@ export async function readSecretFile(path: string): Promise<string> {
   try {
     file = await Deno.open(path);
   } catch (error) {
-    throw new Error(`cannot read ${path}: ${reason(error)}`);
+    throw new Error(`cannot read ${path}: ${reasonOf(error, { ENOENT: "it does not exist" })}`);
   }
   using opened = file;
   const { mode, isFile, size } = await opened.stat();
@@ -42,7 +43,7 @@ export async function createFile(path: string, text: string, mode: number): Prom
   try {
     file = await Deno.open(path, { write: true, createNew: true, mode });
   } catch (error) {
-    throw new Error(`cannot create ${path}: ${reason(error)}`);
+    throw new Error(`cannot create ${path}: ${reasonOf(error, { ENOENT: "there is no such directory" })}`);
   }
   using opened = file;
   try {
@@ -51,13 +52,6 @@ export async function createFile(path: string, text: string, mode: number): Prom
     await opened.sync();
   } catch (error) {
     await Deno.remove(path);
-    throw new Error(`cannot write ${path}: ${reason(error)}`);
+    throw new Error(`cannot write ${path}: ${reasonOf(error)}`);
   }
-}
-
-function reason(error: unknown): string {
-  if (error instanceof Deno.errors.NotFound) return "it does not exist";
-  if (error instanceof Deno.errors.AlreadyExists) return "it exists already";
-  if (error instanceof Deno.errors.PermissionDenied) return "permission denied";
-  return error instanceof Error ? error.message : String(error);
 }

@@ -135,7 +135,7 @@ Deno.test("copy fails when a single request fails, says where, and removes what 
   await using from = listenDisk(source);
   const failed = await denbd(["copy", from.uri, file]);
   assertEquals(failed.code, 1);
-  assertMatch(failed.stderr, /^denbd copy: nbd:\S+: cannot read of \d+ bytes at \d+: EIO.*\n$/);
+  assertMatch(failed.stderr, /^denbd copy: nbd:\S+: cannot read \d+ bytes at \d+: EIO.*\n$/);
   assertEquals([...Deno.readDirSync(directory.path)], []);
 
   for (const operation of ["write", "flush"] as const) {

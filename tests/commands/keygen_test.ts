@@ -42,6 +42,16 @@ Deno.test("keygen overwrites nothing", async () => {
   assertEquals(Deno.readTextFileSync(path), before);
 });
 
+Deno.test("keygen leaves no private key behind whose public key cannot be written", async () => {
+  using directory = temporaryDirectory();
+  const path = directory.file("key");
+  Deno.writeTextFileSync(`${path}.pub`, "another's");
+  const { code, out, stderr } = await denbd(["keygen", path]);
+  assertEquals([code, out], [1, ""]);
+  assertEquals(stderr, `denbd keygen: cannot create ${path}.pub: it exists already\n`);
+  assertEquals([...Deno.readDirSync(directory.path)].map(({ name }) => name), ["key.pub"]);
+});
+
 Deno.test("keygen without a file makes the user's key, in a directory of the user's own", async () => {
   using directory = temporaryDirectory();
   const home = directory.file("home");
@@ -69,7 +79,8 @@ Deno.test("keygen says what is wrong", async () => {
     [["keygen", "--psk"], 2, "FILE is missing"],
     [["keygen", "--psk", "--public", "x"], 2, "neither --public nor --comment"],
     [["keygen", "--comment", "a\nb", "x"], 2, "--comment: it is one line"],
-    [["keygen", directory.file("no/key")], 1, "it does not exist"],
+    [["keygen", directory.file("no/key")], 1, "there is no such directory"],
+    [["keygen", ""], 2, "FILE is missing"],
     [["keygen", "--public", directory.file("none")], 1, "it does not exist"],
   ];
   for (const [words, expected, message] of cases) {

@@ -25,7 +25,7 @@ function setUp() {
   };
   const state = findDiskState(libc()!, stateDirectory, path);
   const start = () => openFileDisk(path, { stateDirectory });
-  return { path, own, state, start, [Symbol.dispose]: directory[Symbol.dispose] };
+  return { path, stateDirectory, own, state, start, [Symbol.dispose]: directory[Symbol.dispose] };
 }
 
 const migration = {
@@ -52,6 +52,20 @@ Deno.test("own shows what is kept of an image", async () => {
   );
   assertStringIncludes(out, `${set.path} has moved to nbd://b/`);
   assertEquals(JSON.parse((await set.own("--json")).out), moved);
+});
+
+Deno.test("own looks in --state-dir, else in the first directory that the service manager names", async () => {
+  using set = setUp();
+  await (await set.start()).close();
+  const { uuid } = (await set.state.read())!;
+  const own = async (env: Record<string, string>, ...words: string[]) => {
+    const around = new FakeSurroundings(env);
+    await runProgram(["own", ...words, set.path], commands, "1", around);
+    return around.written.stdout;
+  };
+  const known = { STATE_DIRECTORY: `${set.stateDirectory}:/somewhere/else` };
+  assertStringIncludes(await own(known), uuid);
+  assertStringIncludes(await own(known, "--state-dir", "/nowhere"), "has never been served");
 });
 
 Deno.test("own --claim makes an image the disk, and says what may be lost", async () => {

@@ -1,6 +1,8 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { DeviceError } from "../../src/device/device_error.ts";
 import { type Command, command, type Invocation } from "../../src/commands/command.ts";
+import { optionText } from "../../src/commands/help.ts";
+import type { Option } from "../../src/commands/options.ts";
 import { nearest, runProgram } from "../../src/commands/program.ts";
 import { UsageError } from "../../src/commands/usage_error.ts";
 import { FakeSurroundings } from "./fake_surroundings.ts";
@@ -214,6 +216,18 @@ Deno.test("denbd --help, denbd --version and COMMAND --help answer on stdout and
   assertStringIncludes(stdout, "--sock SOCK");
 });
 
+Deno.test("the help shows defaults as one would type them, and none that is nothing", pure, () => {
+  const shown = (option: Option) => optionText(option);
+  assertEquals(shown({ type: "duration", default: 90_000, help: "x" }), "x (default 90s)");
+  assertEquals(shown({ type: "duration", default: 3_600_000, help: "x" }), "x (default 1h)");
+  assertEquals(shown({ type: "duration", default: 1500, help: "x" }), "x (default 1500ms)");
+  assertEquals(shown({ type: "duration", default: 0, help: "x" }), "x (default 0)");
+  assertEquals(shown({ type: "size", default: 256 << 10, help: "x" }), "x (default 256K)");
+  assertEquals(shown({ type: "size", default: 1000, help: "x" }), "x (default 1000)");
+  assertEquals(shown({ type: "integer", default: 4096, help: "x" }), "x (default 4096)");
+  assertEquals(shown({ type: "string", default: "", help: "x" }), "x");
+});
+
 Deno.test("an unknown command is refused with the nearest one", pure, async () => {
   const { code, stderr } = await runLine(["tyr"]);
   assertEquals({ code, stderr }, {
@@ -238,7 +252,7 @@ Deno.test("a failure is one line with its causes, exit 1, and no stack trace", p
     throw new DeviceError("EIO", "read", 0, 512, { cause });
   });
   assertEquals({ code, stdout }, { code: 1, stdout: "" });
-  assertEquals(stderr, "denbd try: cannot read of 512 bytes at 0: EIO: the platter fell off\n");
+  assertEquals(stderr, "denbd try: cannot read 512 bytes at 0: EIO: the platter fell off\n");
 });
 
 Deno.test("a fault of the program says so, and DENBD_DEBUG=1 shows where", pure, async () => {

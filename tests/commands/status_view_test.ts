@@ -39,7 +39,7 @@ Deno.test("the view shows server, exports, latencies and clients", pure, () => {
   };
   assertEquals(
     formatStatusView(status),
-    `denbd 0.1.0  pid 1  up 5 s  127.0.0.1:10809  acl=1 entries
+    `denbd 0.1.0  pid 1  up 5 s  127.0.0.1:10809  acl=1 entry
 
 export "evil\\x1b[2J"  64 KiB  /srv/disk.img
   0 requests, 0 bytes read, 0 bytes written
@@ -97,7 +97,7 @@ Deno.test("the view shows images, and where they are copied from", pure, () => {
   const view = formatStatusView({ ...IDLE, exports: [], images: [image, whole] });
   assertEquals(
     view,
-    `denbd 0.1.0  pid 1  up 5 s  127.0.0.1:10809  acl=1 entries
+    `denbd 0.1.0  pid 1  up 5 s  127.0.0.1:10809  acl=1 entry
 
 image lab/win10:3  64 MiB, 20 clients, 1 MiB sent, 42 % here
   REFUSED: hash blocks 1, 3 are damaged

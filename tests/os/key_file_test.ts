@@ -11,7 +11,11 @@ Deno.test("createFile() makes a file of that mode, and never replaces one", asyn
   assertEquals(await readSecretFile(path), "first\n");
   Deno.symlinkSync(directory.file("elsewhere"), directory.file("link"));
   await assertRejects(() => createFile(directory.file("link"), "x", 0o600), Error, "it exists already");
-  await assertRejects(() => createFile(directory.file("no/key"), "x", 0o600), Error, "it does not exist");
+  await assertRejects(
+    () => createFile(directory.file("no/key"), "x", 0o600),
+    Error,
+    "there is no such directory",
+  );
 });
 
 Deno.test("readSecretFile() refuses what others may read, what is too long, and what is not there", async () => {

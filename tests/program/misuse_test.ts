@@ -63,7 +63,44 @@ const misuses: readonly Misuse[] = [
   { args: ["read", "nbd+unix:///?socket=MISSING"], code: 1, says: /MISSING: there is no such socket/ },
   { args: ["read", "nbd+unix:///"], code: 2, says: /socket/ },
   { args: ["write", "--size", "4", "MISSING"], code: 1, says: /MISSING.*no such file/ },
-  { args: ["help", "nonsense"], code: 2, says: /no command .nonsense./ },
+  { args: ["help", "serv"], code: 2, says: /no command .serv.; did you mean 'serve'/ },
+  { args: ["help", "nonsense"], code: 2, says: /no command .nonsense.; see denbd help/ },
+  { args: ["serve", "--file", ""], code: 2, says: /--file: a path is missing/ },
+  { args: ["serve", "-e", "x=IMAGE", "-e", "x=IMAGE"], code: 2, says: /two exports have the name "x"/ },
+  {
+    args: ["serve", "-e", "x=IMAGE,default", "-e", "y=IMAGE,default"],
+    code: 2,
+    says: /"x" and "y" cannot both be the default/,
+  },
+  {
+    args: ["serve", "--file", "IMAGE", "--unix", "MISSING/socket"],
+    code: 1,
+    says: /cannot listen on MISSING\/socket: there is no such directory$/,
+  },
+  {
+    args: ["serve", "--file", "IMAGE", "--unix", "IMAGE/socket"],
+    code: 1,
+    says: /cannot listen on IMAGE\/socket: part of the path is not a directory$/,
+  },
+  { args: ["serve", "--config", "IMAGE"], code: 1, says: /: cannot be read: part of the path is not a dir/ },
+  { args: ["serve", "--config", "MISSING"], code: 1, says: /there is neither server.conf nor exports.conf/ },
+  { args: ["own", "MISSING"], code: 1, says: /cannot look at MISSING: there is no such file$/ },
+  { args: ["own", "DIRECTORY"], code: 1, says: /DIRECTORY is neither a file nor a block device$/ },
+  { args: ["own", "--claim", "--json", "IMAGE"], code: 2, says: /--claim and --json exclude each other/ },
+  { args: ["crc", "--verify", "IMAGE"], code: 1, says: /cannot use IMAGE.crc: there is no such file$/ },
+  { args: ["crc", "/dev/null"], code: 1, says: /\/dev\/null/ },
+  { args: ["copy", "IMAGE", "/dev/full"], code: 1, says: /cannot create \/dev\/full: the runtime keeps/ },
+  {
+    args: ["copy", "IMAGE", "MISSING/copy"],
+    code: 1,
+    says: /cannot create MISSING\/copy: there is no such d/,
+  },
+  { args: ["unreserve", "--sock", "MISSING", "a", "b"], code: 2, says: /unexpected argument 'b'/ },
+  { args: ["unreserve", "--sock", "MISSING", ""], code: 2, says: /an argument is empty/ },
+  { args: ["break", "--sock", "MISSING", "--name", "a\nb"], code: 2, says: /has a line break/ },
+  { args: ["status", "--sock", "MISSING"], code: 1, says: /socket "MISSING": there is no such file$/ },
+  { args: ["status", "--sock", "IMAGE"], code: 1, says: /socket "IMAGE": no server answers on it$/ },
+  { args: ["status", "--sock", "MISSING", "--changes", "--watch"], code: 2, says: /exclude each other/ },
 ];
 
 for (const { args, code, says } of misuses) {
@@ -130,6 +167,30 @@ Deno.test("a socket that nobody answers on is replaced, one that somebody answer
   assertEquals(code, 1);
   assertMatch(stderr, /cannot listen on \S+: another program does\n$/);
   assertEquals(await server.stop(), 0);
+});
+
+Deno.test("a running server says why it cannot do what it is asked", async () => {
+  using directory = temporaryDirectory();
+  const [image, control] = [directory.file("image"), directory.file("control")];
+  Deno.writeFileSync(image, new Uint8Array(4096));
+  await using _server = await serve(["--file", image, "--sock", control]);
+  const cases: [string[], string][] = [
+    [["verify"], "no images of dnbd3 are served"],
+    [["unreserve"], "it is not reserved"],
+    [["unreserve", "none"], 'no export "none"'],
+    [["break"], "not mirroring"],
+    [["break", "--name", "none"], 'there is no export "none"'],
+    [["mirror-speed", "--max-speed", "1M"], "Not currently mirroring"],
+    [
+      ["mirror", "--addr", "127.0.0.1", "--port", "1"],
+      "Mirror failed to connect: cannot connect to 127.0.0.1:1: " +
+      "connection refused",
+    ],
+  ];
+  for (const [[command, ...words], why] of cases) {
+    const { code, stdout, stderr } = await denbd([command, "--sock", control, ...words], { code: "any" });
+    assertEquals([code, stdout, stderr], [1, "", `denbd ${command}: ${why}\n`]);
+  }
 });
 
 Deno.test({

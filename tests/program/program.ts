@@ -17,10 +17,7 @@ export function program(): Promise<string> {
 
 /** Runs denbd to its end. */
 export async function denbd(args: readonly string[], options?: RunOptions): Promise<Finished> {
-  return await run(await program(), withState(args), {
-    ...options,
-    env: { ...surroundings, ...options?.env },
-  });
+  return await run(await program(), [...args], { ...options, env: { ...withState(), ...options?.env } });
 }
 
 /** A portable build unpacks itself beside the executable rather than into the user's cache. */
@@ -36,10 +33,8 @@ export function stateDirectory(): string {
   return path;
 }
 
-function withState([command, ...args]: readonly string[]): string[] {
-  return command === "serve" || command === "listen"
-    ? [command, "--state-dir", stateDirectory(), ...args]
-    : [command, ...args];
+function withState(): Record<string, string> {
+  return { ...surroundings, STATE_DIRECTORY: stateDirectory() };
 }
 
 async function findOrBuild(): Promise<string> {
@@ -237,11 +232,11 @@ export async function start(args: readonly string[], options?: StartOptions): Pr
 
 async function spawn(args: readonly string[], { env }: StartOptions = {}): Promise<Deno.ChildProcess> {
   const command = new Deno.Command(await program(), {
-    args: withState(args),
+    args: [...args],
     stdin: "null",
     stdout: "null",
     stderr: "piped",
-    env: { ...surroundings, ...env },
+    env: { ...withState(), ...env },
   });
   return command.spawn();
 }
