@@ -7,7 +7,7 @@ import type { BlockDevice } from "../device/device.ts";
 import type { DiskRecord, RecordStore } from "../device/ownership.ts";
 import type { Peer } from "../net/connection.ts";
 import type { MigrationDesk, WritingSession } from "../server/migration_desk.ts";
-import type { MigrationAnswer, MigrationRequest } from "../wire/nbd/migration_message.ts";
+import type { MigrationAnswer, MigrationHello, MigrationRequest } from "../wire/nbd/migration_message.ts";
 import { answerSource } from "./ownership_destination.ts";
 
 export interface OwnershipDeskOptions {
@@ -30,8 +30,10 @@ export class OwnershipDesk implements MigrationDesk {
   readonly #options: OwnershipDeskOptions;
   /** The migration whose data have been coming, and nothing else since. */
   #receivingId: string | null = null;
-  /** Clients that may write, with what resolves when they have gone. */
-  readonly #sessions = new Map<WritingSession, PromiseWithResolvers<void>>();
+  /** The disk whose data came last, and who sent them. */
+  #source = { uuid: "", peer: "" };
+  /** Clients that may write. */
+  readonly #sessions = new Map<WritingSession, Visit>();
   /** The message before. */
   #turn: Promise<unknown> = Promise.resolve();
   /** The source's word is awaited: the copy is nobody's to change. */
@@ -64,7 +66,7 @@ export class OwnershipDesk implements MigrationDesk {
       this.#receivingId = null;
     }
     const gone = Promise.withResolvers<void>();
-    this.#sessions.set(session, gone);
+    this.#sessions.set(session, { gone, isSource: id !== null });
     return () => {
       this.#sessions.delete(session);
       gone.resolve();
@@ -88,6 +90,8 @@ export class OwnershipDesk implements MigrationDesk {
         reason: "the disk there is in use; a disk is received by denbd listen",
       };
     }
+    const busy = request.verb === "hello" ? this.#whoSends(request) : null;
+    if (busy !== null) return { is: "refused", why: "busy", reason: `the destination is busy: ${busy}` };
     const known = await store.read();
     const step = answerSource(known, request, {
       sizeBytes,
@@ -112,17 +116,37 @@ export class OwnershipDesk implements MigrationDesk {
       if (state !== known?.ownership.state) log.info(`migration ${request.id} from ${peer.text}: ${state}`);
       if (state === "owner") this.#options.onOwner?.(record);
     }
-    if (begins) this.#receivingId = request.id;
+    if (begins) {
+      this.#receivingId = request.id;
+      this.#source = { uuid: (request as MigrationHello).uuid, peer: peer.text };
+    }
     // The word is given: nothing may change any more.
     if (answer.is === "prepared") { for (const session of this.#sessions.keys()) session.forbidWrites(); }
     if (request.verb === "acknowledge" && answer.is === "owner") this.#options.onAcknowledged?.();
     return answer;
   }
 
+  /** Who sends another disk at the moment, or may do so; `null`: nobody. The same disk may begin again at any time. */
+  #whoSends({ uuid }: MigrationHello): string | null {
+    for (const [{ traffic }, { isSource }] of this.#sessions) {
+      if (isSource && this.#source.uuid !== uuid) return `another disk is coming from ${this.#source.peer}`;
+      if (!isSource && traffic.writtenBytes > 0) return "somebody else is writing to it";
+    }
+    return null;
+  }
+
   /** What an earlier connection still has in flight must not come after what the next one sends. */
   async #endSessions(): Promise<void> {
     const sessions = [...this.#sessions];
     for (const [session] of sessions) session.abort("another attempt begins");
-    await Promise.all(sessions.map(([, gone]) => gone.promise));
+    await Promise.all(sessions.map(([, { gone }]) => gone.promise));
   }
+}
+
+/** A client that may write, and is here. */
+interface Visit {
+  /** Resolves when it has gone. */
+  readonly gone: PromiseWithResolvers<void>;
+  /** It brings the data of a disk that moves. */
+  readonly isSource: boolean;
 }

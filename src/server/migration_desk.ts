@@ -10,6 +10,7 @@ import { WireError } from "../wire/wire_error.ts";
 
 /** A client's session, as far as it matters here. */
 export interface WritingSession {
+  readonly traffic: { readonly writtenBytes: number };
   abort(reason: string): void;
   forbidWrites(): void;
 }

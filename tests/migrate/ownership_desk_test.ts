@@ -24,10 +24,11 @@ const SIZE_BYTES = 64 * 1024;
 const id = "11111111-0000-4000-8000-000000000000";
 const other = "22222222-0000-4000-8000-000000000000";
 const uuid = "aaaaaaaa-0000-4000-8000-000000000000";
+const otherDisk = "bbbbbbbb-0000-4000-8000-000000000000";
 const signal = new AbortController().signal;
 
-function hello(id: string, sizeBytes = SIZE_BYTES): MigrationRequest {
-  return { verb: "hello", id, uuid, generation: 7, epoch: 2, sizeBytes };
+function hello(id: string, disk = uuid): MigrationRequest {
+  return { verb: "hello", id, uuid: disk, generation: 7, epoch: 2, sizeBytes: SIZE_BYTES };
 }
 
 function setUp(options: Partial<OwnershipDeskOptions> = {}, whyClosed = (): string | null => null) {
@@ -177,6 +178,35 @@ Deno.test("a connection that comes again replaces the one before, and resumes", 
   const third = await set.carrier(other);
   assertEquals(third.answer, "fresh");
   assertEquals(await second.client.receive(), null);
+});
+
+Deno.test("while one disk comes another one is refused, and comes when the first has gone", async () => {
+  await using set = setUp();
+  const { client } = await set.carrier(id);
+  const refused = await set.ask(hello(other, otherDisk));
+  assert(
+    refused?.is === "refused" && refused.why === "busy" && refused.reason.includes("another disk is coming"),
+  );
+  // The first notices nothing of it.
+  assertEquals((await client.write(0, new Uint8Array(512))).error, 0);
+  assertEquals(set.events, ["receiving"]);
+  client.connection.close();
+  while ((await set.ask(hello(other, otherDisk)))?.is !== "fresh");
+});
+
+Deno.test("a client that has written is not cut off by a disk that wants to come, one that has not is", async () => {
+  await using set = setUp();
+  const writer = await set.served.client();
+  assertEquals((await writer.write(0, new Uint8Array(512))).error, 0);
+  const refused = await set.ask(hello(id));
+  assert(refused?.is === "refused" && refused.reason.includes("somebody else is writing"));
+  assertEquals((await writer.write(0, new Uint8Array(512))).error, 0);
+  writer.connection.close();
+  while ((await set.ask(hello(id)))?.is !== "fresh");
+  await using quiet = setUp();
+  const reader = await quiet.served.client();
+  assertEquals((await quiet.ask(hello(id)))?.is, "fresh");
+  assertEquals(await reader.receive(), null);
 });
 
 Deno.test("after a client who may have written anything it starts over, and prepares nothing", async () => {
