@@ -14,6 +14,9 @@ import { pieces, type Segment, segments } from "./segments.ts";
 const BLOCK_BYTES = 4096;
 /** Shorter runs of zeroes cost less as part of a write than as a request of their own. */
 const ZERO_RUN_BYTES_MIN = 64 * 1024;
+/** A run so long cannot lie between two probes of so many bytes. */
+const PROBE_STEP_BYTES = ZERO_RUN_BYTES_MIN / 2;
+const PROBE_BYTES = 64;
 /** One read or write, unless the caller wants otherwise. */
 const REQUEST_BYTES = 256 * 1024;
 /** One request for a range without data. */
@@ -96,6 +99,7 @@ class Copy {
   #failure: { readonly error: unknown } | null = null;
   /** A buffer of zeroes for a destination that cannot zero. */
   #zeroes = new Uint8Array(0);
+  readonly #probe = new Uint8Array(PROBE_BYTES);
 
   constructor(
     source: BlockDevice,
@@ -128,8 +132,13 @@ class Copy {
         const { value: piece, done } = await this.#plan.next();
         if (done) return;
         if (piece.kind === "data") {
-          buffer ??= new Uint8Array(this.#requestBytes);
-          await this.#copyData(piece.offset, buffer.subarray(0, piece.length));
+          const passing = this.#passOn(piece.offset, piece.length);
+          if (passing !== null) {
+            await passing;
+          } else {
+            buffer ??= new Uint8Array(this.#requestBytes);
+            await this.#copyData(piece.offset, buffer.subarray(0, piece.length));
+          }
         } else {
           await this.#copyEmpty(piece.offset, piece.length);
         }
@@ -146,6 +155,26 @@ class Copy {
     this.#turnBeganMs = Infinity; // The others need not wait as well.
     await delay(this.#clock, 0);
     this.#turnBeganMs = this.#clock.now();
+  }
+
+  /** Has data written from the file in which they are, if that can be and no zeroes are to be found among them. */
+  #passOn(offset: number, length: number): void | Promise<void> | null {
+    if (this.#destinationIsZero || this.#destination.writeFromFile === undefined) return null;
+    const file = this.#source.cachedFile?.(offset, length) ?? null;
+    if (file === null || this.#destination.can.zero && this.#mayHoldZeroes(offset, length)) return null;
+    return this.#destination.writeFromFile(offset, length, file);
+  }
+
+  /** Looks into data that are in memory: `false` if no run of zeroes is worth a request of its own. */
+  #mayHoldZeroes(offset: number, length: number): boolean {
+    for (let at = 0; at < length; at += PROBE_STEP_BYTES) {
+      const probe = this.#probe.subarray(0, Math.min(PROBE_BYTES, length - at));
+      const reading = this.#source.read(offset + at, probe);
+      // No longer in memory: whoever reads it now will hear of what is wrong with it.
+      reading?.catch(() => {});
+      if (reading !== undefined || isZero(probe)) return true;
+    }
+    return false;
   }
 
   async #copyData(offset: number, bytes: Uint8Array): Promise<void> {

@@ -7,13 +7,14 @@
  *
  * @see spec: flexnbd section 12, and 17 for what is done otherwise
  */
-import { crc32 } from "../base/crc32.ts";
 import type { Log } from "../base/log.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { type Clock, delay } from "../os/clock.ts";
+import { compare } from "./comparison.ts";
 import { copyPass } from "./copy_pass.ts";
 import { DirtyMap } from "./dirty_map.ts";
 import { type Attempt, AttemptFailure, type Destination, HandoverInDoubt } from "./handover.ts";
+import { interruptible } from "./interruptible.ts";
 import { Outflow } from "./outflow.ts";
 import { Throttle } from "./throttle.ts";
 import { Tracker } from "./tracker.ts";
@@ -46,9 +47,6 @@ const STUBBORN_PART = 0.8;
 const STUBBORN_PASSES = 3;
 /** Writers are slowed to this part of the speed of the copy, and to less of it each time. */
 const SLOWED_PART = 0.5;
-/** How much is compared at a time, and how many times the destination is asked ahead. */
-const COMPARED_BYTES = 1024 * 1024;
-const COMPARED_AT_ONCE = 4;
 /** Ranges found different; more mean that one of the ends does not keep what it is given. */
 const DIFFERENCES_MAX = 8;
 
@@ -343,8 +341,7 @@ export class Migration {
     while (true) {
       do await this.#passLive(outflow, signal); while (!this.#fits());
       // What is durable and compared now need not be when clients wait.
-      await interruptible(outflow.flush(), signal);
-      await this.#compare(attempt, outflow, signal);
+      await this.#assure(attempt, outflow, signal);
       if (!this.#fits()) continue;
       if (await this.#finish(attempt, outflow, signal)) return;
       // Held in vain, clients are not held again before much less is left.
@@ -477,8 +474,7 @@ export class Migration {
     try {
       await interruptible(quiet, either);
       await this.#send(outflow, signal, () => late.signal.aborted);
-      await interruptible(outflow.flush(), either);
-      await this.#compare(attempt, outflow, either);
+      await this.#assure(attempt, outflow, either);
     } catch (error) {
       if (error !== late) throw error;
     }
@@ -486,41 +482,26 @@ export class Migration {
     return !late.signal.aborted && this.#pending.isEmpty;
   }
 
-  /** Compares what was sent and not compared since; what differs is marked to be sent again. */
+  /** Makes what was sent durable, and compares what was not compared since; what differs is marked to be sent again. */
+  async #assure(attempt: Attempt, outflow: Outflow, signal: AbortSignal): Promise<void> {
+    // Storage and processors have different things to do.
+    const results = await Promise.allSettled([
+      interruptible(outflow.flush(), signal),
+      this.#compare(attempt, outflow, signal),
+    ]);
+    for (const result of results) if (result.status === "rejected") throw result.reason;
+  }
+
   async #compare(attempt: Attempt, outflow: Outflow, signal: AbortSignal): Promise<void> {
     if (attempt.checksum === undefined) return;
     if (!this.#tracker.holds) this.#phase = "comparing";
-    const buffer = new Uint8Array(COMPARED_BYTES);
-    const asked: { offset: number; length: number; theirs: Promise<number> }[] = [];
-    const ask = (offset: number, length: number) => {
-      const theirs = outflow.ask(() => attempt.checksum!(offset, length));
-      theirs.catch(() => {});
-      asked.push({ offset, length, theirs });
-    };
-    try {
-      for (let at = 0;;) {
-        while (asked.length < COMPARED_AT_ONCE) {
-          const range = this.#uncompared.take(at, COMPARED_BYTES);
-          if (range === null) break;
-          at = range.offset + range.length;
-          // What is still to be sent is compared afterwards.
-          if (this.#pending.touches(range.offset, range.length)) {
-            this.#uncompared.mark(range.offset, range.length);
-          } else {
-            ask(range.offset, range.length);
-          }
-        }
-        if (asked.length === 0) return;
-        const { offset, length, theirs } = asked[0];
-        const bytes = buffer.subarray(0, length);
-        await this.#disk.read(offset, bytes);
-        const differs = await interruptible(theirs, signal) !== crc32(bytes);
-        asked.shift();
-        if (differs) this.#differs(offset, length);
-      }
-    } finally {
-      for (const { offset, length } of asked) this.#uncompared.mark(offset, length);
-    }
+    await compare(this.#disk, this.#uncompared, {
+      destination: outflow,
+      checksum: (offset, length) => outflow.ask(() => attempt.checksum!(offset, length)),
+      isPending: (offset, length) => this.#pending.touches(offset, length),
+      differs: (offset, length) => this.#differs(offset, length),
+      signal,
+    });
   }
 
   /** Sends a range again. While clients go on it may differ because one of them was just writing there. */
@@ -563,19 +544,5 @@ export class Migration {
     const bytes = this.#outflow?.ackedBytes ?? 0;
     if (first === undefined || nowMs - first.atMs < 100) return Math.round(this.#speed);
     return Math.round(1000 * (bytes - first.bytes) / (nowMs - first.atMs));
-  }
-}
-
-/** Waits, but no longer than until the signal fires. */
-async function interruptible<T>(waiting: Promise<T>, signal: AbortSignal): Promise<T> {
-  signal.throwIfAborted();
-  const { promise: aborted, reject } = Promise.withResolvers<never>();
-  const abort = () => reject(signal.reason);
-  signal.addEventListener("abort", abort, { once: true });
-  waiting.catch(() => {});
-  try {
-    return await Promise.race([waiting, aborted]);
-  } finally {
-    signal.removeEventListener("abort", abort);
   }
 }

@@ -184,6 +184,7 @@ class NbdAttempt implements Attempt {
 class Courier implements DataLine, ConnectionOwner {
   readonly facts: ExportFacts;
   readonly extended: boolean;
+  readonly sendsFiles: boolean;
   readonly connection: NbdConnection;
   /** What the server said to the announcement of the disk. */
   readonly answer: MigrationAnswer | null;
@@ -202,6 +203,7 @@ class Courier implements DataLine, ConnectionOwner {
     this.over = promise;
     this.#resolveOver = resolve;
     this.connection = opened.start(this);
+    this.sendsFiles = this.connection.sendsFiles;
   }
 
   submit(transaction: Transaction): void {

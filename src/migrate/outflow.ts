@@ -16,6 +16,7 @@ export class Outflow implements BlockDevice {
   waiting = 0;
   /** When it answered last, or was asked after it had answered everything; by the clock of whoever looks. */
   progressAtMs: number;
+  readonly writeFromFile?: BlockDevice["writeFromFile"];
   readonly #disk: BlockDevice;
   readonly #throttle: Throttle;
   readonly #now: () => number;
@@ -28,17 +29,27 @@ export class Outflow implements BlockDevice {
     this.sizeBytes = disk.sizeBytes;
     this.blockSizes = disk.blockSizes;
     this.can = disk.can;
+    if (disk.writeFromFile !== undefined) {
+      this.writeFromFile = (offset, length, file) =>
+        this.#send(length, (at, end) => disk.writeFromFile!(offset + at, end - at, file));
+    }
   }
 
-  async write(offset: number, data: Uint8Array, options?: WriteOptions): Promise<void> {
+  write(offset: number, data: Uint8Array, options?: WriteOptions): Promise<void> {
+    return this.#send(
+      data.length,
+      (at, end) => this.#disk.write(offset + at, data.subarray(at, end), options),
+    );
+  }
+
+  async #send(length: number, write: (at: number, end: number) => void | Promise<void>): Promise<void> {
     // A limit may come or go while this is under way.
-    for (let at = 0; at < data.length;) {
-      const end = Math.min(data.length, at + this.#throttle.pieceBytes);
+    for (let at = 0; at < length;) {
+      const end = Math.min(length, at + this.#throttle.pieceBytes);
       const pacing = this.#throttle.take(end - at);
       if (pacing !== undefined) await pacing;
-      const piece = data.subarray(at, end);
-      await this.ask(() => this.#disk.write(offset + at, piece, options));
-      this.ackedBytes += piece.length;
+      await this.ask(() => write(at, end));
+      this.ackedBytes += end - at;
       at = end;
     }
   }
@@ -59,8 +70,8 @@ export class Outflow implements BlockDevice {
     return this.#disk.trim(offset, length, options);
   }
 
-  extents(offset: number, length: number): Extent[] | Promise<Extent[]> {
-    return this.#disk.extents(offset, length);
+  extents(offset: number, length: number): Promise<Extent[]> {
+    return this.ask(() => this.#disk.extents(offset, length));
   }
 
   cache(offset: number, length: number): void | Promise<void> {

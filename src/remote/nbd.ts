@@ -16,6 +16,7 @@ import type {
   ZeroOptions,
 } from "../device/device.ts";
 import { AllocationStatus, BASE_ALLOCATION, Command, CommandFlag } from "../wire/nbd/constants.ts";
+import type { OpenFile } from "../os/file_calls.ts";
 import type { StatusExtent } from "../wire/nbd/chunk.ts";
 import type { ExportFacts } from "./nbd_export.ts";
 import { OverlapGate } from "./overlap_gate.ts";
@@ -29,6 +30,8 @@ export interface Carrier {
   readonly extended: boolean;
   /** Which disk it is, if the server keeps that. */
   readonly identity?: DiskIdentity;
+  /** Whether a WRITE may take its data from a file. Default `false`. */
+  readonly sendsFiles?: boolean;
   /** Settles the transaction, now or later, once. */
   submit(transaction: Transaction): void;
   /** Ends all use; what is unanswered fails. Idempotent. */
@@ -44,6 +47,7 @@ export class NbdDisk implements BlockDevice {
   readonly sizeBytes: number;
   readonly blockSizes: BlockSizes;
   readonly can: Abilities;
+  readonly writeFromFile?: BlockDevice["writeFromFile"];
   readonly #carrier: Carrier;
   readonly #gate = new OverlapGate();
   /** The longest payload that is a whole number of blocks. */
@@ -56,6 +60,7 @@ export class NbdDisk implements BlockDevice {
     this.sizeBytes = sizeBytes;
     this.blockSizes = blockSizes;
     this.can = can;
+    if (carrier.sendsFiles === true) this.writeFromFile = this.#writeFromFile.bind(this);
     this.#payloadBytesMax = blockSizes.maximumPayload - blockSizes.maximumPayload % blockSizes.minimum;
     this.#rangeBytesMax = carrier.extended ? EXTENDED_RANGE_BYTES_MAX : COMPACT_RANGE_BYTES_MAX;
   }
@@ -77,6 +82,10 @@ export class NbdDisk implements BlockDevice {
       this.#payloadBytesMax,
       data,
     );
+  }
+
+  #writeFromFile(offset: number, length: number, file: OpenFile): void | Promise<void> {
+    return this.#perform(Command.WRITE, 0, offset, length, this.#payloadBytesMax, null, file);
   }
 
   flush(): Promise<void> {
@@ -120,14 +129,17 @@ export class NbdDisk implements BlockDevice {
     length: number,
     lengthMax: number,
     buffer: Uint8Array | null,
+    file: OpenFile | null = null,
   ): void | Promise<void> {
     if (length === 0) return;
-    if (length <= lengthMax) return this.#transact(new Transaction(type, flags, offset, length, buffer));
+    if (length <= lengthMax) {
+      return this.#transact(new Transaction(type, flags, offset, length, buffer, file));
+    }
     const pieces: Promise<void>[] = [];
     for (let at = 0; at < length; at += lengthMax) {
       const end = Math.min(at + lengthMax, length);
       const piece = buffer === null ? null : buffer.subarray(at, end);
-      pieces.push(this.#transact(new Transaction(type, flags, offset + at, end - at, piece)));
+      pieces.push(this.#transact(new Transaction(type, flags, offset + at, end - at, piece, file)));
     }
     // The buffer is the caller's again only when the last piece has ended, even if the first has failed.
     return Promise.allSettled(pieces).then((results) => {

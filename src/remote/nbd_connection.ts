@@ -194,6 +194,11 @@ export class NbdConnection {
     return this.#queue.length + this.#unanswered.size - (this.#probe === null ? 0 : 1);
   }
 
+  /** Whether a WRITE may take its data from a file. */
+  get sendsFiles(): boolean {
+    return this.#connection.sendFile !== undefined;
+  }
+
   /** Sends a request. Not to be called after {@linkcode ConnectionOwner.ended}, through which it may come back. */
   submit(transaction: Transaction): void {
     transaction.restart();
@@ -318,10 +323,14 @@ export class NbdConnection {
         this.#payloadOf = payloadOf;
         // Whatever arrives meanwhile leaves with the next write.
         this.#writing = true;
-        const sent = this.#connection.write(this.#sendBytes.subarray(0, length));
+        const bytes = this.#sendBytes.subarray(0, length);
+        const file = payloadOf?.file ?? null;
+        const sent = file === null
+          ? this.#connection.write(bytes)
+          : this.#connection.sendFile!(bytes, file, payloadOf!.offset, payloadOf!.length);
         if (sent !== undefined) await sent;
         if (payloadOf !== null) {
-          await this.#sendPayload(payloadOf.payload!);
+          if (file === null) await this.#sendPayload(payloadOf.payload!);
           this.#payloadLeft();
         }
         this.#writing = false;
@@ -379,7 +388,7 @@ export class NbdConnection {
       if (copied) {
         this.#sendBytes.set(payload, length);
         length += payload.length;
-      } else if (payload !== null) {
+      } else if (payload !== null || transaction.file !== null) {
         payloadOf = transaction;
       }
       taken++;

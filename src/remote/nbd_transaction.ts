@@ -5,6 +5,7 @@
  * back belongs to one connection and is forgotten when the request is sent anew.
  */
 import { DeviceError, type DeviceOperation, type ErrnoName } from "../device/device_error.ts";
+import type { OpenFile } from "../os/file_calls.ts";
 import { Command, CommandFlag } from "../wire/nbd/constants.ts";
 import type { ChunkRequest, StatusExtent } from "../wire/nbd/chunk.ts";
 import { Coverage } from "./coverage.ts";
@@ -47,6 +48,8 @@ export class Transaction implements ChunkRequest {
    * @param length In bytes.
    * @param buffer READ: is filled. WRITE: the data. `length` bytes that nobody else touches until the end.
    *   BLOCK_STATUS with PAYLOAD_LEN: the payload.
+   * @param file WRITE without a buffer: where the data stand, at the same offset, until the end. Only for connections
+   *   that send files.
    */
   constructor(
     readonly type: number,
@@ -54,6 +57,7 @@ export class Transaction implements ChunkRequest {
     readonly offset: number,
     readonly length: number,
     readonly buffer: Uint8Array | null,
+    readonly file: OpenFile | null = null,
   ) {}
 
   /** Bytes that follow the header. */

@@ -1,7 +1,7 @@
 /** BLOCK_STATUS: what the disk knows of a range, in the metadata contexts that were selected. */
-import { crc32 } from "../../base/crc32.ts";
 import type { BlockDevice, Extent } from "../../device/device.ts";
 import { DeviceError } from "../../device/device_error.ts";
+import { RangeChecksum } from "../../device/range_checksum.ts";
 import type { StatusExtent } from "../../wire/nbd/chunk.ts";
 import {
   AllocationStatus,
@@ -16,9 +16,6 @@ import type { Backlog } from "./backlog.ts";
 import type { Answered, Replies } from "./replies.ts";
 import type { RequestTimes } from "./request_times.ts";
 
-/** How much is read at a time for a checksum. */
-const CHECKSUM_BUFFER_BYTES = 1024 * 1024;
-
 /** A metadata context that the client has selected. */
 export interface SelectedContext {
   readonly id: number;
@@ -30,9 +27,11 @@ export class StatusReporter {
   readonly #replies: Replies;
   readonly #backlog: Backlog;
   readonly #times: RequestTimes;
+  readonly #checksum: RangeChecksum;
 
   constructor(device: BlockDevice, replies: Replies, backlog: Backlog, times: RequestTimes) {
     this.#device = device;
+    this.#checksum = new RangeChecksum(device);
     this.#replies = replies;
     this.#backlog = backlog;
     this.#times = times;
@@ -80,20 +79,8 @@ export class StatusReporter {
     if (length > CRC32_BYTES_MAX) {
       throw new DeviceError("EINVAL", "extents", offset, length, { detail: "too long for a checksum" });
     }
-    return Promise.all([extents, this.#checksum(offset, length)])
+    return Promise.all([extents, this.#checksum.of(offset, length)])
       .then(([extents, crc32]) => ({ extents, crc32 }));
-  }
-
-  async #checksum(offset: number, length: number): Promise<number> {
-    const buffer = new Uint8Array(Math.min(length, CHECKSUM_BUFFER_BYTES));
-    let value = 0;
-    for (let done = 0; done < length;) {
-      const bytes = buffer.subarray(0, Math.min(buffer.length, length - done));
-      await this.#device.read(offset + done, bytes);
-      value = crc32(bytes, value);
-      done += bytes.length;
-    }
-    return value;
   }
 
   #tell(request: Answered, contexts: readonly SelectedContext[], { extents, crc32 = 0 }: Learned): void {
