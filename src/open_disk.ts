@@ -17,7 +17,7 @@ import { type Clock, systemClock } from "./os/clock.ts";
 import { askForContexts, askForExports } from "./remote/ask_server.ts";
 import { type OpenedNbd, openNbd } from "./remote/open_nbd.ts";
 import { ImageClient } from "./remote/dnbd3/image_client.ts";
-import { ImageDisk } from "./remote/dnbd3/image_disk.ts";
+import { ImageDisk, type Verification } from "./remote/dnbd3/image_disk.ts";
 import type { NewPlace } from "./remote/surviving_link.ts";
 import type { Dial } from "./remote/open_connection.ts";
 
@@ -44,6 +44,8 @@ export interface OpenDiskOptions {
    * Infinite for who can wait.
    */
   readonly deadlineMs?: number;
+  /** For images of dnbd3 whose name does not say it: when their checksums are compared. Default: `complete`. */
+  readonly verify?: Verification;
   /** For disks of NBD servers: see `SurvivalOptions`. */
   readonly strict?: boolean;
   readonly stallMs?: number;
@@ -95,7 +97,7 @@ export async function openImageLocator(
       random: Math.random,
       deadlineMs,
     }, signal));
-  return new ImageDisk(client);
+  return new ImageDisk(client, locator.verify ?? options.verify);
 }
 
 /**

@@ -53,6 +53,8 @@ export interface ImageLocator {
   readonly name: string;
   /** 0: the newest. */
   readonly revision: number;
+  /** Whether blocks wait for their checksum. Absent: as suits who reads. */
+  readonly verify?: "always" | "complete";
 }
 
 /** How the channel to a server is to be. */
@@ -106,7 +108,8 @@ const schemes: ReadonlyMap<string, (parts: UriParts) => DiskLocator> = new Map<
  * @param text A path, `file:///path`, `nbd://host[:port][,host[:port]…][/export]`,
  *   `nbd+unix:///[export]?socket=path`, `nbds://…` and `nbds+unix://…` likewise with
  *   `[?tls-certificates=directory&tls-hostname=name&tls-verify-peer=0|1]`, `nbd+noise://host[:port][/export][?key=…&identity=path&psk=path]`,
- *   `nbd+crc://host[:port][/export]` or `dnbd3://host[:port][,host[:port]…]/image[?rid=revision]`.
+ *   `nbd+crc://host[:port][/export]` or
+ *   `dnbd3://host[:port][,host[:port]…]/image[?rid=revision&verify=always|complete]`.
  * @throws {SyntaxError} If it is a URI with an unknown scheme, a malformed part or an unknown parameter, or if
  *   it is empty. The message quotes the text and says what is wrong with it.
  */
@@ -133,9 +136,10 @@ export function parseDiskLocator(text: string): DiskLocator {
 export function formatDiskLocator(locator: DiskLocator): string {
   if (locator.kind === "file") return looksLikeUri(locator.path) ? `./${locator.path}` : locator.path;
   if (locator.kind === "image") {
-    const { servers, revision } = locator;
+    const { servers, revision, verify } = locator;
+    const parameters = { rid: revision === 0 ? undefined : String(revision), verify };
     return `dnbd3://${formatAuthorities(servers, IMAGE_PORT)}/${encodeName(locator.name)}${
-      revision === 0 ? "" : `?rid=${revision}`
+      formatParameters(parameters)
     }`;
   }
   const name = encodeName(locator.exportName);
@@ -301,7 +305,7 @@ function nbdCrcLocator({ authority, path, parameters }: UriParts): NbdLocator {
 }
 
 function imageLocator({ authority, path, parameters }: UriParts): ImageLocator {
-  expectParameters(parameters, ["rid"]);
+  expectParameters(parameters, ["rid", "verify"]);
   const servers = endpoints(authority, IMAGE_PORT);
   const name = decoded(path.replace(/^\//, ""));
   if (name === "" || name.includes("\0")) throw new SyntaxError("it names no image");
@@ -312,7 +316,12 @@ function imageLocator({ authority, path, parameters }: UriParts): ImageLocator {
   if (!/^\d{1,5}$/.test(rid) || Number(rid) > 65535) {
     throw new SyntaxError(`the revision "${rid}" is not from 0 to 65535`);
   }
-  return { kind: "image", servers, name, revision: Number(rid) };
+  const verify = parameters.get("verify");
+  if (verify !== undefined && verify !== "always" && verify !== "complete") {
+    throw new SyntaxError(`verify "${verify}" is neither always nor complete`);
+  }
+  const locator = { kind: "image", servers, name, revision: Number(rid) } as const;
+  return verify === undefined ? locator : { ...locator, verify };
 }
 
 /** `host`, `host:port`, `[v6]`, `[v6]:port`; no host is this one. */

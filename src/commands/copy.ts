@@ -163,6 +163,7 @@ class Copying {
       connections,
       deadlineMs: forEver(deadline),
       soleWriter,
+      verify: "always",
       log,
       signal: this.#signal,
     });

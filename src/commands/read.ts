@@ -45,6 +45,7 @@ export const read = command({
       readOnly: true,
       bind: options.bind,
       deadlineMs: forEver(options.deadline),
+      verify: "always",
       log,
     });
     try {

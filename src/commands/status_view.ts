@@ -102,9 +102,10 @@ function imageLines(image: ImageStatus): string[] {
   if (image.quarantine !== null) lines.push(`  REFUSED: ${printable(image.quarantine)}`);
   if (badHashBlocks.length > 0) lines.push(`  REFUSED: hash blocks ${badHashBlocks.join(", ")} are damaged`);
   if (copy === null) return lines;
-  const servers = copy.servers.map(({ server, roundTripMs, failures }) => {
+  const servers = copy.servers.map(({ server, roundTripMs, failures, lies }) => {
     const time = roundTripMs === null ? "not measured" : formatUs(roundTripMs * 1000);
-    return `${server} (${time}${failures > 0 ? `, failed ${failures} times` : ""})`;
+    const failed = failures > 0 ? `, failed ${failures} times` : "";
+    return `${server} (${time}${failed}${lies > 0 ? `, SENT BAD DATA ${lies} times` : ""})`;
   });
   lines.push(
     `  copied from ${copy.uplink ?? "nobody at the moment"}: ${formatSize(copy.receivedBytes)} received, ` +

@@ -2,8 +2,8 @@
  * `server.conf` of dnbd3: the keys, their defaults and units, and what follows from them.
  *
  * The file is read as dnbd3-server reads it, so that an existing directory works unchanged: a value that cannot be
- * used is reported and the default, or on a reload the value in force, stays. The file may hold further sections,
- * which belong to others.
+ * used is reported and the default, or on a reload the value in force, stays. One key is ours, which dnbd3-server
+ * passes over. The file may hold further sections, which belong to others.
  */
 import { ConfigError } from "./config_error.ts";
 import { type IniEntry, type IniSection, stringify } from "./ini.ts";
@@ -45,6 +45,8 @@ export interface ServerConf {
   /** Seconds after the start before images may be deleted for want of space; -1: never. */
   readonly autoFreeDiskSpaceDelay: number;
   readonly iScsiServer: boolean;
+  /** Ours: give clients nothing of a hash block before all of it is here and fits its checksum. */
+  readonly verifyBeforeRelay: boolean;
   // [limits]
   readonly maxClients: number;
   readonly maxImages: number;
@@ -97,6 +99,7 @@ const KEYS: Readonly<Record<string, { section: string; kind: Kind; initial: unkn
   pretendClient: { section: "dnbd3", kind: "boolean", initial: false },
   autoFreeDiskSpaceDelay: { section: "dnbd3", kind: "int", initial: 36000 },
   iScsiServer: { section: "dnbd3", kind: "boolean", initial: true },
+  verifyBeforeRelay: { section: "dnbd3", kind: "boolean", initial: false },
   maxClients: { section: "limits", kind: "int", initial: CLIENTS_MAX, atStart: true },
   maxImages: { section: "limits", kind: "int", initial: IMAGES_MAX, atStart: true },
   maxPayload: { section: "limits", kind: "unsigned", initial: 9000000 },

@@ -137,6 +137,8 @@ export interface CopyStatus {
     readonly server: string;
     readonly roundTripMs: number | null;
     readonly failures: number;
+    /** How often it was caught sending what is not in the image. */
+    readonly lies: number;
   }[];
   readonly receivedBytes: number;
   /** Blocks that clients wait for. */

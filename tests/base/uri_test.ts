@@ -3,6 +3,7 @@ import { formatEndpoint } from "../../src/base/endpoint.ts";
 import {
   type DiskLocator,
   formatDiskLocator,
+  type ImageLocator,
   parseDiskLocator,
   type TlsLocator,
 } from "../../src/base/uri.ts";
@@ -42,7 +43,7 @@ const tls = (locator: DiskLocator, settings: TlsLocator = {}): DiskLocator => {
 };
 const file = (path: string): DiskLocator => ({ kind: "file", path });
 
-function image(hosts: string[], name: string, revision = 0): DiskLocator {
+function image(hosts: string[], name: string, revision = 0): ImageLocator {
   const servers = hosts.map((host) => ({ transport: "tcp", host, port: 5003 } as const));
   return { kind: "image", servers, name, revision };
 }
@@ -99,6 +100,8 @@ const accepted: [string, DiskLocator][] = [
   }],
   ["dnbd3://host/test", image(["host"], "test")],
   ["dnbd3://host:5003/test?rid=0", image(["host"], "test")],
+  ["dnbd3://host/test?verify=always", { ...image(["host"], "test"), verify: "always" }],
+  ["dnbd3://host/test?verify=complete&rid=7", { ...image(["host"], "test", 7), verify: "complete" }],
   ["dnbd3://a,b,[::1]/sub/odd%20x?rid=65535", image(["a", "b", "::1"], "sub/odd x", 65535)],
 ];
 
@@ -156,6 +159,7 @@ const refused: [string, string][] = [
   ["dnbd3://host/x?rid=", 'the revision ""'],
   ["dnbd3://host/x?rid=-1", 'the revision "-1"'],
   ["dnbd3://host/x?revision=1", 'no parameter "revision"'],
+  ["dnbd3://host/x?verify=never", 'verify "never" is neither always nor complete'],
   ["dnbd3://a,b:x/x", "not HOST"],
   [`dnbd3://${"a,".repeat(16)}b/x`, "17 servers"],
   ["dnbd3://host/" + "x".repeat(988), "more than 987 bytes"],

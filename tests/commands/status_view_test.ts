@@ -77,8 +77,8 @@ Deno.test("the view shows images, and where they are copied from", pure, () => {
     copy: {
       uplink: "192.0.2.1:5003",
       servers: [
-        { server: "192.0.2.1:5003", roundTripMs: 0.31, failures: 0 },
-        { server: "192.0.2.2:5003", roundTripMs: null, failures: 4 },
+        { server: "192.0.2.1:5003", roundTripMs: 0.31, failures: 0, lies: 0 },
+        { server: "192.0.2.2:5003", roundTripMs: null, failures: 4, lies: 2 },
       ],
       receivedBytes: 27 * 1024 * 1024,
       waiting: 2,
@@ -102,7 +102,7 @@ Deno.test("the view shows images, and where they are copied from", pure, () => {
 image lab/win10:3  64 MiB, 20 clients, 1 MiB sent, 42 % here
   REFUSED: hash blocks 1, 3 are damaged
   copied from 192.0.2.1:5003: 27 MiB received, 2 blocks waited for, 1 hash blocks did not fit
-  servers: 192.0.2.1:5003 (310 µs), 192.0.2.2:5003 (not measured, failed 4 times)
+  servers: 192.0.2.1:5003 (310 µs), 192.0.2.2:5003 (not measured, failed 4 times, SENT BAD DATA 2 times)
 image x:3  64 MiB, 20 clients, 1 MiB sent, unverified`,
   );
 });

@@ -107,6 +107,7 @@ export const PROXY_SETTINGS: ProxySettings & UpstreamSettings = {
   sparseFiles: false,
   ignoreAllocErrors: false,
   pretendClient: false,
+  verifyBeforeRelay: false,
   proxyPrivateOnly: false,
   autoFreeDiskSpaceDelay: 36_000,
   maxPayload: 9_000_000,

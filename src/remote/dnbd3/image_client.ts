@@ -120,6 +120,8 @@ export interface ImageClientStatus {
     /** Median; null before it was measured. */
     readonly roundTripMs: number | null;
     readonly failures: number;
+    /** How often it was caught sending what is not in the image. */
+    readonly lies: number;
   }[];
 }
 
@@ -200,6 +202,7 @@ export class ImageClient implements LinkOwner<ClientRequest> {
         server: server.text,
         roundTripMs: Number.isFinite(roundTripMs(server)) ? roundTripMs(server) : null,
         failures: server.failures,
+        lies: server.lies,
       })),
     };
   }

@@ -6,18 +6,26 @@
  *
  * If there are checksums, the last block of a hash block is handed out, and noted in the map, only when all of the
  * hash block fits its checksum. So a hash block that counts as complete is right, in memory and in the file. What
- * cannot be known is whether a block is right before its hash block is complete: until then a server is believed.
- * A hash block that does not fit is forgotten, fetched anew as a whole, and handed out only when it fits; the
- * server that sent it, if it was one alone, is asked no more.
+ * cannot be known is whether a block is right before its hash block is complete: until then a server is believed,
+ * unless `verifyBeforeRelay` is set. Then the rest of the hash block is fetched as well, and nothing of it handed out
+ * before it fits. A hash block that does not fit is forgotten, fetched anew as a whole, and handed out only when it
+ * fits; the server that sent it, if it was one alone, is asked no more.
  */
 import type { Log } from "../../base/log.ts";
 import { printable } from "../../base/printable.ts";
-import { crc32 } from "../../base/crc32.ts";
+import { CheckedBlocks, type DoubtfulSource, fetchChecked } from "../../device/checked_blocks.ts";
 import { DeviceError } from "../../device/device_error.ts";
 import { type Clock, delay } from "../../os/clock.ts";
 import { CacheMap } from "../../wire/dnbd3/cache_map.ts";
-import { encodeChecksumList, hashBlockRange } from "../../wire/dnbd3/checksum_list.ts";
+import {
+  encodeChecksumList,
+  hashBlockEnd,
+  hashBlockOf,
+  hashBlockRange,
+} from "../../wire/dnbd3/checksum_list.ts";
 import { BLOCK_BYTES, HASH_BLOCK_BYTES, Hops, PROTOCOL_VERSION } from "../../wire/dnbd3/constants.ts";
+import { hashBlockCount } from "../../wire/dnbd3/message.ts";
+import { CheckedHashBlocks } from "./checked_hash_blocks.ts";
 import { checksumOf } from "./hash_block.ts";
 import type { Image, ImageUser } from "./image.ts";
 import type { CopyStore } from "./image_store.ts";
@@ -39,10 +47,12 @@ const IDLE_MS = 1_800_000;
 const CIRCLE_MS = 1000;
 /** A server whose requests came back is not asked for so long. */
 const AVOID_MS = 300_000;
-/** A hash block is fetched so often before it is refused… */
-const REPAIRS_MAX = 3;
-/** …and tried again so much later. */
+/** A hash block that fits from nobody is tried again so much later. */
 const REPAIR_AGAIN_MS = 60_000;
+/** Nobody knows any more which server sent what an earlier run has kept. */
+const HERE_BEFORE = "";
+/** Hash blocks in memory, where clients wait for their checksums and nothing can be kept. */
+const UNKEPT_MAX = 2;
 
 export interface CopyTools {
   readonly store: CopyStore;
@@ -95,6 +105,9 @@ export class ImageCopy {
   readonly #writing = new Map<number, Set<Promise<boolean>>>();
   readonly #repairs = new Map<number, Promise<void>>();
   #repairing: Promise<unknown> = Promise.resolve();
+  readonly #checked: CheckedHashBlocks;
+  /** What is handed out when nothing can be kept. */
+  #unkept: CheckedBlocks | null = null;
   #repairAgainMs = Infinity;
   /** When a client last wanted what is not here. */
   #missedMs = -Infinity;
@@ -154,6 +167,15 @@ export class ImageCopy {
     this.#log = tools.log;
     this.#uplink = uplink;
     this.#openedMs = tools.clock.now();
+    for (let index = 0; index < hashBlockCount(image.sizeBytes); index++) {
+      if (map.hashBlockState(index) === "partial") remember(this.#sources, index, HERE_BEFORE);
+    }
+    this.#checked = new CheckedHashBlocks({
+      isComplete: (hashBlock) => map.hashBlockState(hashBlock) === "complete",
+      complete: (hashBlock, hops) => this.#completeHashBlock(hashBlock, hops),
+      fits: (hashBlock) => this.#fits(hashBlock),
+      repair: (hashBlock) => this.#repair(hashBlock),
+    });
     this.#replication = new Replication({
       map,
       settings: () => tools.settings(),
@@ -179,7 +201,12 @@ export class ImageCopy {
     const { server = null, servers = [] } = this.#uplink?.status() ?? {};
     return {
       uplink: server,
-      servers: servers.map(({ server, roundTripMs, failures }) => ({ server, roundTripMs, failures })),
+      servers: servers.map(({ server, roundTripMs, failures, lies }) => ({
+        server,
+        roundTripMs,
+        failures,
+        lies,
+      })),
       receivedBytes: this.receivedBytes,
       waiting: this.waiting,
       mismatches: this.mismatches,
@@ -201,8 +228,9 @@ export class ImageCopy {
    * @throws If the request may not be relayed, or no server gives the block.
    */
   read(offset: number, into: Uint8Array, hops: number, user: ImageUser | null): void | Promise<void> {
-    if (this.image.has(offset, into.length)) return this.image.read(offset, into);
-    return this.#relay(offset, into, hops, user);
+    const { length } = into;
+    const mayGive = this.image.has(offset, length) && (!this.#verifies || this.#checked.has(offset, length));
+    return mayGive ? this.image.read(offset, into) : this.#relay(offset, into, hops, user);
   }
 
   /** Has a hash block fetched anew that does not fit its checksum. */
@@ -268,13 +296,14 @@ export class ImageCopy {
     }
     const flags = hops & ~Hops.CountMask;
     if (flags === 0) this.#missedMs = this.#tools.clock.now();
+    if (this.#verifies) return await this.#readChecked(offset, into, passed, user);
     const start = offset - offset % BLOCK_BYTES;
     const end = Math.ceil((offset + into.length) / BLOCK_BYTES) * BLOCK_BYTES;
     const parts: Promise<void>[] = [];
     let asked = false;
     for (let at = start, until = start; at < end; at = until) {
-      const hashBlock = Math.floor(at / HASH_BLOCK_BYTES);
-      const hashEnd = Math.min(end, (hashBlock + 1) * HASH_BLOCK_BYTES);
+      const hashBlock = hashBlockOf(at);
+      const hashEnd = Math.min(end, hashBlockEnd(at));
       const repair = this.#repairs.get(hashBlock);
       const fetch = this.#underWay.get(at / BLOCK_BYTES);
       if (repair !== undefined) {
@@ -284,7 +313,7 @@ export class ImageCopy {
       } else if (fetch !== undefined) {
         until = Math.min(end, fetch.offset + fetch.bytes.length);
         this.#join(fetch, passed, flags, user);
-        parts.push(fetch.ready.then(() => copyOverlap(fetch, offset, into)));
+        parts.push(this.#handOver(fetch, offset, into, passed, user));
       } else if (this.image.has(at, BLOCK_BYTES)) {
         until = at + BLOCK_BYTES;
         while (until < hashEnd && !this.#underWay.has(until / BLOCK_BYTES) && this.#map.has(until, 1)) {
@@ -297,7 +326,7 @@ export class ImageCopy {
         const length = this.#missingRun(at, limit);
         const fetch = this.#startFetch(at, length, passed + 1 | flags);
         if (flags === 0) fetch.isWanted = true;
-        parts.push(fetch.ready.then(() => copyOverlap(fetch, offset, into)));
+        parts.push(this.#handOver(fetch, offset, into, passed, user));
         until = Math.min(end, at + length);
         asked = asked || at + length === end;
       }
@@ -305,9 +334,7 @@ export class ImageCopy {
     if (asked && flags === 0 && (offset + into.length) % BLOCK_BYTES === 0) {
       this.#prefetch(end, into.length, passed + 1 | Hops.Prefetch);
     }
-    // The buffer is the caller's again only when nobody writes to it any more.
-    const ended = await Promise.allSettled(parts);
-    for (const each of ended) if (each.status === "rejected") throw each.reason;
+    await allOf(parts);
   }
 
   /** Where a request from `at` has to end. */
@@ -327,13 +354,93 @@ export class ImageCopy {
   /** A block is here or on its way. */
   #isTaken(offset: number): boolean {
     return this.#map.has(offset, 1) || this.#underWay.has(offset / BLOCK_BYTES) ||
-      this.#repairs.has(Math.floor(offset / HASH_BLOCK_BYTES));
+      this.#repairs.has(hashBlockOf(offset));
   }
 
   async #readHere(from: number, until: number, offset: number, into: Uint8Array): Promise<void> {
     const start = Math.max(from, offset);
     const end = Math.min(until, offset + into.length);
     if (end > start) await this.image.read(start, into.subarray(start - offset, end - offset));
+  }
+
+  /** Gives of a fetch what was asked for. */
+  async #handOver(
+    fetch: Fetch,
+    offset: number,
+    into: Uint8Array,
+    passed: number,
+    user: ImageUser | null,
+  ): Promise<void> {
+    await fetch.ready;
+    const start = Math.max(fetch.offset, offset);
+    const end = Math.min(fetch.offset + fetch.bytes.length, offset + into.length);
+    if (end <= start) return;
+    const part = into.subarray(start - offset, end - offset);
+    // That there are checksums may have become known with the first block.
+    if (this.#verifies) return await this.#readChecked(start, part, passed, user);
+    part.set(fetch.bytes.subarray(start - fetch.offset, end - fetch.offset));
+  }
+
+  /** Nothing is handed out before its hash block has been compared with its checksum. */
+  get #verifies(): boolean {
+    return this.#tools.settings().verifyBeforeRelay && this.image.checksums !== null;
+  }
+
+  async #readChecked(
+    offset: number,
+    into: Uint8Array,
+    passed: number,
+    user: ImageUser | null,
+  ): Promise<void> {
+    const end = offset + into.length;
+    const parts: Promise<void>[] = [];
+    for (let at = offset; at < end; at = hashBlockEnd(at)) {
+      const until = Math.min(end, hashBlockEnd(at));
+      parts.push(this.#readCheckedPart(at, into.subarray(at - offset, until - offset), passed));
+    }
+    for (let at = offset - offset % BLOCK_BYTES; at < end;) {
+      const fetch = this.#underWay.get(at / BLOCK_BYTES);
+      if (fetch !== undefined) this.#join(fetch, passed, 0, user);
+      at = fetch === undefined ? at + BLOCK_BYTES : fetch.offset + wholeBlocks(fetch.bytes.length);
+    }
+    await allOf(parts);
+  }
+
+  /** A range in one hash block. */
+  async #readCheckedPart(offset: number, into: Uint8Array, passed: number): Promise<void> {
+    const isHere = this.#writeProblem === null && await this.#checked.gather(hashBlockOf(offset), passed + 1);
+    if (isHere || this.#checked.has(offset, into.length)) return await this.image.read(offset, into);
+    // It cannot be kept, so there is no place for it but in memory.
+    this.#unkept ??= new CheckedBlocks(this.#source, {
+      sizeBytes: this.image.sizeBytes,
+      blockBytes: HASH_BLOCK_BYTES,
+      checksums: this.image.checksums!.checksums,
+    }, UNKEPT_MAX);
+    await this.#unkept.read(offset, into);
+  }
+
+  /** Fetches what is missing of a hash block; what is being repaired is waited for. */
+  async #completeHashBlock(hashBlock: number, hops: number): Promise<void> {
+    await this.#repairs.get(hashBlock);
+    if (this.image.badHashBlocks.has(hashBlock)) throw this.#refused(hashBlock);
+    const { offset, length } = hashBlockRange(hashBlock, this.image.sizeBytes);
+    const parts: Promise<void>[] = [];
+    for (let at = offset; at < offset + length;) {
+      if (this.#map.has(at, 1)) {
+        at += BLOCK_BYTES;
+        continue;
+      }
+      const fetch = this.#underWay.get(at / BLOCK_BYTES) ??
+        this.#startFetch(
+          at,
+          this.#missingRun(at, this.#requestLimit(at, offset + length, hashBlock)),
+          hops,
+        );
+      fetch.isWanted = true;
+      parts.push(fetch.ready);
+      at = fetch.offset + fetch.bytes.length;
+    }
+    await allOf(parts);
   }
 
   /** Somebody more waits for a fetch. */
@@ -410,7 +517,8 @@ export class ImageCopy {
     }
     const { length } = fetch.bytes;
     this.receivedBytes += length;
-    const hashBlock = Math.floor(fetch.offset / HASH_BLOCK_BYTES);
+    this.#adoptChecksums(uplink);
+    const hashBlock = hashBlockOf(fetch.offset);
     remember(this.#sources, hashBlock, server);
     this.#received.add(fetch.offset, length);
     const writing = this.#write(fetch.offset, fetch.bytes);
@@ -437,12 +545,15 @@ export class ImageCopy {
     }
     if (isLast) {
       await Promise.all(this.#writing.get(hashBlock)!);
-      if (this.#received.hashBlockState(hashBlock) === "complete" && !await this.#fits(hashBlock)) {
-        // Whoever waits for the fetch gets what the repair brings.
-        const repairing = this.#repair(hashBlock);
-        this.#forget(fetch);
-        await repairing;
-        return void await this.image.read(offset, bytes);
+      if (this.#received.hashBlockState(hashBlock) === "complete") {
+        if (!await this.#fits(hashBlock)) {
+          // Whoever waits for the fetch gets what the repair brings.
+          const repairing = this.#repair(hashBlock);
+          this.#forget(fetch);
+          await repairing;
+          return void await this.image.read(offset, bytes);
+        }
+        this.#checked.add(hashBlock);
       }
       this.#sources.delete(hashBlock);
     }
@@ -538,7 +649,9 @@ export class ImageCopy {
 
   #checkLater(hashBlock: number): void {
     this.#repairing = this.#repairing.then(async () => {
-      if (this.#closing === null && !await this.#fits(hashBlock)) this.repair(hashBlock);
+      if (this.#closing !== null) return;
+      if (await this.#fits(hashBlock)) this.#checked.add(hashBlock);
+      else this.repair(hashBlock);
     }).catch(() => {});
   }
 
@@ -549,6 +662,7 @@ export class ImageCopy {
     const { offset, length } = hashBlockRange(hashBlock, this.image.sizeBytes);
     this.#map.remove(offset, length);
     this.#received.remove(offset, length);
+    this.#checked.delete(hashBlock);
     this.mismatches++;
     this.#log.error(
       `image ${printable(`${this.image}`)}: hash block ${hashBlock} does not fit its checksum; ` +
@@ -568,39 +682,33 @@ export class ImageCopy {
     const { offset, length } = hashBlockRange(hashBlock, this.image.sizeBytes);
     const expected = this.image.checksums!.checksums[hashBlock];
     const bytes = new Uint8Array(length);
-    this.#blame(this.#sources.get(hashBlock));
+    const servers = this.#sources.get(hashBlock);
+    // A server that alone sent what does not fit is asked no more.
+    if (servers?.size === 1) { for (const server of servers) this.#uplink?.distrust(server); }
     this.#sources.delete(hashBlock);
     await this.save().catch(() => {});
-    for (let attempt = 0; attempt < REPAIRS_MAX; attempt++) {
-      const servers = new Set<string>();
-      const uplink = this.#connect();
-      const pieces: Promise<void>[] = [];
-      for (let at = 0; at < length; at += REQUEST_BYTES_MAX) {
-        const piece = bytes.subarray(at, at + REQUEST_BYTES_MAX);
-        pieces.push(uplink.fetch(offset + at, piece, 1).then((server) => void servers.add(server)));
-      }
-      const ended = await Promise.allSettled(pieces);
-      this.receivedBytes += length;
-      if (ended.some(({ status }) => status === "rejected")) break;
-      if (crc32(bytes) !== expected) {
-        this.#blame(servers);
-        continue;
-      }
-      if (!await this.#write(offset, bytes)) break;
-      this.#received.add(offset, length);
-      this.#map.add(offset, length);
-      this.image.markGood(hashBlock);
-      this.#log.info(`image ${printable(`${this.image}`)}: hash block ${hashBlock} is in order again`);
-      return;
+    const fits = await fetchChecked(this.#source, offset, bytes, expected).catch(() => false);
+    if (!fits || !await this.#write(offset, bytes)) {
+      this.image.markBad(hashBlock);
+      this.#repairAgainMs = this.#tools.clock.now() + REPAIR_AGAIN_MS;
+      throw this.#refused(hashBlock);
     }
-    this.image.markBad(hashBlock);
-    this.#repairAgainMs = this.#tools.clock.now() + REPAIR_AGAIN_MS;
-    throw this.#refused(hashBlock);
+    this.#received.add(offset, length);
+    this.#map.add(offset, length);
+    this.#checked.add(hashBlock);
+    this.image.markGood(hashBlock);
+    this.#log.info(`image ${printable(`${this.image}`)}: hash block ${hashBlock} is in order again`);
   }
 
-  /** A server that alone sent what does not fit is asked no more. */
-  #blame(servers: ReadonlySet<string> | undefined): void {
-    if (servers?.size === 1) { for (const server of servers) this.#uplink?.distrust(server); }
+  get #source(): DoubtfulSource {
+    return {
+      fetch: async (offset, into) => {
+        const server = await this.#connect().fetch(offset, into, 1);
+        this.receivedBytes += into.length;
+        return server;
+      },
+      distrust: (server) => this.#uplink?.distrust(server),
+    };
   }
 
   // --- Other servers ---
@@ -639,12 +747,10 @@ export class ImageCopy {
   }
 }
 
-function copyOverlap(fetch: Fetch, offset: number, into: Uint8Array): void {
-  const start = Math.max(fetch.offset, offset);
-  const end = Math.min(fetch.offset + fetch.bytes.length, offset + into.length);
-  if (end > start) {
-    into.set(fetch.bytes.subarray(start - fetch.offset, end - fetch.offset), start - offset);
-  }
+/** Waits for the end of all parts of a read: only then is the buffer the caller's again. */
+async function allOf(parts: Promise<void>[]): Promise<void> {
+  const ended = await Promise.allSettled(parts);
+  for (const each of ended) if (each.status === "rejected") throw each.reason;
 }
 
 function fullMap(sizeBytes: number): CacheMap {

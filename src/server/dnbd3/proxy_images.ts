@@ -117,10 +117,11 @@ export class ProxyImages implements ImageFinder, BlockSource {
     user: ImageUser | null,
   ): void | Promise<void> {
     if (user === null) image.accessedAtMs = this.#options.wallMs();
-    if (image.has(offset, into.length)) return image.read(offset, into);
     const copy = this.#open.get(image);
     if (copy !== undefined) return copy.read(offset, into, hops, user);
     if (image.map === null || !this.#isCopied(image)) return image.read(offset, into);
+    // What is here of a hash block may have been checked or not, which its copy finds out.
+    if (!this.settings.verifyBeforeRelay && image.has(offset, into.length)) return image.read(offset, into);
     return this.#copy(image).then((copy) => copy.read(offset, into, hops, user));
   }
 

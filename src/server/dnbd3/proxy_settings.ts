@@ -10,6 +10,8 @@ export interface ProxySettings {
   readonly sparseFiles: boolean;
   readonly ignoreAllocErrors: boolean;
   readonly pretendClient: boolean;
+  /** Clients get nothing of a hash block before all of it is here and fits its checksum. */
+  readonly verifyBeforeRelay: boolean;
   /** In seconds; -1: never. */
   readonly autoFreeDiskSpaceDelay: number;
   /** Of one request to another server, in bytes, as the rest. */

@@ -31,6 +31,8 @@ export interface UplinkStatus {
     /** Null before it was measured. */
     readonly roundTripMs: number | null;
     readonly failures: number;
+    /** How often it was caught sending what is not in the image. */
+    readonly lies: number;
   }[];
 }
 

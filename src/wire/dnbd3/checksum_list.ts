@@ -66,6 +66,16 @@ export function hashBlockRange(index: number, imageBytes: number): { offset: num
   return { offset, length: Math.min(HASH_BLOCK_BYTES, imageBytes - offset) };
 }
 
+/** The hash block that an offset lies in. */
+export function hashBlockOf(offset: number): number {
+  return Math.floor(offset / HASH_BLOCK_BYTES);
+}
+
+/** Where the hash block ends, in an image that goes on, that an offset lies in. */
+export function hashBlockEnd(offset: number): number {
+  return (hashBlockOf(offset) + 1) * HASH_BLOCK_BYTES;
+}
+
 function encodeChecksums(checksums: Uint32Array): Uint8Array {
   const bytes = new Uint8Array(4 * checksums.length);
   const view = new DataView(bytes.buffer);

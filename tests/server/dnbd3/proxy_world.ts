@@ -4,6 +4,7 @@ import { crc32 } from "../../../src/base/crc32.ts";
 import { type Log, silentLog } from "../../../src/base/log.ts";
 import { ChecksumList, encodeChecksumList } from "../../../src/wire/dnbd3/checksum_list.ts";
 import { HASH_BLOCK_BYTES } from "../../../src/wire/dnbd3/constants.ts";
+import { virtualSize } from "../../../src/wire/dnbd3/message.ts";
 import { ImageWorld, type ProxyOptions, type SimulatedServer } from "../../testing/image_world.ts";
 import { RawImageClient } from "../../testing/raw_image_client.ts";
 import { patternBytes } from "../../wire/dnbd3/vectors.ts";
@@ -72,11 +73,12 @@ export class ProxyWorld extends ImageWorld {
   }
 }
 
-/** What is in the `.crc` file of an image with the well-known content. */
-export function patternChecksums(sizeBytes: number): Uint8Array {
+/** What is in the `.crc` file of an image with the well-known content, of so many bytes in its file. */
+export function patternChecksums(fileBytes: number): Uint8Array {
+  const sizeBytes = virtualSize(fileBytes);
   const checksums: number[] = [];
   for (let at = 0; at < sizeBytes; at += HASH_BLOCK_BYTES) {
-    checksums.push(crc32(patternBytes(at, Math.min(HASH_BLOCK_BYTES, sizeBytes - at))));
+    checksums.push(crc32(patternBytes(at, Math.min(HASH_BLOCK_BYTES, sizeBytes - at), fileBytes)));
   }
   return encodeChecksumList(new ChecksumList(Uint32Array.from(checksums)));
 }
