@@ -3,6 +3,7 @@ import { type Opened, type Opener } from "../wire/channel/frame.ts";
 import { WireError } from "../wire/wire_error.ts";
 import type { BufferPool, PooledBuffer } from "./buffer_pool.ts";
 import type { Connection } from "./connection.ts";
+import { giveBack } from "./give_back.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -108,6 +109,7 @@ export class FrameReceiver {
       this.#taken += part.length;
       if (this.#taken < frame.content.length) break;
       this.#taken = 0;
+      giveBack(frame.content);
       this.#heldBytes -= frame.byteCount;
       this.#held.shift();
     }

@@ -3,6 +3,7 @@ import { concat } from "@std/bytes";
 import { type Frame, PAYLOAD_BYTES_MAX, type Sealer } from "../wire/channel/frame.ts";
 import type { BufferPool } from "./buffer_pool.ts";
 import type { Connection } from "./connection.ts";
+import { giveBack } from "./give_back.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -167,6 +168,7 @@ export class FrameSender {
           outbox.bytes.set(header, filled);
           outbox.bytes.set(body, filled + header.length);
           filled += header.length + body.length;
+          giveBack(body);
           ends.push(...finished);
           frameCount++;
         }
