@@ -47,6 +47,8 @@ export interface Connection {
    * @throws If the connection is closed or breaks before the transport took the last byte.
    */
   write(bytes: Uint8Array): void | Promise<void>;
+  /** Who has more than so many bytes together should write them, and go on: the rest of the work is done meanwhile. */
+  readonly eagerBytes?: number;
   /**
    * Writes `bytes`, then a range of a file that is in the page cache, without reading it. Otherwise like
    * {@linkcode write}. If the range cannot be sent to its end (the file was cut short, or cannot be read any more)

@@ -1,7 +1,7 @@
 /** The sending half of a channel: bytes in, frames out. */
 import { concat } from "@std/bytes";
 import { type Frame, PAYLOAD_BYTES_MAX, type Sealer } from "../wire/channel/frame.ts";
-import type { BufferPool } from "./buffer_pool.ts";
+import type { BufferPool, PooledBuffer } from "./buffer_pool.ts";
 import type { Connection } from "./connection.ts";
 import { giveBack } from "./give_back.ts";
 
@@ -9,24 +9,24 @@ type Bytes = Uint8Array<ArrayBuffer>;
 
 /** Frames that may be with the crypto threads, or wait for the transport. Beyond, writes queue up unsealed. */
 const FRAMES_UNDER_WAY_MAX = 8;
+/** Shorter writes are gathered, as one frame costs about as much as 16 KiB in it; longer ones are sealed at once. */
+const GATHERED_BYTES_MAX = 16 * 1024;
 /** How much goes to the transport in one write: several of the longest frames. */
 const OUTBOX_BYTES = 256 * 1024;
-/** How long a close frame may take to leave. */
+/** How long what was taken, and the close frame, may take to leave. */
 const FINISH_MS = 1000;
 
-/** Bytes that a caller handed over. */
+/** Bytes that a caller handed over and that nobody has taken yet. */
 interface QueuedWrite {
-  readonly bytes: Bytes;
+  bytes: Bytes;
   readonly done: PromiseWithResolvers<void>;
 }
 
-/** A frame that was handed to the sealer. */
+/** A frame that was handed to the sealer, which has copied its payload. */
 interface FrameUnderWay {
   readonly header: Bytes;
   /** Undefined until it is sealed. */
   body: Bytes | undefined;
-  /** The writes whose last byte is in it. */
-  readonly ends: readonly QueuedWrite[];
 }
 
 /**
@@ -37,111 +37,141 @@ export class FrameSender {
   readonly #connection: Connection;
   readonly #sealer: Sealer;
   readonly #pool: BufferPool;
+  /** Short writes of this turn, behind each other. */
+  #gathered: PooledBuffer | null = null;
+  #gatheredBytes = 0;
+  #sealingSoon = false;
+  /** Writes for which there was no room. */
   readonly #queue: QueuedWrite[] = [];
-  /** Bytes of the queue's first write that are in frames already. */
-  #taken = 0;
-  #queuedBytes = 0;
   readonly #underWay: FrameUnderWay[] = [];
-  #sealing = false;
   #transmitting = false;
+  /** Why nothing further is taken. */
   #failure: { readonly error: unknown } | undefined;
+  #over = false;
+  /** Wakes who waits until everything has left. */
+  #onEmpty: (() => void) | undefined;
 
-  /** @param pool Where frames are put together for the transport. */
+  /** @param pool Where short writes, and frames for the transport, are put together. */
   constructor(connection: Connection, sealer: Sealer, pool: BufferPool) {
     this.#connection = connection;
     this.#sealer = sealer;
     this.#pool = pool;
   }
 
-  /** See {@linkcode Connection.write}. */
-  write(bytes: Bytes): Promise<void> {
-    if (this.#failure !== undefined) return Promise.reject(this.#failure.error);
-    if (bytes.length === 0) return Promise.resolve();
+  /** See {@linkcode Connection.write}. What is taken may still be on its way through here: half a megabyte. */
+  write(bytes: Bytes): void | Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure.error;
+    const rest = this.#queue.length > 0 ? bytes : this.#take(bytes);
+    if (rest.length === 0) return;
     const done = Promise.withResolvers<void>();
-    this.#queue.push({ bytes, done });
-    this.#queuedBytes += bytes.length;
-    this.#sealSoon();
+    this.#queue.push({ bytes: rest, done });
     return done.promise;
   }
 
   /** Ends what is outstanding with this error, and everything that follows. */
   fail(error: unknown): void {
-    if (this.#failure !== undefined) return;
-    this.#failure = { error };
-    const ended = [...this.#underWay.flatMap(({ ends }) => ends), ...this.#queue];
-    this.#underWay.length = 0;
-    this.#queue.length = 0;
-    this.#queuedBytes = 0;
-    for (const { done } of ended) done.reject(error);
+    this.#failure ??= { error };
+    this.#drop();
   }
 
   /**
-   * Says goodbye: sends the close frame, unless something that was written has not left. Then the peer must not
-   * take the end for a good one. Sends nothing afterwards. Never throws.
+   * Says goodbye: sends the close frame behind what was taken, unless something that was written had not been taken.
+   * Then the peer must not take the end for a good one. Sends nothing afterwards. Never throws.
    */
   async finish(): Promise<void> {
-    const complete = this.#failure === undefined && this.#queue.length === 0 && this.#underWay.length === 0;
-    this.fail(new Error("the connection is closed"));
-    if (!complete) return;
-    const late = Promise.withResolvers<void>();
-    const timer = setTimeout(late.resolve, FINISH_MS);
-    try {
-      const sent = this.#sealer.seal("close", new Uint8Array(0)).map(async ({ header, body }) => {
-        return concat([header, await body]);
-      });
-      await Promise.race([
-        late.promise,
-        Promise.all(sent).then((frames) => this.#connection.write(concat(frames))),
-      ]);
-    } catch {
-      // The transport is gone, and with it whoever could have been told.
-    } finally {
+    const complete = this.#failure === undefined && this.#queue.length === 0;
+    this.#failure ??= { error: new Error("the connection is closed") };
+    if (complete) {
+      const late = Promise.withResolvers<void>();
+      const timer = setTimeout(late.resolve, FINISH_MS);
+      await Promise.race([late.promise, this.#sayGoodbye()]);
       clearTimeout(timer);
     }
+    this.#drop();
+  }
+
+  async #sayGoodbye(): Promise<void> {
+    try {
+      this.#sealGathered();
+      if (this.#underWay.length > 0) await new Promise<void>((resolve) => this.#onEmpty = resolve);
+      if (this.#over) return;
+      const sealed = this.#sealer.seal("close", new Uint8Array(0)).map(async ({ header, body }) => {
+        return concat([header, await body]);
+      });
+      await this.#connection.write(concat(await Promise.all(sealed)));
+    } catch {
+      // The transport is gone, and with it whoever could have been told.
+    }
+  }
+
+  /** Nothing leaves from here on. */
+  #drop(): void {
+    this.#over = true;
+    this.#underWay.length = 0;
+    this.#dropGathered();
+    for (const { done } of this.#queue.splice(0)) done.reject(this.#failure!.error);
+    this.#onEmpty?.();
+  }
+
+  #hasRoom(): boolean {
+    return this.#underWay.length < FRAMES_UNDER_WAY_MAX;
+  }
+
+  /** Takes what there is room for. Returns the rest. */
+  #take(bytes: Bytes): Bytes {
+    while (bytes.length > 0 && this.#hasRoom()) {
+      const waiting = this.#gatheredBytes;
+      if (waiting > 0 || bytes.length < GATHERED_BYTES_MAX) {
+        const part = bytes.subarray(0, PAYLOAD_BYTES_MAX - waiting);
+        this.#gather(part);
+        bytes = bytes.subarray(part.length);
+        continue;
+      }
+      // Frames of equal size: a short one at the end would cost as much as a long one.
+      const frameCount = Math.ceil(bytes.length / PAYLOAD_BYTES_MAX);
+      const payload = bytes.subarray(0, Math.ceil(bytes.length / frameCount));
+      this.#seal(payload);
+      bytes = bytes.subarray(payload.length);
+    }
+    return bytes;
+  }
+
+  #gather(part: Bytes): void {
+    this.#gathered ??= this.#pool.take(PAYLOAD_BYTES_MAX);
+    this.#gathered.bytes.set(part, this.#gatheredBytes);
+    this.#gatheredBytes += part.length;
+    if (this.#gatheredBytes >= PAYLOAD_BYTES_MAX) this.#sealGathered();
+    else this.#sealSoon();
   }
 
   /** Seals once the current turn is over, so that all that was written in it goes together. */
   #sealSoon(): void {
-    if (this.#sealing) return;
-    this.#sealing = true;
+    if (this.#sealingSoon) return;
+    this.#sealingSoon = true;
     queueMicrotask(() => {
-      this.#sealing = false;
-      this.#seal();
+      this.#sealingSoon = false;
+      this.#sealGathered();
     });
   }
 
-  #seal(): void {
-    while (this.#queuedBytes > 0 && this.#underWay.length < FRAMES_UNDER_WAY_MAX) {
-      // Frames of equal size: a short one at the end would cost as much as a long one.
-      const frameCount = Math.ceil(this.#queuedBytes / PAYLOAD_BYTES_MAX);
-      const { payload, ends } = this.#takePayload(Math.ceil(this.#queuedBytes / frameCount));
-      const frames = this.#sealer.seal("data", payload);
-      for (const frame of frames) this.#launch(frame, frame === frames.at(-1) ? ends : []);
-    }
+  #sealGathered(): void {
+    if (this.#gathered === null) return;
+    this.#seal(this.#gathered.bytes.subarray(0, this.#gatheredBytes));
+    this.#dropGathered();
   }
 
-  /** Takes bytes off the front of the queue. */
-  #takePayload(byteCount: number): { payload: Bytes; ends: QueuedWrite[] } {
-    const parts: Bytes[] = [];
-    const ends: QueuedWrite[] = [];
-    this.#queuedBytes -= byteCount;
-    for (let missing = byteCount; missing > 0;) {
-      const first = this.#queue[0];
-      const part = first.bytes.subarray(this.#taken, this.#taken + missing);
-      parts.push(part);
-      missing -= part.length;
-      this.#taken += part.length;
-      if (this.#taken === first.bytes.length) {
-        ends.push(first);
-        this.#queue.shift();
-        this.#taken = 0;
-      }
-    }
-    return { payload: parts.length === 1 ? parts[0] : concat(parts), ends };
+  #dropGathered(): void {
+    if (this.#gathered !== null) this.#pool.give(this.#gathered);
+    this.#gathered = null;
+    this.#gatheredBytes = 0;
   }
 
-  #launch({ header, body }: Frame, ends: readonly QueuedWrite[]): void {
-    const frame: FrameUnderWay = { header, body: undefined, ends };
+  #seal(payload: Bytes): void {
+    for (const frame of this.#sealer.seal("data", payload)) this.#launch(frame);
+  }
+
+  #launch({ header, body }: Frame): void {
+    const frame: FrameUnderWay = { header, body: undefined };
     this.#underWay.push(frame);
     const sealed = (body: Bytes) => {
       frame.body = body;
@@ -160,29 +190,36 @@ export class FrameSender {
     const outbox = this.#pool.take(OUTBOX_BYTES);
     try {
       while (this.#underWay[0]?.body !== undefined) {
-        const ends: QueuedWrite[] = [];
         let filled = 0;
         let frameCount = 0;
-        for (const { header, body, ends: finished } of this.#underWay) {
+        for (const { header, body } of this.#underWay) {
           if (body === undefined || filled + header.length + body.length > OUTBOX_BYTES) break;
           outbox.bytes.set(header, filled);
           outbox.bytes.set(body, filled + header.length);
           filled += header.length + body.length;
           giveBack(body);
-          ends.push(...finished);
           frameCount++;
         }
         const taken = this.#connection.write(outbox.bytes.subarray(0, filled));
         if (taken instanceof Promise) await taken;
         this.#underWay.splice(0, frameCount);
-        for (const { done } of ends) done.resolve();
-        this.#seal();
+        this.#takeQueued();
       }
+      if (this.#underWay.length === 0) this.#onEmpty?.();
     } catch (error) {
       this.fail(error);
     } finally {
       this.#pool.give(outbox);
       this.#transmitting = false;
+    }
+  }
+
+  #takeQueued(): void {
+    for (let first; (first = this.#queue[0]) !== undefined && this.#hasRoom();) {
+      first.bytes = this.#take(first.bytes);
+      if (first.bytes.length > 0) return;
+      this.#queue.shift();
+      first.done.resolve();
     }
   }
 }

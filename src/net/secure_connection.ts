@@ -36,6 +36,9 @@ function libcryptoIsWanted(): boolean {
   return state === "granted" && Deno.env.get(CRYPTO_VARIABLE) === "openssl";
 }
 
+/** About as long as encryption takes, others make as much. */
+const EAGER_BYTES = 64 * 1024;
+
 /** What all channels read into and write from. */
 const pool = new BufferPool(8 * 1024 * 1024);
 
@@ -51,6 +54,8 @@ export class SecureConnection implements Connection {
   readonly #receiver: FrameReceiver | DirectFrameReceiver;
   /** See {@linkcode Connection.readNow}. */
   readonly readNow?: Connection["readNow"];
+  /** See {@linkcode Connection.eagerBytes}: other threads encrypt. */
+  readonly eagerBytes?: number;
   #closed = false;
 
   /**
@@ -76,6 +81,7 @@ export class SecureConnection implements Connection {
         this.readNow = (into, patient) => receiver.readNow(into as Uint8Array<ArrayBuffer>, patient);
       }
     } else {
+      this.eagerBytes = EAGER_BYTES;
       this.#sender = new FrameSender(transport, channel.sealer, pool);
       this.#receiver = new FrameReceiver(transport, channel.opener, pool, received, fail);
     }

@@ -8,7 +8,7 @@ import {
 } from "../../src/net/secure_connection.ts";
 import { makeAesGcm } from "../../src/os/aes_gcm.ts";
 import { ChannelRefusedError } from "../../src/wire/channel/establish.ts";
-import { PAYLOAD_BYTES_MAX, type RekeyLimits } from "../../src/wire/channel/frame.ts";
+import { FRAME_TYPES, PAYLOAD_BYTES_MAX, type RekeyLimits } from "../../src/wire/channel/frame.ts";
 import { generateKeyPair } from "../../src/wire/channel/key_pair.ts";
 import { WireError } from "../../src/wire/wire_error.ts";
 import { connectionPair } from "../testing/connection_pair.ts";
@@ -25,6 +25,7 @@ class Tap implements Connection {
   gate: Promise<void> | undefined;
   readCalls = 0;
   #position = 0;
+  #onWrite = () => {};
 
   constructor(private readonly inner: Connection) {}
 
@@ -34,6 +35,10 @@ class Tap implements Connection {
   get byteCount(): number {
     return this.#position;
   }
+  /** Resolves at the next write. */
+  grown(): Promise<void> {
+    return new Promise((resolve) => this.#onWrite = resolve);
+  }
   read(into: Uint8Array) {
     this.readCalls++;
     return this.inner.read(into);
@@ -42,6 +47,7 @@ class Tap implements Connection {
     const altered = this.alter(bytes.slice(), this.#position);
     this.#position += bytes.length;
     this.written.push(bytes.slice());
+    this.#onWrite();
     if (this.gate === undefined) return this.inner.write(altered);
     return this.gate.then(() => this.inner.write(altered));
   }
@@ -97,6 +103,13 @@ function pattern(length: number, seed = 0): Uint8Array {
   return Uint8Array.from({ length }, (_, index) => (index + seed) * 131 + (index >> 7) * 17);
 }
 
+/** Writes from the client to the server, and waits until the transport has seen it. */
+async function send({ client, taps: [tap] }: Pair, bytes: Uint8Array): Promise<void> {
+  const grown = tap.grown();
+  await client.write(bytes);
+  await grown;
+}
+
 /** Reads to the end, and tells how it ended. */
 async function readAll(
   connection: Connection,
@@ -119,8 +132,8 @@ async function readAll(
 Deno.test("what is written in one turn goes out in one frame: by Web Crypto", async () => {
   const { client, server, taps } = await securePair("noise");
   const before = taps[0].written.length;
-  const writes = Array.from({ length: 32 }, (_, index) => client.write(pattern(28, index)));
-  await Promise.all(writes);
+  for (let index = 0; index < 32; index++) assertEquals(client.write(pattern(28, index)), undefined);
+  assertEquals(await readOnce(server), 32 * 28);
   assertEquals(taps[0].written.length - before, 1);
   assertEquals(taps[0].written[before].length, 32 * 28 + 4 + 16);
   client.close();
@@ -153,18 +166,19 @@ for (const protection of protections) {
     const text = pattern(500);
     const whole = await securePair(protection);
     const start = whole.taps[0].byteCount;
-    await whole.client.write(text.subarray(0, 250));
+    await send(whole, text.subarray(0, 250));
     const border = whole.taps[0].byteCount - start;
-    await whole.client.write(text.subarray(250));
+    await send(whole, text.subarray(250));
     const length = whole.taps[0].byteCount - start;
     whole.client.close();
     assertEquals(await readAll(whole.server), { bytes: text });
 
     for (const cut of [0, 1, 3, border - 1, border, border + 1, border + 5, length - 1, length]) {
-      const { client, server, taps } = await securePair(protection);
+      const pair = await securePair(protection);
+      const { client, server, taps } = pair;
       taps[0].alter = (bytes, at) => bytes.subarray(0, Math.max(0, start + cut - at));
-      await client.write(text.subarray(0, 250));
-      await client.write(text.subarray(250));
+      await send(pair, text.subarray(0, 250));
+      await send(pair, text.subarray(250));
       client.close();
       const { bytes, error } = await readAll(server);
       assertInstanceOf(error, WireError, `cut at ${cut}`);
@@ -177,14 +191,15 @@ for (const protection of protections) {
   Deno.test(`a bit flipped on the way never becomes data, and ends both directions: ${protection}`, async () => {
     const text = pattern(3000);
     for (let round = 0; round < 60; round++) {
-      const { client, server, taps } = await securePair(protection);
+      const pair = await securePair(protection);
+      const { client, server, taps } = pair;
       const start = taps[0].byteCount;
       taps[0].alter = (bytes, at) => {
         const index = start + 37 * round + 1 - at;
         if (index >= 0 && index < bytes.length) bytes[index] ^= 1 << round % 8;
         return bytes;
       };
-      for (let at = 0; at < text.length; at += 500) await client.write(text.subarray(at, at + 500));
+      for (let at = 0; at < text.length; at += 500) await send(pair, text.subarray(at, at + 500));
       // Without this, a length made longer would leave the receiver waiting.
       client.close();
       const { bytes, error } = await readAll(server);
@@ -199,16 +214,17 @@ for (const protection of protections) {
     const { client, server, taps } = await securePair(protection);
     const before = taps[0].byteCount;
     await client.write(pattern(131072 + 16));
+    client.close();
+    assertEquals((await readAll(server)).bytes.length, 131072 + 16);
     const stream = concat(taps[0].written).subarray(before);
     const lengths: number[] = [];
     for (let at = 0; at < stream.length;) {
       const bodyBytes = new DataView(stream.buffer, stream.byteOffset + at).getUint32(0) & 0xffffff;
-      lengths.push(bodyBytes);
+      if (stream[at] === FRAME_TYPES.data) lengths.push(bodyBytes);
       at += bodyBytes + (protection !== "checksum" ? 4 : 12);
     }
     const overhead = protection !== "checksum" ? 16 : 0;
     assertEquals(lengths, [65544 + overhead, 65544 + overhead]);
-    client.close();
     server.close();
   });
 
@@ -226,7 +242,8 @@ for (const protection of protections) {
       const [count] = await Promise.all([readOnce(client), server.write(pattern(1000))]);
       assertEquals(count, 1000);
     }
-    assertEquals(finished, 0);
+    // What the crypto threads may hold is taken.
+    assert(finished <= 8, `${finished} writes are done`);
     assert(taps[0].byteCount - before <= 9 * 70_000, `${taps[0].byteCount - before} bytes were handed over`);
     taps[0].gate = undefined;
     opened.resolve();
@@ -253,11 +270,29 @@ for (const protection of protections) {
     server.close();
   });
 
+  Deno.test(`what was taken belongs to the writer again, and is followed by a good end: ${protection}`, async () => {
+    const { client, server } = await securePair(protection);
+    const sent: Uint8Array[] = [];
+    const reading = readAll(server);
+    for (const size of [100, 20_000, 3, 200_000, 28]) {
+      const bytes = pattern(size, size);
+      sent.push(bytes.slice());
+      const taken = client.write(bytes);
+      if (taken !== undefined) await taken;
+      bytes.fill(0);
+    }
+    client.close();
+    assertEquals(await reading, { bytes: concat(sent) });
+    server.close();
+  });
+
   Deno.test(`close() with something unsent leaves the peer with an error: ${protection}`, async () => {
-    const { client, server, taps } = await securePair(protection);
-    await client.write(pattern(10));
+    const pair = await securePair(protection);
+    const { client, server, taps } = pair;
+    await send(pair, pattern(10));
     taps[0].gate = Promise.withResolvers<void>().promise;
-    const unsent = client.write(pattern(100));
+    const writes = Array.from({ length: 12 }, () => Promise.resolve(client.write(pattern(60_000))));
+    const unsent = Promise.all(writes);
     client.close();
     await assertRejects(() => unsent, Error, "closed");
     const { bytes, error } = await readAll(server);

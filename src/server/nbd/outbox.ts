@@ -35,6 +35,8 @@ export interface Region {
 export class Outbox {
   readonly #connection: Connection;
   readonly #pool: BufferPool;
+  /** So many ready bytes leave without waiting for more. */
+  readonly #eagerBytes: number;
   #chunk: Chunk | null = null;
   /** Ready bytes of the chunk are those from `#from` to `#to`. */
   #from = 0;
@@ -50,6 +52,7 @@ export class Outbox {
   constructor(connection: Connection, pool: BufferPool) {
     this.#connection = connection;
     this.#pool = pool;
+    this.#eagerBytes = connection.eagerBytes ?? Infinity;
   }
 
   /** Bytes handed to the connection that it has not taken yet. */
@@ -100,6 +103,7 @@ export class Outbox {
   /** The first `byteCount` bytes of the reserved room are a reply, or a part of one. */
   commit(byteCount: number): void {
     this.#to += byteCount;
+    if (this.#to - this.#from >= this.#eagerBytes) this.flush();
   }
 
   /** Turns the first `byteCount` bytes of the reserved room into a place for a reply that comes later. */

@@ -80,7 +80,7 @@ export interface FrameStart {
 /** Makes the frames of one direction. */
 export interface Sealer {
   /**
-   * @param payload At most {@linkcode PAYLOAD_BYTES_MAX} bytes; belongs to the frame until its body is there.
+   * @param payload At most {@linkcode PAYLOAD_BYTES_MAX} bytes; copied before this returns, or itself the body.
    * @returns The frames to send, in this order and after all those made before.
    */
   seal(type: Exclude<SealedType, "rekey">, payload: Bytes): Frame[];
