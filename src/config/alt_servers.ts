@@ -42,12 +42,12 @@ export function readAltServers(text: string, defaultPort: number, options: ReadO
       continue;
     }
     servers.add(section.line, endpoint, (server) => {
-      for (const { key, value, line } of section.entries) {
+      for (const { key, value, prose, line } of section.entries) {
         if (key === "for" && value.startsWith("client")) {
           Object.assign(server, { isClientOnly: true, isPrivate: false });
         } else if (key === "for" && value === "replication") {
           Object.assign(server, { isClientOnly: false, isPrivate: true });
-        } else if (key === "comment") server.comment = cut(value);
+        } else if (key === "comment") server.comment = cut(prose);
         else if (key === "namespace") server.namespaces.push(value);
         else if (key === "for") servers.skip(line, `for=${value} is neither client nor replication`);
         else servers.skip(line, `unknown key ${key}`);

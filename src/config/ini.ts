@@ -6,7 +6,7 @@
  * - `key = value` or `key: value`; a key may be repeated, and each occurrence is kept, in order.
  * - `;` or `#` at the start of a line, or after white space anywhere in it, starts a comment. (dnbd3-server itself
  *   knows `#` only at the start of a line and takes `isProxy=true # yes` for false, though its own documentation
- *   is written that way.)
+ *   is written that way. Where a value is prose, `In room #7`, its way is the better one.)
  * - An indented line after a key continues that key: it is one more occurrence of it, the whole line being the
  *   value. An operator who indents keys for looks is in for a surprise, so entries made that way are marked and
  *   whoever reads them can say so.
@@ -21,6 +21,8 @@ import { ConfigError } from "./config_error.ts";
 export interface IniEntry {
   readonly key: string;
   readonly value: string;
+  /** The value of a key that holds prose: a `#` in it is part of it, and only `;` starts a comment. */
+  readonly prose: string;
   /** Counted from 1. */
   readonly line: number;
   /** The line was indented and so continues the key before it. */
@@ -64,8 +66,9 @@ export function parse(text: string, options: ParseOptions): IniSection[] {
     const line = index + 1;
     const content = stripComment(raw).trim();
     if (content === "") return;
+    const whole = raw.replace(/\s;.*$/s, "").trim();
     if (previousKey !== undefined && /^\s/.test(raw)) {
-      section.entries.push({ key: previousKey, value: content, line, continued: true });
+      section.entries.push({ key: previousKey, value: content, prose: whole, line, continued: true });
     } else if (content.startsWith("[")) {
       const name = sectionName(content);
       if (name === undefined) {
@@ -81,7 +84,8 @@ export function parse(text: string, options: ParseOptions): IniSection[] {
         return malformed(line, `neither a [section] nor key=value: ${printable(content, 60)}`);
       }
       if (key === "") return malformed(line, `value without a key: ${printable(content, 60)}`);
-      section.entries.push({ key, value: content.slice(separator + 1).trim(), line, continued: false });
+      const [value, prose] = [content, whole].map((text) => text.slice(separator + 1).trim());
+      section.entries.push({ key, value, prose, line, continued: false });
       previousKey = key;
     }
   });

@@ -54,11 +54,11 @@ pure("S9: alt-servers: comments are lines of their own, or stand behind a value 
 [10.0.0.1] # the old one
   # indented
 for=client # where clients means "all but proxies"
-comment=In room#7 ; upstairs
+comment=In room #7, behind the # 8 ; upstairs
 namespace=lab/ # twice\t# over
 namespace=x#y
 `);
-  assertEquals(servers.map(brief), ["10.0.0.1:5003|c|In room#7|lab/|x#y"]);
+  assertEquals(servers.map(brief), ["10.0.0.1:5003|c|In room #7, behind the # 8|lab/|x#y"]);
   assertEquals(warnings, []);
 });
 

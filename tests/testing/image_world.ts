@@ -150,6 +150,8 @@ export class SimulatedServer {
   /** How much of what it says goes out at a time, over all connections. */
   bytesPerMs = Infinity;
   #busyUntilMs = 0;
+  /** By what it decides whom to let in. */
+  random: () => number = () => 0;
   /** Connections made to it so far. */
   connects = 0;
   readonly #clock: ManualClock;
@@ -208,6 +210,7 @@ export class SimulatedServer {
       altServers: [],
       clock,
       log: silentLog,
+      random: () => this.random(),
     });
   }
 

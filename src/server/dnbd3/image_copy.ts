@@ -187,9 +187,10 @@ export class ImageCopy {
   }
 
   /** What stands in the way of a complete copy, as far as is known. */
-  get problems(): { readonly write: boolean; readonly noUplink: boolean } {
+  get problems(): { readonly write: boolean; readonly noUplink: boolean; readonly queue: boolean } {
     const noUplink = this.#uplink !== null && this.#uplink.status().server === null;
-    return { write: this.#writeProblem !== null, noUplink };
+    const queue = this.#underWayBytes > UNDER_WAY_BYTES_MAX / 2;
+    return { write: this.#writeProblem !== null, noUplink, queue };
   }
 
   /** The present connection to other servers, for status. */

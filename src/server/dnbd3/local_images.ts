@@ -2,6 +2,7 @@
 import type { Selection } from "../../wire/dnbd3/message.ts";
 import type { Image } from "./image.ts";
 import type { ImageTable } from "./image_table.ts";
+import type { ImageTrouble } from "./reluctance.ts";
 import type { ImageFinder } from "./server.ts";
 import type { BlockSource } from "./session.ts";
 
@@ -23,6 +24,11 @@ export class LocalImages implements ImageFinder, BlockSource {
       this.#onFirstUse(image);
     }
     return image;
+  }
+
+  /** Nobody is asked for what is missing. */
+  troubleOf(image: Image): ImageTrouble {
+    return { write: false, queue: false, uplink: image.map !== null };
   }
 
   readBlock(image: Image, offset: number, into: Uint8Array): void | Promise<void> {

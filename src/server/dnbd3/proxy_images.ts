@@ -24,6 +24,7 @@ import type { CopyStore } from "./image_store.ts";
 import type { ImageTable } from "./image_table.ts";
 import { LookupMemory } from "./lookup_memory.ts";
 import type { ProxySettings } from "./proxy_settings.ts";
+import type { ImageTrouble } from "./reluctance.ts";
 import type { ImageFinder } from "./server.ts";
 import type { BlockSource } from "./session.ts";
 import type { Uplink, Upstream } from "./uplink.ts";
@@ -107,6 +108,12 @@ export class ProxyImages implements ImageFinder, BlockSource {
     this.#used.add(image);
     this.#options.onFirstUse?.(image);
     return image;
+  }
+
+  troubleOf(image: Image): ImageTrouble {
+    const copy = this.#open.get(image);
+    const { write, queue } = copy?.problems ?? { write: false, queue: false };
+    return { write, queue, uplink: copy?.uplink?.status().server == null };
   }
 
   readBlock(

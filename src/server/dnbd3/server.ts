@@ -17,6 +17,7 @@ import { hearOpening, type Opening } from "../../wire/dnbd3/handshake_server.ts"
 import { answeredVersion, encodeSelectedImage, type Selection } from "../../wire/dnbd3/message.ts";
 import type { AltServer } from "./alt_server.ts";
 import type { Image } from "./image.ts";
+import { type ImageTrouble, reluctanceMs } from "./reluctance.ts";
 import { serversFor } from "./server_list.ts";
 import { type BlockSource, ImageSession } from "./session.ts";
 
@@ -41,6 +42,8 @@ export interface ImageFinder {
     selection: Selection,
     asker: { readonly isServer: boolean; readonly replicates: boolean },
   ): Promise<Image | null>;
+  /** What stands in the way of serving an image that is not all here. */
+  troubleOf(image: Image): ImageTrouble;
 }
 
 export interface ImageServerOptions {
@@ -50,6 +53,8 @@ export interface ImageServerOptions {
   readonly altServers: readonly AltServer[];
   readonly clock: Clock;
   readonly log: Log;
+  /** Numbers from 0 to below 1. Default: by chance. */
+  readonly random?: () => number;
   /** Answers an HTTP request whose first bytes are these, and closes the connection in the end. */
   readonly http?: (connection: Connection, head: Uint8Array) => Promise<void>;
 }
@@ -152,7 +157,11 @@ export class ImageServer {
     if (this.#sessions.size >= this.settings.maxClients) {
       return log.warn(`${peer.text} refused: ${this.settings.maxClients} clients are here`);
     }
-
+    if (!await this.#isWelcome(image)) {
+      return log.info(
+        `${peer.text} refused: ${printable(`${image}`)} can hardly be served; others may do better`,
+      );
+    }
     const address = parseIpAddress(peer.address);
     const version = answeredVersion(selection.version);
     const session = new ImageSession({ image, version, isServer }, {
@@ -191,6 +200,15 @@ export class ImageServer {
           `${session.requests} blocks, ${session.sentBytes} bytes`,
       );
     }
+  }
+
+  /** Waits as long as the state of an image demands. @returns Whether one more client may have it. */
+  async #isWelcome(image: Image): Promise<boolean> {
+    if (image.map === null) return true;
+    const { finder, random = Math.random } = this.#options;
+    const waitMs = reluctanceMs(finder.troubleOf(image), image.map.percent, random());
+    if (waitMs !== null && waitMs > 0) await delay(this.#clock, waitMs);
+    return waitMs !== null;
   }
 
   async #hear(connection: Connection, log: Log): Promise<{ opening: Opening; rest: Uint8Array } | null> {

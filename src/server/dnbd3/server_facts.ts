@@ -10,7 +10,7 @@ import type { ImageTable } from "./image_table.ts";
 import type { ImageServer } from "./server.ts";
 
 /** What is wrong with an image: bits of `problems`. */
-const Problem = { Read: 1, Write: 2, Changed: 4, NoUplink: 8 } as const;
+const Problem = { Read: 1, Write: 2, Changed: 4, NoUplink: 8, Queue: 16 } as const;
 /** Round-trip times that are told of each server. */
 const ROUND_TRIPS = 5;
 
@@ -106,7 +106,8 @@ function imageFacts(image: Image, copy: ImageCopy | null, wallMs: number): Json 
   const problems = (image.badHashBlocks.size > 0 ? Problem.Read : 0) |
     (copy?.problems.write ? Problem.Write : 0) |
     (image.quarantine === null ? 0 : Problem.Changed) |
-    (copy?.problems.noUplink ? Problem.NoUplink : 0);
+    (copy?.problems.noUplink ? Problem.NoUplink : 0) |
+    (copy?.problems.queue ? Problem.Queue : 0);
   const server = copy?.uplink?.status().server ?? null;
   return {
     id: image.id,

@@ -1,6 +1,7 @@
 /** The rows of a proxy, each over origins, proxies and clients in memory, with a clock that goes on by itself. */
 import { assert, assertEquals } from "@std/assert";
 import { CacheMap } from "../../../src/wire/dnbd3/cache_map.ts";
+import { DeviceError } from "../../../src/device/device_error.ts";
 import { HASH_BLOCK_BYTES, Hops, SelectFlag } from "../../../src/wire/dnbd3/constants.ts";
 import type { SimulatedServer } from "../../testing/image_world.ts";
 import { RawImageClient } from "../../testing/raw_image_client.ts";
@@ -511,6 +512,26 @@ Deno.test("P8: a complete copy that is damaged on its disk is repaired from anot
   const client = await world.client(proxy, "x", 1);
   await world.read(client, 0, 4096);
   assert(!proxy.store.files.has("x.r1.map"), "there is a map still");
+});
+
+Deno.test("P9: a copy of which nothing can be kept any more is served from other servers, to one client in four", async () => {
+  await using world = new ProxyWorld();
+  world.origin("10.0.0.1", 4 * MIB);
+  const proxy = world.addProxy("10.0.0.2", ["10.0.0.1"]);
+  const client = await world.client(proxy);
+  proxy.store.files.get("x.r1")!.disk.write = () => {
+    throw new DeviceError("EIO", "write");
+  };
+  await world.read(client, 0, 4096);
+  await world.read(client, MIB, 4096);
+  await world.read(client, 0, 4096);
+  assertEquals(proxy.table.known("x", 1)!.map!.missingBlocks, 1024);
+  proxy.random = () => 0.25;
+  assertEquals(await world.offers(proxy, "x"), false);
+  proxy.random = () => 0.24;
+  const startedMs = world.clock.now();
+  assertEquals(await world.offers(proxy, "x"), true);
+  assert(world.clock.now() - startedMs >= 100, `${world.clock.now() - startedMs} ms`);
 });
 
 Deno.test("P9: an image that is larger than maxReplicationSize, or than the disk, is not copied", async () => {

@@ -307,11 +307,35 @@ Deno.test("S11: serverPenalty and clientPenalty are microseconds between the sel
   }
 });
 
+Deno.test("S11: an image that is not all here, and has no uplink, is selected the later the less of it is here", async () => {
+  for (
+    const [map, waitMs] of [[[0xff, 0xff, 0, 0, 0, 0, 0, 0], 7.5], [
+      [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0],
+      5,
+    ]] as const
+  ) {
+    await using fixture = new Fixture();
+    fixture.store.put("part.r1", patternDisk(64 * 4096));
+    fixture.store.put("part.r1.map", Uint8Array.from(map));
+    let selected = false;
+    const opening = fixture.open("part").then(() => selected = true);
+    await fixture.settle();
+    fixture.clock.advance(waitMs - 0.1);
+    await fixture.settle();
+    assertEquals(selected, false);
+    fixture.clock.advance(0.1);
+    await opening;
+  }
+});
+
 Deno.test("a missing block of an incomplete image ends the connection, present ones are served", async () => {
   await using fixture = new Fixture();
   fixture.store.put("part.r1", patternDisk(64 * 4096));
   fixture.store.put("part.r1.map", Uint8Array.of(0xff));
-  const client = await fixture.open("part");
+  const opening = fixture.open("part");
+  await fixture.settle();
+  fixture.clock.advance(10);
+  const client = await opening;
   assertEquals(await client.block(0, 8 * 4096), vectors.patternBytes(0, 8 * 4096));
   assertEquals(await client.block(8 * 4096 - 1, 2), null);
 });
