@@ -363,6 +363,9 @@ export class ConfiguredServing implements ServerRole {
 
   /** Tells of exports that nobody may have, and of rights to what there is not. */
   #advise(exports: ExportTable): void {
+    if (exports.list().length === 0 && this.#images === null) {
+      this.#log.warn(`${this.#options.directory}: there is nothing to serve`);
+    }
     for (const { name, line } of this.#configuration.exports) {
       if (this.#peers.speaksOf(name)) continue;
       const reason = `nobody may have export "${printable(name)}": no rule of peers.conf gives it to anyone`;

@@ -196,8 +196,10 @@ export class RunningServer {
   #http: StatusHttp | null = null;
   #door: OpenedEntrance | null = null;
   #channelDoor: Doors | null = null;
-  /** When the last reload is over. */
-  #reloaded: Promise<unknown> = Promise.resolve();
+  readonly #started = Promise.withResolvers<void>();
+  /** When the last reload is over; the first one waits for the start. */
+  #reloaded: Promise<unknown> = this.#started.promise;
+  #stopping = false;
 
   /**
    * @param entries The access list.
@@ -270,11 +272,14 @@ export class RunningServer {
       if (this.#options.sock !== undefined) await this.#listenForControl(this.#options.sock);
       if (this.#httpPlace !== null) await this.#listenForHttp(this.#httpPlace);
     } catch (error) {
+      this.#stopping = true;
+      this.#started.resolve();
       await this.#close();
       if (!(error instanceof Stopped)) throw error;
       this.#log.info(`${error.message}: stopping before anything was served`);
       return 0;
     }
+    this.#started.resolve();
     const { receiver } = this.#role;
     if (receiver !== undefined) void this.#receive(receiver);
     const listening = this.#listening().join(", ");
@@ -286,6 +291,7 @@ export class RunningServer {
     );
     const cause = await Promise.race([signals.stop, this.#moved.promise]);
     clearInterval(alive);
+    this.#stopping = true;
     if (typeof cause === "string") this.#log.info(`${cause}: stopping`);
     notifier.stopping();
     const atOnce = signals.stopAtOnce.then((signal) => {
@@ -380,6 +386,7 @@ export class RunningServer {
   }
 
   async #reloadNow(force: boolean): Promise<string> {
+    if (this.#stopping) throw new Error("the server is stopping");
     try {
       return await (this.#role.reload?.(this.#reloadable(), force) ?? this.#reloadFiles());
     } finally {

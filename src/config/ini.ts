@@ -127,11 +127,6 @@ export function stringify(
   return parts.join("");
 }
 
-/** All values of a key in a section, in order. */
-export function valuesOf(section: IniSection, key: string): string[] {
-  return section.entries.filter((entry) => entry.key === key).map((entry) => entry.value);
-}
-
 function stripComment(raw: string): string {
   const start = raw.search(/(^|\s)[;#]/);
   return start < 0 ? raw : raw.slice(0, start);

@@ -5,7 +5,8 @@ import { Command, TransmissionFlag, WireErrno } from "../../src/wire/nbd/constan
 import { RefusedError } from "../../src/wire/nbd/refused_error.ts";
 import { type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { RawClient } from "../testing/raw_client.ts";
-import { denbd, type RunningProgram, start } from "./program.ts";
+import { Relay, type Verdict } from "../testing/relay.ts";
+import { denbd, type RunningProgram, serve as serveFile, start } from "./program.ts";
 
 const MIB = 1 << 20;
 const EVERYBODY = "[here]\naddress = 127.0.0.1\naddress = unix\nwrite = *\n";
@@ -84,8 +85,13 @@ class Served implements AsyncDisposable {
 }
 
 async function serve(directory: Directory, ...words: string[]): Promise<Served> {
+  return await served(await begin(directory, ...words), directory);
+}
+
+/** Starts to serve. */
+async function begin(directory: Directory, ...words: string[]): Promise<RunningProgram> {
   const placed = words.includes("--unix") || words.includes("--port") || words[0] === "--as-said";
-  const program = await start([
+  return await start([
     "serve",
     "--verbose",
     "--config",
@@ -95,6 +101,10 @@ async function serve(directory: Directory, ...words: string[]): Promise<Served> 
     ...(placed ? [] : ["--port", "0"]),
     ...words.filter((each) => each !== "--as-said"),
   ]);
+}
+
+/** Waits until it serves. */
+async function served(program: RunningProgram, directory: Directory): Promise<Served> {
   try {
     const [, addresses] = await program.logged(/: serving \d+ exports? on (.*)$/);
     return new Served(program, directory, Number(/127\.0\.0\.1:(\d+)/.exec(addresses)?.[1]));
@@ -204,6 +214,39 @@ Deno.test("a removed name is free at once, and disks may change their names amon
   directory.write("exports.conf", conf("three", "two"));
   assertEquals((await served.reload("--force")).code, 0);
   assertEquals([await first("a"), await first("b")], [3, 2]);
+});
+
+Deno.test("SIGHUP during the start is heard when everything is open, and nothing is opened twice", async () => {
+  using directory = new Directory({ "peers.conf": EVERYBODY });
+  directory.image("far.img", MIB, 7);
+  directory.image("near.img");
+  await using far = await serveFile(["--file", `${directory.path}/far.img`]);
+  using relay = new Relay(far.port);
+  const reached = Promise.withResolvers<void>();
+  const held = Promise.withResolvers<void>();
+  relay.look = async (): Promise<Verdict> => {
+    reached.resolve();
+    await held.promise;
+    return "pass";
+  };
+  const near = "[near]\ndisk = near.img\n";
+  const distant = `[far]\ndisk = nbd://127.0.0.1:${relay.port}/\n`;
+  directory.write("exports.conf", near + distant);
+  await using program = await begin(directory);
+  await reached.promise;
+  directory.image("last.img");
+  directory.write("exports.conf", `${near}${distant}[last]\ndisk = last.img\n`);
+  program.signal("SIGHUP");
+  held.resolve();
+  const server = await served(program, directory);
+  await program.logged(/SIGHUP: .* was read again: 3 exports, 1 added, 0 opened anew, 0 removed/);
+  assertEquals((await server.names()).sort(), ["far", "last", "near"]);
+});
+
+Deno.test("a directory without exports is served with a warning", async () => {
+  using directory = new Directory({ "exports.conf": "", "peers.conf": EVERYBODY });
+  await using served = await serve(directory);
+  await served.program.logged(/W.*: there is nothing to serve$/);
 });
 
 Deno.test("V51: an export in use is not removed without force; then its requests fail cleanly", async () => {
