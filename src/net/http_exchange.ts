@@ -16,7 +16,7 @@ export interface HttpAnswer {
 
 export interface HttpExchangeOptions {
   readonly clock: Clock;
-  /** For each request, from its beginning to its end. */
+  /** For each request, from the end of the one before to the last byte of its answer. */
   readonly timeoutMs: number;
   /** What has been read of the first request. */
   readonly received?: Uint8Array;
@@ -35,20 +35,18 @@ export async function answerHttp(
   buffer.set(received.subarray(0, HEAD_BYTES_MAX));
   let length = Math.min(received.length, HEAD_BYTES_MAX);
   while (true) {
+    using _timer = clock.timer(timeoutMs, () => connection.close());
     let request: HttpRequest | null;
     try {
-      request = parseHttpRequest(buffer.subarray(0, length));
+      while ((request = parseHttpRequest(buffer.subarray(0, length))) === null) {
+        const count = await connection.read(buffer.subarray(length));
+        if (count === null) return;
+        length += count;
+      }
     } catch (error) {
       if (!(error instanceof WireError)) throw error;
       if (length < HEAD_BYTES_MAX) await sendHttp(connection, plainText("400 Bad Request", error.message));
       return;
-    }
-    if (request === null) {
-      using _timer = clock.timer(timeoutMs, () => connection.close());
-      const count = await connection.read(buffer.subarray(length));
-      if (count === null) return;
-      length += count;
-      continue;
     }
     buffer.copyWithin(0, request.byteCount, length);
     length -= request.byteCount;
