@@ -23,9 +23,9 @@ export interface Configuration {
 export async function readConfiguration(directory: string): Promise<Configuration> {
   const [serverFile, exportsFile, peersFile] = ["server", "exports", "peers"]
     .map((name) => `${directory}/${name}.conf`);
-  const serverText = await readText(serverFile);
-  const exportsText = await readText(exportsFile);
-  const peersText = await readText(peersFile);
+  const serverText = await readConfigurationFile(serverFile);
+  const exportsText = await readConfigurationFile(exportsFile);
+  const peersText = await readConfigurationFile(peersFile);
   if (serverText === null && exportsText === null) {
     throw new ConfigError(directory, 0, "there is neither server.conf nor exports.conf");
   }
@@ -43,7 +43,12 @@ export async function readConfiguration(directory: string): Promise<Configuratio
   };
 }
 
-async function readText(path: string): Promise<string | null> {
+/**
+ * The text of a file; `null` if there is none.
+ *
+ * @throws {ConfigError} If it cannot be read.
+ */
+export async function readConfigurationFile(path: string): Promise<string | null> {
   try {
     return await Deno.readTextFile(path);
   } catch (error) {

@@ -1,5 +1,6 @@
 /** How commands that work on one disk are told which: a name, or flexnbd's address and port. */
 import { type DiskLocator, parseDiskLocator } from "../base/uri.ts";
+import type { BlockDevice } from "../device/device.ts";
 import { DEFAULT_STATE_DIRECTORY } from "../device/state_directory.ts";
 import type { Option } from "./options.ts";
 import { UsageError } from "./usage_error.ts";
@@ -9,6 +10,15 @@ export const serverOptions = {
   addr: { type: "address", short: "l", help: "Address of the server" },
   port: { type: "port", short: "p", help: "Port of the server" },
 } as const satisfies Record<string, Option>;
+
+/** Where a range of a disk begins. */
+export const fromOption = {
+  type: "size",
+  short: "F",
+  aliases: ["offset"],
+  valueName: "OFFSET",
+  help: "First byte of the range",
+} as const satisfies Option;
 
 /** The option of flexnbd that chooses where connections come from. */
 export const bindOption = {
@@ -73,6 +83,44 @@ export function namedDisk(
   if (addr === undefined || port === undefined) throw new UsageError("both --addr and --port are required.");
   if (port === 0) throw new UsageError("--port: 0 is no port to connect to");
   return { kind: "nbd", server: { transport: "tcp", host: addr, port }, exportName: "" };
+}
+
+/**
+ * The disk whose range is meant, as {@linkcode namedDisk}. With `--addr` and `--port` the range is to be said as well,
+ * as flexnbd has it.
+ *
+ * @param size `undefined` if none was given.
+ * @throws {UsageError}
+ */
+export function namedRange(
+  args: readonly string[],
+  options: { readonly addr?: string; readonly port?: number; readonly from?: number },
+  size: number | undefined,
+): DiskLocator {
+  const locator = namedDisk(args, options);
+  if (args.length === 0 && (options.from === undefined || size === undefined)) {
+    throw new UsageError("both --from and --size are required.");
+  }
+  return locator;
+}
+
+/**
+ * Bytes from `from` on that can be read or written.
+ *
+ * @param size How many are wanted; `undefined` for any number.
+ * @throws {Error} If the disk, whose name is `name`, is not as large.
+ */
+export function roomBehind(
+  from: number,
+  size: number | undefined,
+  what: "read" | "write",
+  { sizeBytes }: BlockDevice,
+  name: string,
+): number {
+  const room = sizeBytes - from;
+  if (room >= (size ?? 0)) return room;
+  const bytes = size === undefined ? "anything" : `${size} bytes`;
+  throw new Error(`cannot ${what} ${bytes} at ${from} of ${name}: it has ${sizeBytes} bytes`);
 }
 
 /**

@@ -22,6 +22,7 @@ import { parseServerConf } from "../config/serving_conf.ts";
 import { dial } from "../net/dial.ts";
 import { type Listener, listenTcp } from "../net/listener.ts";
 import type { Clock } from "../os/clock.ts";
+import { reasonOf } from "../os/reason.ts";
 import type { AltServer } from "../server/dnbd3/alt_server.ts";
 import { CopyDirectory } from "../server/dnbd3/copy_directory.ts";
 import { HttpRpc } from "../server/dnbd3/http_rpc.ts";
@@ -35,6 +36,7 @@ import { ProxyImages } from "../server/dnbd3/proxy_images.ts";
 import { ImageServer } from "../server/dnbd3/server.ts";
 import { type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import { DEFAULT_PORT } from "../wire/dnbd3/constants.ts";
+import { readConfigurationFile } from "./configuration.ts";
 import { ImageUpstream } from "./image_upstream.ts";
 import { VERSION } from "./version.ts";
 
@@ -95,9 +97,7 @@ export class ImageServing {
       await table.scan();
     } catch (error) {
       const file = `${options.directory}/server.conf`;
-      const reason = error instanceof Deno.errors.NotFound
-        ? "there is no such directory"
-        : (error as Error).message;
+      const reason = reasonOf(error, { ENOENT: "there is no such directory" });
       throw new ConfigError(file, 0, `cannot read the base path ${conf.basePath}: ${reason}`);
     }
     const logFile = openLogFile(conf.logging, options);
@@ -296,27 +296,18 @@ async function readDirectory(
 ): Promise<Configuration> {
   const warn = (problem: ConfigError) => log.warn(problem.message);
   const file = `${directory}/server.conf`;
-  const text = await readText(file);
+  const text = await readConfigurationFile(file);
   if (text === null) throw new ConfigError(file, 0, "there is no such file");
   const sections = parseServerConf(text, { file, warn });
   if (!wantsDnbd3(sections)) throw new ConfigError(file, 0, "there is no section [dnbd3]");
   const conf = readServerConf(sections, { file, warn, previous });
-  const altText = await readText(`${directory}/alt-servers`) ?? "";
-  const aclText = await readText(`${directory}/rpc.acl`) ?? "";
+  const altText = await readConfigurationFile(`${directory}/alt-servers`) ?? "";
+  const aclText = await readConfigurationFile(`${directory}/rpc.acl`) ?? "";
   return {
     conf,
     altServers: readAltServers(altText, DEFAULT_PORT, { file: `${directory}/alt-servers`, warn }),
     acl: readRpcAcl(aclText, { file: `${directory}/rpc.acl`, warn }),
   };
-}
-
-async function readText(path: string): Promise<string | null> {
-  try {
-    return await Deno.readTextFile(path);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return null;
-    throw new ConfigError(path, 0, (error as Error).message);
-  }
 }
 
 const LEVEL_OF: Readonly<Record<LogMask, LogLevel>> = {
@@ -346,7 +337,7 @@ function openLogFile(
     throw new ConfigError(
       `${directory}/server.conf`,
       0,
-      `cannot open the log file ${file}: ${(error as Error).message}`,
+      `cannot open the log file ${file}: ${reasonOf(error, { ENOENT: "there is no such directory" })}`,
     );
   }
   log.attach(logFile);

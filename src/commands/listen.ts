@@ -18,7 +18,13 @@ import { diskState, settleOwnership } from "./disk_ownership.ts";
 import { stateDirectory, stateDirOption } from "./disk_options.ts";
 import { checkExportName } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
-import { RunningServer, servedBytes, type ServerRole, servingOptions } from "./running_server.ts";
+import {
+  addressOption,
+  RunningServer,
+  servedBytes,
+  type ServerRole,
+  servingOptions,
+} from "./running_server.ts";
 
 /** A source may take its time before it sends. */
 const HANDSHAKE_MS = 60_000;
@@ -26,7 +32,7 @@ const HANDSHAKE_MS = 60_000;
 const { killswitch: _, ...receivingOptions } = servingOptions;
 
 const OPTIONS = {
-  addr: { type: "address", short: "l", help: "Address to listen on; 0 for all (127.0.0.1)" },
+  addr: addressOption,
   file: {
     type: "string",
     short: "f",

@@ -1,9 +1,16 @@
 import { formatDiskLocator } from "../base/uri.ts";
 import { openDisk } from "../open_disk.ts";
 import { command } from "./command.ts";
-import { bindOption, deadlineOption, forEver, namedDisk, serverOptions } from "./disk_options.ts";
+import {
+  bindOption,
+  deadlineOption,
+  forEver,
+  fromOption,
+  namedRange,
+  roomBehind,
+  serverOptions,
+} from "./disk_options.ts";
 import { sendRange } from "./transfer.ts";
-import { UsageError } from "./usage_error.ts";
 
 export const read = command({
   name: "read",
@@ -17,13 +24,7 @@ export const read = command({
     `at the first byte, without --size it ends with the last.`,
   positional: { name: "DISK", help: "The disk to read", max: 1 },
   options: {
-    from: {
-      type: "size",
-      short: "F",
-      aliases: ["offset"],
-      valueName: "OFFSET",
-      help: "First byte of the range",
-    },
+    from: fromOption,
     size: { type: "size", short: "S", aliases: ["length"], help: "Bytes to read" },
     ...serverOptions,
     bind: bindOption,
@@ -37,10 +38,8 @@ export const read = command({
     },
   ],
   async run({ options, args, stdout, log }) {
-    const locator = namedDisk(args, options);
-    if (args.length === 0 && (options.from === undefined || options.size === undefined)) {
-      throw new UsageError("both --from and --size are required.");
-    }
+    const { from = 0, size } = options;
+    const locator = namedRange(args, options, size);
     const disk = await openDisk(locator, {
       readOnly: true,
       bind: options.bind,
@@ -49,12 +48,8 @@ export const read = command({
       log,
     });
     try {
-      const { from = 0, size = Math.max(0, disk.sizeBytes - from) } = options;
-      if (from > disk.sizeBytes || size > disk.sizeBytes - from) {
-        const name = formatDiskLocator(locator);
-        throw new Error(`cannot read ${size} bytes at ${from} of ${name}: it has ${disk.sizeBytes} bytes`);
-      }
-      await sendRange(disk, from, size, stdout);
+      const room = roomBehind(from, size, "read", disk, formatDiskLocator(locator));
+      await sendRange(disk, from, size ?? room, stdout);
     } finally {
       await disk.close();
     }

@@ -37,7 +37,7 @@ import { closeDisk } from "./close_disk.ts";
 import type { Invocation } from "./command.ts";
 import { Doors } from "./doors.ts";
 import { openDestination, silenceLimit } from "./migration_destination.ts";
-import type { OptionTable, OptionValues } from "./options.ts";
+import type { Option, OptionTable, OptionValues } from "./options.ts";
 import { StopSignals } from "./stop_signals.ts";
 import { type OpenedTls, openTls, tlsOptions } from "./tls_options.ts";
 import { UsageError } from "./usage_error.ts";
@@ -50,6 +50,13 @@ const LOOPBACK = "127.0.0.1";
 const FOLLOW_MS_MAX = 10_000;
 /** Old clients know sectors only. */
 const SECTOR_BYTES = 512;
+
+/** Where a server listens that has no Unix socket by flexnbd's habits. */
+export const addressOption = {
+  type: "address",
+  short: "l",
+  help: "Address to listen on; 0 for all (127.0.0.1)",
+} as const satisfies Option;
 
 /** The options of every command that serves. */
 export const servingOptions = {

@@ -8,12 +8,18 @@ import { forEver, stateDirectory, stateDirOption } from "./disk_options.ts";
 import { ConfiguredServing } from "./configured_serving.ts";
 import { checkDescription, checkExportName, type ExportOption, parseExportOption } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
-import { RunningServer, servedBytes, type ServerRole, servingOptions } from "./running_server.ts";
+import {
+  addressOption,
+  RunningServer,
+  servedBytes,
+  type ServerRole,
+  servingOptions,
+} from "./running_server.ts";
 import { openServedImage } from "./served_image.ts";
 import { UsageError } from "./usage_error.ts";
 
 const OPTIONS = {
-  addr: { type: "address", short: "l", help: "Address to listen on; 0 for all (127.0.0.1)" },
+  addr: addressOption,
   file: { type: "string", short: "f", valueName: "FILE", help: "Image or block device to serve" },
   name: { type: "string", short: "n", valueName: "NAME", help: "Name under which FILE is served (none)" },
   description: {

@@ -6,7 +6,9 @@ import {
   bindOption,
   deadlineOption,
   forEver,
-  namedDisk,
+  fromOption,
+  namedRange,
+  roomBehind,
   serverOptions,
   soleWriterOption,
 } from "./disk_options.ts";
@@ -26,13 +28,7 @@ export const write = command({
     `what follows behind it is left alone. The data are durable when the command has succeeded.`,
   positional: { name: "DISK", help: "The disk to write", max: 1 },
   options: {
-    from: {
-      type: "size",
-      short: "F",
-      aliases: ["offset"],
-      valueName: "OFFSET",
-      help: "First byte of the range",
-    },
+    from: fromOption,
     // Parsed here, because flexnbd took the name of a file as well.
     size: { type: "string", short: "S", aliases: ["length"], valueName: "SIZE", help: "Bytes to write" },
     ...serverOptions,
@@ -48,12 +44,9 @@ export const write = command({
     },
   ],
   async run({ options, args, stdin, log }) {
-    const locator = namedDisk(args, options);
     const { from = 0 } = options;
     const size = options.size === undefined ? undefined : sizeOption(options.size);
-    if (args.length === 0 && (options.from === undefined || size === undefined)) {
-      throw new UsageError("both --from and --size are required.");
-    }
+    const locator = namedRange(args, options, size);
     const name = formatDiskLocator(locator);
     const disk = await openDisk(locator, {
       bind: options.bind,
@@ -62,12 +55,7 @@ export const write = command({
       log,
     });
     try {
-      const room = disk.sizeBytes - from;
-      if (room < 0 || (size ?? 0) > room) {
-        throw new Error(
-          `cannot write ${size ?? "any"} bytes at ${from} of ${name}: it has ${disk.sizeBytes} bytes`,
-        );
-      }
+      const room = roomBehind(from, size, "write", disk, name);
       if (!disk.can.write) throw new Error(`cannot write to ${name}: it is read-only`);
       const written = await receiveRange(disk, from, size ?? room, stdin);
       await flushIfPossible(disk, name, log);
