@@ -5,7 +5,7 @@
  * The runtime tells it for some kinds only. Otherwise the descriptor is the open socket whose two ends are the
  * connection's, which TCP has once. Unix sockets have no address at the client's end. Those that were accepted from
  * one path are told apart because they are accepted, and claimed, one after the other: it is the one that nobody has
- * claimed before. Those that we have made ourselves are not looked for.
+ * claimed before. One that we have made ourselves is the only one with that address which was not there before.
  *
  * The runtime may keep a descriptor open for a moment after its connection was closed. Such a socket must not be
  * taken for that of a new connection, so every socket that was ever claimed is remembered by its cookie for as long
@@ -40,6 +40,41 @@ export function claimDescriptor(connection: Deno.Conn): number | null {
   if (fd === null || cookie === null) return null;
   claimed.set(fd, cookie);
   return fd;
+}
+
+/**
+ * Looks at what is there before a connection to a Unix socket is made.
+ *
+ * @returns Finds and claims the descriptor of that connection, afterwards; as {@linkcode claimDescriptor}. `null` also
+ *   if another one was made at the same time.
+ */
+export function beforeUnixClient(): (connection: Deno.Conn) => number | null {
+  if (!socketCallsWork()) return () => null;
+  const before = new Set(unclaimedUnixClients().map(({ cookie }) => cookie));
+  return ({ remoteAddr }) => {
+    const path = remoteAddr.transport === "unix" ? remoteAddr.path ?? "" : null;
+    const made = unclaimedUnixClients().filter((each) => each.path === path && !before.has(each.cookie));
+    if (made.length !== 1) return null;
+    const [{ fd, cookie }] = made;
+    claimed.set(fd, cookie);
+    return fd;
+  };
+}
+
+/** Connected Unix sockets without an address of their own, as far as nobody has claimed them. */
+function unclaimedUnixClients(): { fd: number; cookie: bigint; path: string }[] {
+  const clients: { fd: number; cookie: bigint; path: string }[] = [];
+  let others = 0;
+  for (let fd = 0; others < OTHERS_MAX; fd++) {
+    if (isClaimed(fd)) continue;
+    others++;
+    const local = localAddress(fd);
+    if (local?.transport !== "unix" || local.path !== "" || isListening(fd)) continue;
+    const peer = peerAddress(fd);
+    const cookie = socketCookie(fd);
+    if (peer?.transport === "unix" && cookie !== null) clients.push({ fd, cookie, path: peer.path });
+  }
+  return clients;
 }
 
 /** Claims a further descriptor of a socket that was claimed, so that nobody takes it for that of a new connection. */

@@ -3,6 +3,7 @@ import net from "node:net";
 import { type Endpoint, formatEndpoint } from "../base/endpoint.ts";
 import { reasonOf } from "../os/reason.ts";
 import type { Connection } from "./connection.ts";
+import { beforeUnixClient } from "./connection_descriptor.ts";
 import { NativeConnection } from "./native_connection.ts";
 import { NodeConnection } from "./node_connection.ts";
 
@@ -30,7 +31,8 @@ export async function dial(endpoint: Endpoint, options: DialOptions = {}): Promi
   try {
     if (endpoint.transport === "unix") {
       if (bind !== undefined) throw new Error("a Unix socket has no address to bind");
-      return new NativeConnection(await Deno.connect({ transport: "unix", path: endpoint.path }));
+      const claim = beforeUnixClient();
+      return new NativeConnection(await Deno.connect({ transport: "unix", path: endpoint.path }), claim);
     }
     const { host, port } = endpoint;
     // The runtime's own connections, which are faster, cannot be bound.

@@ -75,9 +75,10 @@ export class NativeConnection implements Connection {
   #lastWrite: Promise<void> = Promise.resolve();
   #pendingWrites = 0;
 
-  constructor(conn: Deno.Conn) {
+  /** @param claim How its descriptor is found. */
+  constructor(conn: Deno.Conn, claim: (conn: Deno.Conn) => number | null = claimDescriptor) {
     this.#conn = conn;
-    this.#fd = claimDescriptor(conn);
+    this.#fd = claim(conn);
     this.peer = describePeer(conn, this.#fd);
     if (this.#fd !== null && conn.remoteAddr.transport === "unix") setSendBuffer(this.#fd, UNIX_BUFFER_BYTES);
     if (this.#fd !== null) this.sendFile = this.#sendFile.bind(this);

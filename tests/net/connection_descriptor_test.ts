@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { claimDescriptor } from "../../src/net/connection_descriptor.ts";
+import { beforeUnixClient, claimDescriptor } from "../../src/net/connection_descriptor.ts";
 import { localAddress, peerAddress, receiveNow, sendNow } from "../../src/os/socket_calls.ts";
 
 const linux = Deno.build.os === "linux";
@@ -67,6 +67,37 @@ Deno.test(
         client.close();
         server.close();
       }
+    } finally {
+      Deno.removeSync(directory, { recursive: true });
+    }
+  },
+);
+
+Deno.test(
+  {
+    name: "beforeUnixClient() finds the connection that is made next, if it is the only one",
+    ignore: !linux,
+  },
+  async () => {
+    const directory = Deno.makeTempDirSync();
+    const path = `${directory}/socket`;
+    try {
+      using listener = Deno.listen({ transport: "unix", path });
+      using stranger = await Deno.connect({ transport: "unix", path });
+      using _strangerServer = await listener.accept();
+      const claim = beforeUnixClient();
+      using client = await Deno.connect({ transport: "unix", path });
+      using server = await listener.accept();
+      const fd = claim(client)!;
+      sendNow(fd, bytesOf("to the server"));
+      assertEquals(await read(server), "to the server");
+      const claimOne = beforeUnixClient();
+      const claimOther = beforeUnixClient();
+      using one = await Deno.connect({ transport: "unix", path });
+      using other = await Deno.connect({ transport: "unix", path });
+      assertEquals(claimOne(one), null);
+      assertEquals(claimOther(other), null);
+      assertEquals(beforeUnixClient()(stranger), null);
     } finally {
       Deno.removeSync(directory, { recursive: true });
     }

@@ -12,6 +12,9 @@ const CHUNK_BYTES = 256 * 1024;
 /** Where all clients together have much in memory: a reply that waits keeps a whole chunk. */
 const CHUNK_BYTES_CROWDED = 16 * 1024;
 
+/** Late replies that lie behind each other leave together, but no more than so many bytes. */
+const LATE_BYTES_MAX = 64 * 1024;
+
 /** A buffer, and how many writes and unfinished replies still need it. */
 interface Chunk {
   readonly buffer: PooledBuffer;
@@ -26,7 +29,7 @@ export interface Region {
   readonly view: DataView<ArrayBuffer>;
   /** Where the room starts in the buffer. */
   readonly at: number;
-  /** Sends the first `byteCount` bytes of the room. Either this or {@linkcode drop} is called, once. */
+  /** Sends the first `byteCount` bytes of the room, by the end of this turn. Either this or {@linkcode drop} is called, once. */
   send(byteCount: number): void;
   /** Gives the room back unsent. */
   drop(): void;
@@ -41,6 +44,8 @@ export class Outbox {
   /** Ready bytes of the chunk are those from `#from` to `#to`. */
   #from = 0;
   #to = 0;
+  /** Late replies behind each other that are ready. */
+  #late: { readonly chunk: Chunk; readonly from: number; to: number } | null = null;
   #unsentBytes = 0;
   #drained: PromiseWithResolvers<void> | null = null;
   #flushScheduled = false;
@@ -117,7 +122,7 @@ export class Outbox {
       bytes: chunk.buffer.bytes,
       view: chunk.buffer.view,
       at,
-      send: (count) => this.#write(chunk, at, at + count, true),
+      send: (count) => this.#finished(chunk, at, at + count),
       drop: () => this.#leave(chunk),
     };
   }
@@ -185,12 +190,34 @@ export class Outbox {
 
   /** Hands all ready replies to the connection. */
   flush(): void {
+    this.#flushLate();
     if (this.#from === this.#to) return;
     const chunk = this.#chunk!;
     const from = this.#from;
     this.#from = this.#to;
     this.#write(chunk, from, this.#to, false);
     if (chunk.users === 0) this.#from = this.#to = 0;
+  }
+
+  /** A place that was set aside has its reply. */
+  #finished(chunk: Chunk, from: number, to: number): void {
+    let late = this.#late;
+    if (late !== null && late.chunk === chunk && late.to === from) {
+      late.to = to;
+      chunk.users--; // Those before keep it.
+    } else {
+      this.#flushLate();
+      late = this.#late = { chunk, from, to };
+    }
+    if (late.to - late.from >= LATE_BYTES_MAX) this.#flushLate();
+    else this.flushSoon();
+  }
+
+  #flushLate(): void {
+    const late = this.#late;
+    if (late === null) return;
+    this.#late = null;
+    this.#write(late.chunk, late.from, late.to, true);
   }
 
   /** Flushes at the end of this turn: replies that become ready one by one leave together. */
