@@ -87,7 +87,7 @@ When a denbd server says that it has moved the disk to another one, the proxy go
 
 A server that is slow is waited for. A denbd server is asked for a sign of life, and left when it owes one for --stall; others when the network no longer hears of their machine, or, if the environment variable FLEXNBD_UPSTREAM_TIMEOUT has a number of seconds, when they owe an answer and are silent for so long.
 
-A cache forgets what is written through this proxy, and knows nothing of other writers. So it is used only where the disk is read-only, where a denbd server has reserved it for this proxy, or with --sole-writer, unless shared-unsafe says that old data do no harm. It is emptied when the connection comes back to a server that does not prove to have the same content, which none but denbd can.
+A cache forgets what is written through this proxy, and knows nothing of other writers. So it is used only where the disk is read-only, where a denbd server has reserved it for this proxy, or with --sole-writer, unless shared-unsafe says that old data do no harm. Under a reservation reads wait for the server, as if there were no cache, while there is no connection to it, or none of them has answered for so long that the reservation may have ended (--reservation-timeout there, but a minute at most). It is emptied when the connection comes back to a server that does not prove to have the same content, which none but denbd can.
 
 DISK may name several servers of the same disk, nbd://host,host/export: the next is tried when one is away. If the disk is to be written they must be denbd and tell the same identity.
 
@@ -255,6 +255,10 @@ class Upstream implements ServerRole {
       );
       return disk;
     }
+    const link = this.#link;
+    // Elsewhere nobody writes, or it does not matter.
+    const asksLink = link !== null && disk.can.write && this.#cache?.sharedUnsafe !== true;
+    const isAlone = asksLink ? () => link.isAlone : undefined;
     let cached = disk;
     if (cacheDir !== undefined) {
       try {
@@ -262,7 +266,9 @@ class Upstream implements ServerRole {
         const isTrusted = soleWriter || !disk.can.write || !this.#link?.status.reserved;
         const store = await openCacheFile(cacheDir, disk, this.#source, { log: this.#log, isTrusted });
         // Who keeps blocks in memory as well reads ahead into it.
-        cached = this.#known(new CacheDisk(disk, store, this.#cache === null ? {} : { prefetchBytes: 0 }));
+        cached = this.#known(
+          new CacheDisk(disk, store, { isAlone, ...this.#cache !== null && { prefetchBytes: 0 } }),
+        );
       } catch (error) {
         await disk.close();
         throw error;
@@ -270,7 +276,8 @@ class Upstream implements ServerRole {
     }
     if (this.#cache === null) return cached;
     const blockBytes = Math.max(CACHE_BLOCK_BYTES, disk.blockSizes.minimum);
-    return this.#known(new CacheDisk(cached, new MemoryStore(this.#cache.sizeBytes, blockBytes)));
+    const store = new MemoryStore(this.#cache.sizeBytes, blockBytes);
+    return this.#known(new CacheDisk(cached, store, { isAlone }));
   }
 
   #known(cache: CacheDisk): CacheDisk {

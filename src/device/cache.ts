@@ -7,7 +7,8 @@
  * There is no write-back: changes, flushes and FUA go to the disk as they come, and are answered when it answers.
  * Before a change goes to the disk its blocks are thrown out, and what is being fetched of them will not be kept,
  * nor given to anybody who asks later: what was read while it was being written may be neither old nor new. So the
- * cache is never stale for changes that come through it. Of changes that others make to the disk it knows nothing.
+ * cache is never stale for changes that come through it. Of changes that others make to the disk it knows nothing;
+ * while there may be any, the disk is asked.
  *
  * Overlapping operations keep their order of arrival, as on the disk underneath.
  */
@@ -27,6 +28,8 @@ const KEPT_READ_SHARE_MAX = 1 / 4;
 export interface CacheOptions {
   /** The most to fetch ahead of one sequential reader, in bytes; 0 for nothing. Default 1 MiB. */
   readonly prefetchBytes?: number;
+  /** Whether nobody else can have changed the disk: asked before anything is answered. Default: nobody ever can. */
+  readonly isAlone?: () => boolean;
 }
 
 /** Counts since the cache was made. */
@@ -67,6 +70,7 @@ export class CacheDisk implements BlockDevice {
   readonly #blockBytes: number;
   readonly #keptReadBytesMax: number;
   readonly #sequences: SequenceDetector;
+  readonly #isAlone: () => boolean;
   #prefetchingBytes = 0;
   /** By block, those that later readers may join. */
   readonly #joinable = new Map<number, Fetch>();
@@ -90,7 +94,8 @@ export class CacheDisk implements BlockDevice {
         `cannot keep blocks of ${store.blockBytes} bytes of a disk with ${disk.blockSizes.minimum}`,
       );
     }
-    const { prefetchBytes = 1024 * 1024 } = options;
+    const { prefetchBytes = 1024 * 1024, isAlone = () => true } = options;
+    this.#isAlone = isAlone;
     this.#disk = disk;
     this.#store = store;
     this.#blockBytes = store.blockBytes;
@@ -172,7 +177,7 @@ export class CacheDisk implements BlockDevice {
   }
 
   #read(offset: number, into: Uint8Array): void | Promise<void> {
-    if (into.length > this.#keptReadBytesMax) {
+    if (into.length > this.#keptReadBytesMax || !this.#isAlone()) {
       this.counts.misses += 1;
       return this.#disk.read(offset, into);
     }

@@ -18,7 +18,7 @@
  */
 import { printable } from "../base/printable.ts";
 import type { Connection } from "../net/connection.ts";
-import { type Clock, systemClock } from "../os/clock.ts";
+import type { Clock } from "../os/clock.ts";
 import {
   checkChunk,
   DATA_OFFSET_BYTES,
@@ -128,6 +128,10 @@ export class NbdConnection {
   /** Bytes of READ and WRITE that are unanswered. */
   #unansweredBytes = 0;
 
+  /** Of a request that is the measure of {@linkcode answeredSentMs} when it, or a later one, is answered. */
+  #witness: { readonly cookie: bigint; readonly sentMs: number } | null = null;
+  #answeredSentMs: number;
+
   readonly #queue: Transaction[] = [];
   readonly #unanswered = new Map<bigint, Transaction>();
   #nextCookie = 1n;
@@ -162,15 +166,18 @@ export class NbdConnection {
   /**
    * @param connection Through with the handshake.
    * @param rest What the server sent behind it.
+   * @param begunMs When the handshake began, by the clock.
    */
   constructor(
     connection: Connection,
     agreement: ClientAgreement,
     rest: Uint8Array,
     owner: ConnectionOwner,
-    clock: Clock = systemClock,
+    clock: Clock,
+    begunMs: number,
     patience: Patience = ENDLESS,
   ) {
+    this.#answeredSentMs = begunMs;
     this.#clock = clock;
     this.#patience = patience;
     this.#window = probeWindow(agreement);
@@ -187,6 +194,11 @@ export class NbdConnection {
   /** For messages. */
   get peerText(): string {
     return this.#connection.peer.text;
+  }
+
+  /** When a request was sent that has been answered, by the clock: until then at least the server had this connection. */
+  get answeredSentMs(): number {
+    return this.#answeredSentMs;
   }
 
   /** Requests handed over and not answered. */
@@ -372,6 +384,7 @@ export class NbdConnection {
     let length = 0;
     let taken = 0;
     let payloadOf: Transaction | null = null;
+    this.#witness ??= { cookie: this.#nextCookie, sentMs: this.#clock.now() };
     while (taken < this.#queue.length && payloadOf === null) {
       const transaction = this.#queue[taken];
       if (!this.#hasRoomFor(transaction)) break;
@@ -604,6 +617,10 @@ export class NbdConnection {
     }
     this.#unanswered.delete(cookie);
     this.#unansweredBytes -= dataBytes(transaction);
+    if (this.#witness !== null && cookie >= this.#witness.cookie) {
+      this.#answeredSentMs = this.#witness.sentMs;
+      this.#witness = null;
+    }
     if (this.#queue.length > 0) this.#sending ??= Promise.resolve().then(() => this.#send());
     if (transaction === this.#probe) {
       this.#probe = null;

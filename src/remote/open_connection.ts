@@ -1,7 +1,7 @@
 /** From a server's address to a connection that is ready for requests. */
 import type { Connection } from "../net/connection.ts";
 import { ConversationCutError, converse } from "../net/converse.ts";
-import type { Clock } from "../os/clock.ts";
+import { type Clock, systemClock } from "../os/clock.ts";
 import {
   type ClientAgreement,
   type ClientWishes,
@@ -41,9 +41,10 @@ export async function openConnection(
   dial: Dial,
   wishes: ClientWishes,
   signal?: AbortSignal,
-  clock?: Clock,
+  clock: Clock = systemClock,
 ): Promise<OpenedConnection> {
   const connection = await dial(signal);
+  const begunMs = clock.now();
   try {
     const { result: agreement, rest } = await converse(
       negotiateClient(wishes, connection.greeted),
@@ -55,7 +56,8 @@ export async function openConnection(
     return {
       agreement,
       peerText: connection.peer.text,
-      start: (owner, patience) => new NbdConnection(connection, agreement, rest, owner, clock, patience),
+      start: (owner, patience) =>
+        new NbdConnection(connection, agreement, rest, owner, clock, begunMs, patience),
       close: () => connection.close(),
     };
   } catch (error) {

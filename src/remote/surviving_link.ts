@@ -239,6 +239,20 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     };
   }
 
+  /**
+   * Whether nobody else can have changed the disk since we had it last: by the operator's word, or because the server
+   * cannot have given the reservation to anybody. It keeps that for a while after it has lost sight of us, and when it
+   * answered what it answered last it had not.
+   */
+  get isAlone(): boolean {
+    if (this.#options.soleWriter === true) return true;
+    const { reservation, leaseMs } = this.#denbd;
+    if (!this.#up || reservation === undefined || leaseMs === undefined) return false;
+    const nowMs = this.#clock.now();
+    for (const { answeredSentMs } of this.#connections) if (nowMs - answeredSentMs < leaseMs) return true;
+    return false;
+  }
+
   get identity(): DiskIdentity | undefined {
     const { identity } = this.#denbd;
     return identity === undefined ? undefined : { ...identity, durable: true };

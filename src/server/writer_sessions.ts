@@ -26,6 +26,8 @@ import type { Reservation, ReservationStore } from "./reservation_store.ts";
 
 /** How long a session keeps its reservation while it has no connection, unless the operator says otherwise. */
 export const RESERVATION_AWAY_MS = 60_000;
+/** The most that a session is told of that: what the operator ends is over for everybody after so long. */
+const LEASE_MS_MAX = 60_000;
 
 export interface WriterRules {
   /** Whether there is one writing session at a time. Asked anew each time. */
@@ -54,6 +56,8 @@ export interface Member {
 export interface Admission {
   /** What makes this hold of the export one that nobody else has had meanwhile; absent where many may write. */
   readonly grant?: string;
+  /** For how long, at least, the grant outlives the session's connections; in milliseconds, absent if for less than one. */
+  readonly leaseMs?: number;
   /** The connection is ready for requests. Returns whether it may have any: `false` if it was replaced before. */
   enter(member: Member): boolean;
   /** @param goodbye The client will not come back. */
@@ -297,8 +301,15 @@ export class WriterSessions {
     this.#saving = this.#saving.catch(() => {}).then(() => this.#store?.save({ reservation, barred }));
     this.#saving.catch((error) => {
       this.#log.error(`the reservation cannot be kept: ${error.message}`);
-      if (this.#hold?.kind === "session" && this.#hold.reservation === reservation) this.#hold = null;
+      if (this.#hold?.kind !== "session" || this.#hold.reservation !== reservation) return;
+      this.#hold = null;
+      this.#cut(reservation.session, "its reservation cannot be kept");
     });
+  }
+
+  get #leaseMs(): number | undefined {
+    const leaseMs = Math.floor(Math.min(this.#rules.awayMsMax, LEASE_MS_MAX));
+    return leaseMs > 0 ? leaseMs : undefined;
   }
 
   #hasExpired(hold: Hold): boolean {
@@ -329,6 +340,7 @@ export class WriterSessions {
     let member: Member | null = null;
     return {
       grant: hold?.kind === "session" ? hold.reservation.grant : undefined,
+      leaseMs: hold?.kind === "session" ? this.#leaseMs : undefined,
       enter: (entered) => {
         // Nor may it go on if it has been told of a reservation that has ended meanwhile.
         if (session.generation !== generation || hold !== null && this.#hold !== hold) return false;

@@ -1,8 +1,19 @@
 /** A writer whose export a denbd server keeps for it: what it wrote survives crashes without anybody's promise. */
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { CacheDisk } from "../../src/device/cache.ts";
+import { MemoryStore } from "../../src/device/cache_memory.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
 import { RefusedError } from "../../src/wire/nbd/refused_error.ts";
-import { filled, holding, identity, newSession, openLink, settle, setUp } from "../testing/link.ts";
+import {
+  filled,
+  holding,
+  identity,
+  newSession,
+  openLink,
+  settle,
+  type SetUp,
+  setUp,
+} from "../testing/link.ts";
 import type { RestartableServer } from "../testing/restartable_server.ts";
 
 function test(name: string, fn: () => Promise<void>): void {
@@ -76,6 +87,107 @@ test("rule 9: a second writer between the crash and the return: nothing is writt
   assertEquals(server.stored(0, 4096), filled(3));
   await disk.close();
 });
+
+/** A cache over a disk that is reserved for it, which has kept the first block. */
+async function setUpCached(options: Partial<SetUp> = {}) {
+  const world = await setUp({ ...reserved(), stallMs: 3_600_000, ...options });
+  const { disk, link } = world;
+  const cache = new CacheDisk(disk, new MemoryStore(65536, 4096), { isAlone: () => link.isAlone });
+  await disk.write(0, filled(1));
+  await disk.flush();
+  const seen = new Uint8Array(4096);
+  await cache.read(0, seen);
+  return { ...world, cache };
+}
+
+test("rule 14: with a mute link a cache answers for as long as the reservation lasts at least, and then waits", async () => {
+  const { server, clock, cache, pass } = await setUpCached({ stallMs: 200_000 });
+  server.hang();
+  clock.advance(59_999);
+  const seen = new Uint8Array(4096);
+  assertEquals(cache.read(0, seen), undefined);
+  assertEquals(seen, filled(1));
+  clock.advance(1);
+  let answered = false;
+  const reading = (cache.read(0, seen) as Promise<void>).then(() => answered = true);
+  await pass(5000);
+  assertEquals(answered, false);
+  // The server has lost sight of it, and somebody else comes in the meantime.
+  server.cut();
+  await settle();
+  await pass(60_000);
+  const second = await openLink(server, clock, { session: newSession() });
+  await second.disk.write(0, filled(2));
+  await second.disk.flush();
+  await second.disk.close();
+  await settle();
+  assertEquals(answered, false);
+  await pass(200_000);
+  await reading;
+  assertEquals(seen, filled(2));
+  await cache.close();
+});
+
+test("rule 14: every answer lets a cache go on, counted from when the request was sent", async () => {
+  const { clock, link, disk, cache, pass } = await setUpCached();
+  assertEquals(link.isAlone, true);
+  // Probes are answers, too.
+  await pass(300_000);
+  assertEquals(cache.read(0, new Uint8Array(4096)), undefined);
+  clock.advance(59_000);
+  await settle();
+  await disk.flush();
+  clock.advance(59_000);
+  assertEquals(link.isAlone, true);
+  await cache.close();
+});
+
+test("rule 14: without a connection a reservation vouches for nothing", async () => {
+  const { server, link, cache, pass } = await setUpCached();
+  server.crash();
+  await settle();
+  assertEquals(link.isAlone, false);
+  let answered = false;
+  const reading = (cache.read(0, new Uint8Array(4096)) as Promise<void>).then(() => answered = true);
+  await settle();
+  assertEquals(answered, false);
+  restart(server);
+  await pass(1000);
+  await reading;
+  assertEquals(link.isAlone, true);
+  await cache.close();
+});
+
+test("rule 14: a sole writer's cache answers whatever becomes of the link, for the operator has said so", async () => {
+  const { server, clock, cache } = await setUpCached({ soleWriter: true });
+  server.hang();
+  clock.advance(3_000_000);
+  assertEquals(cache.read(0, new Uint8Array(4096)), undefined);
+  await cache.close();
+});
+
+for (const ending of ["unreserve", "shared"] as const) {
+  test(`rule 14: a cache answers nothing more when the operator ends the reservation: ${ending}`, async () => {
+    const { server, clock, link, cache, pass } = await setUpCached();
+    if (ending === "unreserve") await server.unreserve();
+    else server.exports.find("disk")!.writers = "any";
+    const other = await openLink(server, clock, { session: newSession() });
+    await other.disk.write(0, filled(2));
+    await settle();
+    assertEquals(link.isAlone, false);
+    const seen = new Uint8Array(4096);
+    const reading = cache.read(0, seen);
+    if (ending === "shared") {
+      await pass(1000);
+      await reading;
+      assertEquals(seen, filled(2));
+    } else {
+      (reading as Promise<void>).catch(() => {});
+    }
+    await other.disk.close();
+    await cache.close();
+  });
+}
 
 test("who was broken off by the operator is not let in again", async () => {
   const { server, disk, pass } = await setUp({ ...reserved(), deadlineMs: 60_000 });

@@ -73,6 +73,12 @@ export const trustsCacheFile: Bug = {
   tampering: { trustsCacheFile: true },
 };
 
+/** Its reservation may have ended while nobody could tell it. */
+export const trustsCache: Bug = {
+  name: "a proxy that is cut off answers from its cache",
+  tampering: { trustsCache: true },
+};
+
 /** Everybody is told that the export is reserved for him. */
 export const reservesForAll: Bug = {
   name: "an export is reserved for everybody",

@@ -9,6 +9,7 @@ import {
   losesRequest,
   namesNoSession,
   skipsResend,
+  trustsCache,
   trustsCacheFile,
 } from "./bugs.ts";
 import { cells } from "./guarantees.ts";
@@ -78,6 +79,22 @@ Deno.test("rule 14: a cache file under a reservation has nothing old after anoth
   const { seed } = randomFrom();
   assertEquals((await liveMany([cached], { seed, count: LIVES })).findings, []);
   assert(await livesToFind(trustsCacheFile, cached) <= LIVES_MAX);
+});
+
+/** The user takes its time, so that a reservation ends while it is cut off. */
+const cutOff: World = {
+  name: "cut off",
+  server: "denbd",
+  writer: "reserved",
+  proxy: "file",
+  restMs: 12_000,
+  troubles: ["rival"],
+};
+
+Deno.test("rule 14: a proxy that is cut off answers nothing from its cache that another writer has changed", async () => {
+  const { seed } = randomFrom();
+  assertEquals((await liveMany([cutOff], { seed, count: LIVES })).findings, []);
+  assert(await livesToFind(trustsCache, cutOff) <= LIVES_MAX);
 });
 
 /** In the worlds that are lived by `deno task sim`, where everything may happen at once. */

@@ -75,7 +75,7 @@ export class Ledger {
   #clientsGone = 0;
   /** Something was given up of which the user has not been told. */
   #forgotten = false;
-  /** Sectors whose unflushed content went through a client that is gone. */
+  /** Sectors whose unflushed content went through a client that is gone, or another writer. */
   readonly #orphans = new Set<number>();
   /** Asked for and not ended. */
   readonly pending = new Set<Change>();
@@ -151,6 +151,9 @@ export class Ledger {
         sector.visible = union(contents(sector.possible), last);
         sector.claimed = sector.visible;
         this.#orphans.add(at);
+      } else if (change.byRival && !durable) {
+        // It writes that again only if nobody takes its place before it comes back.
+        this.#orphans.add(at);
       } else {
         this.#orphans.delete(at);
       }
@@ -198,6 +201,7 @@ export class Ledger {
           union([change.content], contents(change.beside)),
           contents(this.#sectors[at].possible.filter(({ number }) => number > change.number)),
         );
+        this.#orphans.delete(at);
         if (allowed.includes(found) || allowed.includes(ANYTHING)) continue;
         throw new BrokenPromise(
           `another writer's flush succeeded, and sector ${at} of the medium has ${found}`,
@@ -227,7 +231,7 @@ export class Ledger {
         ...promised.map((content) => ({ number: claim.endedNumbers[at], content })),
         ...later,
       ];
-      this.#orphans.delete(at);
+      if (sector.endedNumber === claim.endedNumbers[at]) this.#orphans.delete(at);
     }
   }
 

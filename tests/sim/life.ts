@@ -238,7 +238,7 @@ class Life {
         const connection = await this.#network.dial(this.#path, signal);
         return this.#tampering.connection?.(connection, this.#surroundings) ?? connection;
       };
-      this.#disk = await openRemote(
+      const { disk } = await openRemote(
         dial,
         this.#world,
         this.#surroundings,
@@ -247,6 +247,7 @@ class Life {
         undefined,
         this.#tampering,
       );
+      this.#disk = disk;
     } catch (error) {
       if (this.#proxy === null || this.#proxy.state === "up") this.#breaks(error);
     }
@@ -257,7 +258,7 @@ class Life {
   #gap(): number {
     const { below, chance } = this.#random;
     if (chance(0.5)) return 0;
-    return below(chance(0.05) ? 8000 : 300);
+    return below(chance(0.05) ? 8000 : this.#world.restMs ?? 300);
   }
 
   #act(): void {
@@ -449,13 +450,8 @@ class Life {
     let disk: BlockDevice | null = null;
     while (disk === null && !patience.signal.aborted && !this.#stopped) {
       try {
-        disk = await openRemote(
-          dial,
-          { ...this.#world, writer: "reserved", connections: 1, deadlineMs: 30_000 },
-          this.#surroundings,
-          log,
-          patience.signal,
-        );
+        const world: World = { ...this.#world, writer: "reserved", connections: 1, deadlineMs: 30_000 };
+        ({ disk } = await openRemote(dial, world, this.#surroundings, log, patience.signal));
       } catch (error) {
         this.#trace.remark(() => `the rival is refused: ${(error as Error).message}`);
         // Broken off by itself: the server may have let it in, and not been heard any more.

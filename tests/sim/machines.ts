@@ -7,7 +7,7 @@ import { MemoryStore } from "../../src/device/cache_memory.ts";
 import type { BlockDevice, DiskIdentity } from "../../src/device/device.ts";
 import { StickySync } from "../../src/device/sticky_sync.ts";
 import type { Connection } from "../../src/net/connection.ts";
-import { openNbd } from "../../src/remote/open_nbd.ts";
+import { type OpenedNbd, openNbd } from "../../src/remote/open_nbd.ts";
 import { delay } from "../../src/os/clock.ts";
 import { ExportTable, ExportTraffic, type Writers } from "../../src/server/export_table.ts";
 import { NbdServer, type NbdServerOptions } from "../../src/server/nbd/server.ts";
@@ -35,6 +35,8 @@ export interface Tampering {
   readonly alwaysReplays?: boolean;
   /** The cache file of a proxy is trusted although others may have written since. */
   readonly trustsCacheFile?: boolean;
+  /** A proxy answers from its cache whoever may write meanwhile. */
+  readonly trustsCache?: boolean;
   /** The client does not say that its connections belong together. */
   readonly withoutSession?: boolean;
 }
@@ -217,7 +219,7 @@ export class ProxyMachine implements Host {
       using _timer = time.timer(15_000, () => late.abort(new Error("no answer for 15 s")));
       try {
         const { random } = this.#surroundings;
-        const opened = await openRemote(
+        const { disk: opened, link } = await openRemote(
           dial,
           this.#world,
           this.#surroundings,
@@ -227,7 +229,7 @@ export class ProxyMachine implements Host {
           this.#tampering,
         );
         if (life !== this.#life) return void opened.close();
-        const disk = await this.#cached(opened).catch((error) => {
+        const disk = await this.#cached(opened, () => link!.isAlone).catch((error) => {
           void opened.close();
           throw error;
         });
@@ -245,10 +247,11 @@ export class ProxyMachine implements Host {
     }
   }
 
-  async #cached(disk: BlockDevice): Promise<BlockDevice> {
+  async #cached(disk: BlockDevice, alone: () => boolean): Promise<BlockDevice> {
     const { proxy } = this.#world;
     if (proxy === "plain") return disk;
-    const options = { prefetchBytes: 4 * SECTOR_BYTES };
+    const isAlone = this.#tampering.trustsCache ? undefined : alone;
+    const options = { prefetchBytes: 4 * SECTOR_BYTES, isAlone };
     if (proxy === "memory") {
       return this.#cache = new CacheDisk(disk, new MemoryStore(8 * SECTOR_BYTES, SECTOR_BYTES), options);
     }
@@ -307,8 +310,8 @@ export async function openRemote(
   signal?: AbortSignal,
   contentMayHaveChanged?: () => void,
   { alwaysReplays = false, withoutSession = false }: Tampering = {},
-): Promise<BlockDevice> {
-  const { disk } = await openNbd({
+): Promise<OpenedNbd> {
+  return await openNbd({
     dial,
     exportName: EXPORT_NAME,
     connections,
@@ -325,7 +328,6 @@ export async function openRemote(
     log,
     clock: time,
   });
-  return disk;
 }
 
 /** A disk behind a proxy: whoever uses it does not come back by itself. */

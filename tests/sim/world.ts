@@ -42,6 +42,8 @@ export interface World {
    * which has done with an old connection before it serves a new one; no other can be made to.
    */
   readonly late?: boolean;
+  /** The user does nothing for up to so long, now and then. Default 300 ms. */
+  readonly restMs?: number;
   readonly troubles: readonly Trouble[];
 }
 

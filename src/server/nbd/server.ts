@@ -643,7 +643,8 @@ class Hall implements ServerHall {
     const admitting = this.#writersOf(exported).admit(session, this.#peer);
     this.#admissions.set(exported, admitting);
     try {
-      return encodeFacts({ session, reservation: (await admitting).grant });
+      const { grant: reservation, leaseMs } = await admitting;
+      return encodeFacts({ session, reservation, leaseMs });
     } catch (error) {
       this.#admissions.delete(exported);
       if (!(error instanceof WriterRefused)) throw error;

@@ -11,6 +11,7 @@
  * | `x-denbd:arrived=UUID.EPOCH` | the migration by which the disk came here |
  * | `x-denbd:session=1.UUID.GENERATION` | the session that was asked for: what it had before is over |
  * | `x-denbd:reservation=UUID` | nobody else has written since this UUID was first told, and nobody else may |
+ * | `x-denbd:lease=MILLISECONDS` | the reservation outlives the client's connections for at least so long, unless the operator ends it |
  * | `x-denbd:window=REQUESTS.BYTES` | while no more of them wait, the server answers a probe at once |
  *
  * A probe is a BLOCK_STATUS with a payload that asks for the context `x-denbd:window=…` alone. It needs no disk, so a
@@ -50,6 +51,8 @@ export interface DenbdFacts {
   readonly identity?: { readonly uuid: string; readonly generation: number };
   readonly session?: SessionName;
   readonly reservation?: string;
+  /** How long the reservation outlives the connections, at least; in milliseconds. */
+  readonly leaseMs?: number;
   /** By which migration the disk came to this server, and the epoch of the ownership that it led to. */
   readonly arrived?: { readonly id: string; readonly epoch: number };
   /** How many unanswered requests, and bytes of READ and WRITE among them, leave room for a probe. */
@@ -68,7 +71,7 @@ const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** The names of the contexts that tell these facts. */
 export function encodeFacts(
-  { instance, identity, session, reservation, window, arrived }: DenbdFacts,
+  { instance, identity, session, reservation, leaseMs, window, arrived }: DenbdFacts,
 ): string[] {
   const names: string[] = [];
   if (instance !== undefined) names.push(`${DENBD_NAMESPACE}instance=${instance}`);
@@ -77,6 +80,7 @@ export function encodeFacts(
   }
   if (session !== undefined) names.push(encodeSession(session));
   if (reservation !== undefined) names.push(`${DENBD_NAMESPACE}reservation=${reservation}`);
+  if (leaseMs !== undefined) names.push(`${DENBD_NAMESPACE}lease=${leaseMs}`);
   if (arrived !== undefined) names.push(`${DENBD_NAMESPACE}arrived=${arrived.id}.${arrived.epoch}`);
   if (window !== undefined) names.push(`${WINDOW_PREFIX}${window.requests}.${window.bytes}`);
   return names;
@@ -114,7 +118,7 @@ export function decodeSession(query: string): SessionName | null {
 export function decodeFacts(names: readonly string[]): DenbdFacts {
   const facts: { -readonly [Name in keyof DenbdFacts]: DenbdFacts[Name] } = {};
   for (const name of names) {
-    const match = /^x-denbd:(instance|identity|session|reservation|arrived|window)=(.*)$/s.exec(name);
+    const match = /^x-denbd:(instance|identity|session|reservation|lease|arrived|window)=(.*)$/s.exec(name);
     if (match === null) continue;
     const [, kind, text] = match;
     const fact = kind === "session"
@@ -125,13 +129,16 @@ export function decodeFacts(names: readonly string[]): DenbdFacts {
       ? decodeArrived(text)
       : kind === "window"
       ? decodeWindow(text)
+      : kind === "lease"
+      ? decodeLease(text)
       : UUID.test(text)
       ? text
       : null;
-    if (fact === null || facts[kind as keyof DenbdFacts] !== undefined) {
+    const field = kind === "lease" ? "leaseMs" : kind;
+    if (fact === null || facts[field as keyof DenbdFacts] !== undefined) {
       throw new WireError(kind === "session" ? kind : `${kind} "${text.slice(0, 64)}"`);
     }
-    Object.assign(facts, { [kind]: fact });
+    Object.assign(facts, { [field]: fact });
   }
   return facts;
 }
@@ -144,6 +151,10 @@ function decodeArrived(text: string): DenbdFacts["arrived"] | null {
 function decodeWindow(text: string): ProbeWindow | null {
   const [, requests, bytes] = /^([1-9]\d{0,8})\.([1-9]\d{0,14})$/.exec(text) ?? [];
   return requests === undefined ? null : { requests: Number(requests), bytes: Number(bytes) };
+}
+
+function decodeLease(text: string): number | null {
+  return /^[1-9]\d{0,14}$/.test(text) ? Number(text) : null;
 }
 
 /** `UUID.NUMBER`. */

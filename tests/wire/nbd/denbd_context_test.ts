@@ -23,6 +23,7 @@ test("encodeFacts() names the contexts literally", () => {
     `x-denbd:session=1.${UUID}.3`,
     `x-denbd:reservation=${INSTANCE}`,
   ]);
+  assertEquals(encodeFacts({ leaseMs: 60_000 }), ["x-denbd:lease=60000"]);
   assertEquals(encodeFacts({}), []);
 });
 
@@ -50,6 +51,7 @@ test("decodeFacts() finds the facts among other contexts, and passes over what i
     identity: { uuid: UUID, generation: 2 ** 53 - 1 },
     session: { id: UUID, generation: 1 },
     reservation: UUID,
+    leaseMs: 1,
   };
   assertEquals(decodeFacts(["base:allocation", ...encodeFacts(facts), "x-denbd:moon=full"]), facts);
   assertEquals(decodeFacts(["base:allocation", "x-denbd:"]), {});
@@ -65,6 +67,9 @@ test("decodeFacts() refuses what is malformed or told twice", () => {
     [`x-denbd:session=1.${UUID}`],
     [`x-denbd:reservation=${UUID}.1`],
     [`x-denbd:reservation=${UUID}`, `x-denbd:reservation=${INSTANCE}`],
+    ["x-denbd:lease=0"],
+    ["x-denbd:lease=1e3"],
+    ["x-denbd:lease=1", "x-denbd:lease=1"],
     [`x-denbd:identity=${UUID}.0`],
     [`x-denbd:identity=${UUID}.-1`],
     [`x-denbd:identity=${UUID}.9007199254740992`],
