@@ -85,8 +85,10 @@ export class Intake {
     const limit = isLong ? wantedBytes - this.available + NEXT_BYTES : Infinity;
     if (connection.readNow !== undefined) {
       this.#makeRoom(wantedBytes, isLarge || this.#wasLarge);
-      // Looking for it again and again would be in the way of a long message.
-      const count = connection.readNow(this.#room(limit), patient && !isLong);
+      // A Unix socket holds hardly more than one long message: its rest comes while one looks. TCP has room for many,
+      // and who looks takes them in small pieces.
+      const mayLook = patient && !(isLong && connection.peer.transport === "tcp");
+      const count = connection.readNow(this.#room(limit), mayLook);
       if (count !== undefined) {
         if (count !== null) this.end += count;
         return count;
