@@ -140,8 +140,8 @@ class Copying {
       const buffer = new Uint8Array(STREAM_BYTES);
       while (true) {
         const count = await Promise.race([stdin.read(buffer), this.#aborted]);
-        if (count === null) return await output.finish();
-        await output.write(buffer.subarray(0, count));
+        if (count === null) return await inWords(to.path, output.finish());
+        await inWords(to.path, output.write(buffer.subarray(0, count)));
         progress.add(count);
       }
     }
@@ -223,6 +223,15 @@ function isSameDisk(one: DiskLocator, other: DiskLocator): boolean {
     return a.dev === b.dev && a.ino === b.ino;
   } catch {
     return false; // One of them does not exist, or will be refused when it is opened.
+  }
+}
+
+/** Waits for what is done to a file, and names that where it fails. */
+async function inWords(path: string, doing: Promise<void>): Promise<void> {
+  try {
+    await doing;
+  } catch (error) {
+    throw new Error(`cannot write ${path}: ${reasonOf(error)}`);
   }
 }
 

@@ -199,10 +199,10 @@ export function describeError(error: unknown): string {
   const parts: string[] = [];
   let each: unknown = error;
   for (let depth = 0; depth < 4 && each !== undefined && each !== null; depth++) {
-    // Whoever has put an error of the system into words has said it all.
-    const said = depth === 0 && each instanceof Error ? each.message : reasonOf(each);
-    const message = said || (each as Error).name;
-    if (!parts.some((part) => part.includes(message))) parts.push(message);
+    const message = each instanceof Error ? each.message || each.name : String(each);
+    // A cause may have been told in its own words, or in plain ones.
+    const wordings = [message, reasonOf(each)];
+    if (!parts.some((part) => wordings.some((words) => part.includes(words)))) parts.push(message);
     each = each instanceof Error ? each.cause : undefined;
   }
   const text = escapeControls(parts.join(": ").replaceAll("\n", " "));

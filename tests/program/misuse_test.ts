@@ -2,6 +2,7 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { run, temporaryDirectory } from "../testing/process.ts";
+import { smallFileSystem, storageTest } from "../testing/storage.ts";
 import { denbd, program, serve } from "./program.ts";
 
 interface Misuse {
@@ -191,6 +192,26 @@ Deno.test("a running server says why it cannot do what it is asked", async () =>
     const { code, stdout, stderr } = await denbd([command, "--sock", control, ...words], { code: "any" });
     assertEquals([code, stdout, stderr], [1, "", `denbd ${command}: ${why}\n`]);
   }
+});
+
+storageTest("a full file system: exit code 1, the file in the message, nothing half done left", async () => {
+  using directory = temporaryDirectory();
+  await using full = await smallFileSystem(1 << 20);
+  const image = directory.file("image");
+  Deno.writeFileSync(image, new Uint8Array(4 << 20).fill(1));
+  const copy = full.file("copy");
+  const stdin = new Uint8Array(4 << 20).fill(1);
+  const no = async (args: string[], says: RegExp, options: { stdin?: Uint8Array<ArrayBuffer> } = {}) => {
+    const { code, stderr } = await denbd(args, { code: "any", timeoutSeconds: 20, ...options });
+    assertEquals(code, 1);
+    assertMatch(stderr, says);
+    assertEquals([...Deno.readDirSync(full.path)].map(({ name }) => name), []);
+  };
+  await no(
+    ["copy", image, copy],
+    /^denbd copy: \S+\/copy: cannot write \d+ bytes at \d+: ENOSPC[^:]*: ENOSPC\)\n$/,
+  );
+  await no(["copy", "-", copy], /^denbd copy: cannot write \S+\/copy: there is no space left\n$/, { stdin });
 });
 
 Deno.test({
