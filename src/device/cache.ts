@@ -130,6 +130,15 @@ export class CacheDisk implements BlockDevice {
     return this.#read(offset, into);
   }
 
+  cachedBytes(offset: number, length: number): Uint8Array | null {
+    if (this.#closed || this.#order.conflicts(false, offset, length)) return null;
+    const bytes = this.#store.view?.(offset, length) ?? null;
+    if (bytes === null) return null;
+    this.counts.hits += 1;
+    this.#readAhead(offset, length);
+    return bytes;
+  }
+
   write(offset: number, data: Uint8Array, options?: WriteOptions): void | Promise<void> {
     return this.#change(offset, data.length, () => this.#disk.write(offset, data, options));
   }
@@ -191,8 +200,7 @@ export class CacheDisk implements BlockDevice {
     } catch (error) {
       (waiting ??= []).push(Promise.reject(error));
     }
-    const ahead = this.#sequences.read(offset, into.length);
-    if (ahead !== null) this.#prefetchAhead(ahead.offset, ahead.length);
+    this.#readAhead(offset, into.length);
     if (waiting === null) {
       this.counts.hits += 1;
       return;
@@ -273,6 +281,11 @@ export class CacheDisk implements BlockDevice {
 
   #endOf({ first, bytes }: Fetch): number {
     return first + Math.ceil(bytes.length / this.#blockBytes);
+  }
+
+  #readAhead(offset: number, length: number): void {
+    const ahead = this.#sequences.read(offset, length);
+    if (ahead !== null) this.#prefetchAhead(ahead.offset, ahead.length);
   }
 
   #prefetchAhead(offset: number, length: number): void {

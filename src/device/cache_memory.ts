@@ -57,6 +57,21 @@ export class MemoryStore implements BlockStore {
     into.set(this.#pieceOf(slot).subarray(at, at + into.length));
   }
 
+  view(offset: number, length: number): Uint8Array | null {
+    const first = Math.floor(offset / this.blockBytes);
+    const last = Math.floor((offset + length - 1) / this.blockBytes);
+    const slot = this.#slotOf.get(first);
+    if (slot === undefined) return null;
+    const inPiece = slot % this.#slotsPerPiece;
+    if (inPiece + last - first >= this.#slotsPerPiece) return null;
+    for (let block = first + 1; block <= last; block++) {
+      if (this.#slotOf.get(block) !== slot + block - first) return null;
+    }
+    this.#wasRead.fill(1, slot, slot + last - first + 1);
+    const at = inPiece * this.blockBytes + offset - first * this.blockBytes;
+    return this.#pieceOf(slot).subarray(at, at + length);
+  }
+
   put(block: number, bytes: Uint8Array): void {
     const slot = this.#slotOf.get(block) ?? this.#takeSlot();
     this.#slotOf.set(block, slot);

@@ -17,6 +17,13 @@ export interface BlockStore {
    * @throws {DeviceError} If it cannot, thrown or rejected; it no longer has the block then.
    */
   read(block: number, from: number, into: Uint8Array): void | Promise<void>;
+  /**
+   * The bytes of a range where they are kept, if all of it is, in one piece; `null` otherwise. They may change with
+   * the next call. Only for stores in memory.
+   *
+   * @param offset From the start of the disk.
+   */
+  view?(offset: number, length: number): Uint8Array | null;
   /** Keeps the whole of a block, which it may throw out again at any time. `bytes` do not change afterwards. */
   put(block: number, bytes: Uint8Array): void;
   /**

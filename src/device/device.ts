@@ -115,6 +115,21 @@ export interface BlockDevice {
    * @returns `null` if the range has to be read.
    */
   cachedFile?(offset: number, length: number): OpenFile | null;
+  /**
+   * The bytes of a range where the disk has them in memory; the disk's again when the caller returns to the event
+   * loop. As {@linkcode cachedFile}, for a disk without a file.
+   *
+   * @returns `null` if the range has to be read.
+   */
+  cachedBytes?(offset: number, length: number): Uint8Array | null;
+  /**
+   * As {@linkcode read}, for who only passes the bytes on: they are shown where the disk has them. Only disks have
+   * this whose bytes come from elsewhere, in buffers of their own.
+   *
+   * @param done Called once, now or later, with the bytes, which are the disk's again when it returns, or with
+   *   `null` and why they cannot be had. Does not throw.
+   */
+  show?(offset: number, length: number, done: (bytes: Uint8Array | null, error?: unknown) => void): void;
   /** Ends all use; does not flush. Idempotent. */
   close(): Promise<void>;
 }

@@ -62,6 +62,11 @@ export class BufferPool {
     return makeBuffer(byteCount);
   }
 
+  /** Counts bytes as in use for which somebody will need buffers soon; a negative number takes them back. */
+  expect(byteCount: number): void {
+    this.#usedBytes += byteCount;
+  }
+
   /** Gives a buffer back, which nobody may touch any more. */
   give(buffer: PooledBuffer): void {
     const size = buffer.bytes.length;

@@ -50,6 +50,13 @@ export interface Connection {
   /** Who has more than so many bytes together should write them, and go on: the rest of the work is done meanwhile. */
   readonly eagerBytes?: number;
   /**
+   * Writes as much of `bytes` as can leave without waiting, if nothing waits before them.
+   *
+   * @param more More follows at once: it is better to let both leave together.
+   * @returns How much that was; 0 also if the connection is over, as {@linkcode write} will say.
+   */
+  writeNow?(bytes: Uint8Array, more: boolean): number;
+  /**
    * Writes `bytes`, then a range of a file that is in the page cache, without reading it. Otherwise like
    * {@linkcode write}. If the range cannot be sent to its end (the file was cut short, or cannot be read any more)
    * the connection is closed: the peer cannot be told any other way. Transports that change or frame what they carry

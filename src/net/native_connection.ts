@@ -176,6 +176,12 @@ export class NativeConnection implements Connection {
     return this.#later(() => this.#writeThrough(bytes));
   }
 
+  writeNow(bytes: Uint8Array, more: boolean): number {
+    if (this.#closed || this.#pendingWrites > 0 || this.#fd === null) return 0;
+    const send = more ? sendNowAndMore : sendNow;
+    return Math.max(0, send(this.#fd, bytes as Uint8Array<ArrayBuffer>));
+  }
+
   #later(write: () => Promise<void>): Promise<void> {
     this.#pendingWrites++;
     this.#lastWrite = this.#lastWrite.then(write).finally(() => this.#pendingWrites--);

@@ -73,6 +73,19 @@ export class NbdDisk implements BlockDevice {
     return this.#perform(Command.READ, 0, offset, into.length, this.#payloadBytesMax, into);
   }
 
+  show(offset: number, length: number, done: (bytes: Uint8Array | null, error?: unknown) => void): void {
+    if (length === 0 || length > this.#payloadBytesMax) {
+      const bytes = new Uint8Array(length);
+      Promise.resolve(this.read(offset, bytes)).then(() => done(bytes), (error) => done(null, error));
+      return;
+    }
+    const transaction = new Transaction(Command.READ, 0, offset, length, null);
+    this.#begin(transaction, (error) => {
+      if (error === null) done(transaction.shown);
+      else done(null, error);
+    });
+  }
+
   write(offset: number, data: Uint8Array, options?: WriteOptions): void | Promise<void> {
     return this.#perform(
       Command.WRITE,
@@ -149,13 +162,16 @@ export class NbdDisk implements BlockDevice {
 
   #transact(transaction: Transaction): Promise<void> {
     return new Promise((resolve, reject) => {
-      transaction.settled = (error) => {
-        for (const next of this.#gate.leave(transaction)) this.#carrier.submit(next);
-        if (error === null) resolve();
-        else reject(error);
-      };
-      if (this.#gate.enter(transaction)) this.#carrier.submit(transaction);
+      this.#begin(transaction, (error) => error === null ? resolve() : reject(error));
     });
+  }
+
+  #begin(transaction: Transaction, settled: Transaction["settled"]): void {
+    transaction.settled = (error) => {
+      for (const next of this.#gate.leave(transaction)) this.#carrier.submit(next);
+      settled(error);
+    };
+    if (this.#gate.enter(transaction)) this.#carrier.submit(transaction);
   }
 }
 

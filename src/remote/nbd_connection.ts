@@ -3,7 +3,8 @@
  *
  * Requests that are handed over in one turn of the event loop leave in one write, short payloads among them;
  * replies are taken from one buffer, as many as a read brought, in whatever order the server answers. Data of a
- * READ go to their place in the caller's buffer: past the receive buffer when much of them is still to come.
+ * READ go to their place in the caller's buffer: past the receive buffer when much of them is still to come. A READ
+ * without a buffer is shown its data where they were received.
  *
  * Nothing the server says is believed before it is held against the request. A server that breaks the protocol
  * ends the connection, because from there on no byte of it means anything.
@@ -58,6 +59,10 @@ const RECEIVE_BYTES = 256 * 1024;
 const RECEIVE_BYTES_FIRST = 16 * 1024;
 /** Data of which at least this much is missing are received in place. */
 const IN_PLACE_BYTES_MIN = 16 * 1024;
+/** A READ without a buffer is shown no more than this in the receive buffer. */
+const SHOWN_BYTES_MAX = RECEIVE_BYTES / 2 + 64;
+/** What stands before the data of a reply, at most. */
+const DATA_HEADER_BYTES_MAX = 40;
 /** Requests that leave in one write. */
 const SEND_BYTES = 256 * 1024;
 /** Longer payloads are not copied behind their header but written on their own. */
@@ -148,6 +153,8 @@ export class NbdConnection {
   #view = new DataView(this.#received.buffer);
   #start = 0;
   #end = 0;
+  /** The length of the reply of which a part is in the buffer, where it is awaited whole and known; else 0. */
+  #awaitedBytes = 0;
   #target: Target | null = null;
   readonly #header: ReplyHeader = {
     form: "simple",
@@ -452,11 +459,21 @@ export class NbdConnection {
       if (inPlace) target.filled += count;
       else this.#end += count;
       this.#parse();
+      // What was answered leaves before more is taken.
+      await undefined;
     }
   }
 
   /** The free end of the buffer: never empty, for what is left in it is the beginning of a message that fits. */
   #room(): Uint8Array {
+    const awaited = this.#awaitedBytes;
+    if (awaited === 0 || this.#start + awaited > this.#received.length) this.#makeRoom();
+    // Behind long data no more than the beginning of the next reply, the rest of which might have to be moved.
+    const limit = awaited > 0 ? this.#start + awaited + DATA_HEADER_BYTES_MAX : this.#received.length;
+    return this.#received.subarray(this.#end, limit);
+  }
+
+  #makeRoom(): void {
     const old = this.#received;
     // Whoever fills the buffer has more to say.
     if (this.#end === old.length && old.length < RECEIVE_BYTES) {
@@ -468,11 +485,11 @@ export class NbdConnection {
     }
     this.#end -= this.#start;
     this.#start = 0;
-    return this.#received.subarray(this.#end);
   }
 
   /** Takes from the buffer all that is complete. */
   #parse(): void {
+    this.#awaitedBytes = 0;
     while (true) {
       if (this.#target !== null) {
         if (!this.#fillTarget(this.#target)) return;
@@ -506,6 +523,10 @@ export class NbdConnection {
     const transaction = this.#unanswered.get(header.cookie);
     if (transaction === undefined) throw new WireError(`reply with the unknown cookie ${header.cookie}`);
     if (header.form === "simple") {
+      const succeeds = header.error === 0 && !this.agreement.structured;
+      if (succeeds && isShown(transaction, headerBytes)) {
+        return this.#show(transaction, headerBytes, available);
+      }
       this.#start += headerBytes;
       this.#simpleReply(header.cookie, transaction);
       return true;
@@ -523,7 +544,7 @@ export class NbdConnection {
       if (this.agreement.structured) throw new WireError("simple reply with data where chunks were agreed");
       const complete = () => this.#finish(cookie, transaction);
       transaction.coverage = whole(transaction.length);
-      this.#target = { bytes: transaction.buffer!, filled: 0, complete };
+      this.#target = { bytes: placeOf(transaction), filled: 0, complete };
     } else if (transaction.type === Command.BLOCK_STATUS) {
       throw new WireError("BLOCK_STATUS succeeded without a status");
     } else {
@@ -543,9 +564,14 @@ export class NbdConnection {
       const offset = decodeDataOffset(this.#view, this.#start + headerBytes, payloadBytes, transaction);
       const from = offset - transaction.offset;
       const length = payloadBytes - DATA_OFFSET_BYTES;
+      const dataAt = headerBytes + DATA_OFFSET_BYTES;
+      const isWhole = done && length === transaction.length && transaction.coverage === null;
+      if (isWhole && isShown(transaction, dataAt)) {
+        return this.#show(transaction, dataAt, available);
+      }
       claim(transaction, from, length);
-      this.#start += headerBytes + DATA_OFFSET_BYTES;
-      this.#target = { bytes: transaction.buffer!.subarray(from, from + length), filled: 0, complete };
+      this.#start += dataAt;
+      this.#target = { bytes: placeOf(transaction).subarray(from, from + length), filled: 0, complete };
       return true;
     }
     if (headerBytes + payloadBytes > RECEIVE_BYTES) {
@@ -569,6 +595,19 @@ export class NbdConnection {
     return true;
   }
 
+  /** Ends a READ with data that are all in the buffer. @returns `false` if they are not. */
+  #show(transaction: Transaction, dataAt: number, available: number): boolean {
+    const replyBytes = dataAt + transaction.length;
+    if (available < replyBytes) {
+      this.#awaitedBytes = replyBytes;
+      return false;
+    }
+    transaction.shown = this.#received.subarray(this.#start + dataAt, this.#start + replyBytes);
+    this.#start += replyBytes;
+    this.#finish(this.#header.cookie, transaction);
+    return true;
+  }
+
   /** Takes in a payload that is all there. */
   #takePayload(
     transaction: Transaction,
@@ -581,7 +620,7 @@ export class NbdConnection {
       const { offset, length } = decodeHolePayload(view, at, transaction);
       const from = offset - transaction.offset;
       claim(transaction, from, length);
-      transaction.buffer!.fill(0, from, from + length);
+      placeOf(transaction).fill(0, from, from + length);
     } else if (type === ChunkType.BLOCK_STATUS || type === ChunkType.BLOCK_STATUS_EXT) {
       const { extended, contexts } = this.agreement;
       const status = decodeBlockStatusPayload(view, at, extended, payloadBytes, transaction);
@@ -605,9 +644,11 @@ export class NbdConnection {
   #finish(cookie: bigint, transaction: Transaction): void {
     const { failure } = transaction;
     if (failure === null) {
-      if (transaction.type === Command.READ && !transaction.coverage?.isComplete(transaction.length)) {
+      const isRead = transaction.type === Command.READ && transaction.shown === null;
+      if (isRead && !transaction.coverage?.isComplete(transaction.length)) {
         throw new WireError(`READ of ${transaction.length} bytes succeeded with some missing`);
       }
+      if (isRead) transaction.shown = placeOf(transaction);
       if (transaction.type === Command.BLOCK_STATUS && transaction !== this.#probe) {
         for (const { name } of this.agreement.contexts) {
           if (transaction.statuses.has(name)) continue;
@@ -640,6 +681,16 @@ function dataBytes({ type, length }: Transaction): number {
 function probeWindow(agreement: ClientAgreement): ProbeWindow | null {
   const offered = (agreement.transmissionFlags & TransmissionFlag.BLOCK_STATUS_PAYLOAD) !== 0;
   return offered && agreement.extended ? denbdFacts(agreement).window ?? null : null;
+}
+
+/** Whether it is a READ whose data are shown in the receive buffer, behind so many bytes of a reply. */
+function isShown({ type, buffer, length }: Transaction, dataAt: number): boolean {
+  return type === Command.READ && buffer === null && dataAt + length <= SHOWN_BYTES_MAX;
+}
+
+/** Where the data of a READ go. */
+function placeOf(transaction: Transaction): Uint8Array {
+  return transaction.buffer ?? (transaction.place ??= new Uint8Array(transaction.length));
 }
 
 function claim(transaction: Transaction, from: number, length: number): void {

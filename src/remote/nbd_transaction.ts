@@ -34,10 +34,13 @@ function nobody(): void {}
 export class Transaction implements ChunkRequest {
   /** READ: the first error that came, which decides once the reply is complete. */
   failure: Failure | null = null;
-  /** BLOCK_STATUS: extents by the name of their context; its id is the connection's business. */
-  readonly statuses = new Map<string, StatusExtent[]>();
+  #statuses: Map<string, StatusExtent[]> | null = null;
   /** READ in chunks: the bytes that came. A reply in one piece needs none. */
   coverage: Coverage | null = null;
+  /** READ without a buffer: what came; it is gone when {@linkcode settled} has returned. */
+  shown: Uint8Array | null = null;
+  /** READ without a buffer: where data are put together that cannot be shown as they come. */
+  place: Uint8Array | null = null;
   /** Called once, at the end: with `null` if it succeeded. */
   settled: (error: DeviceError | null) => void = nobody;
 
@@ -46,7 +49,7 @@ export class Transaction implements ChunkRequest {
    * @param flags {@linkcode CommandFlag}s. PAYLOAD_LEN of a WRITE is the connection's business.
    * @param offset In bytes.
    * @param length In bytes.
-   * @param buffer READ: is filled. WRITE: the data. `length` bytes that nobody else touches until the end.
+   * @param buffer READ: is filled; `null` where it is enough that the bytes are {@linkcode shown}. WRITE: the data. `length` bytes that nobody else touches until the end.
    *   BLOCK_STATUS with PAYLOAD_LEN: the payload.
    * @param file WRITE without a buffer: where the data stand, at the same offset, until the end. Only for connections
    *   that send files.
@@ -59,6 +62,11 @@ export class Transaction implements ChunkRequest {
     readonly buffer: Uint8Array | null,
     readonly file: OpenFile | null = null,
   ) {}
+
+  /** BLOCK_STATUS: extents by the name of their context; its id is the connection's business. */
+  get statuses(): Map<string, StatusExtent[]> {
+    return this.#statuses ??= new Map();
+  }
 
   /** Bytes that follow the header. */
   get payload(): Uint8Array | null {
@@ -80,7 +88,8 @@ export class Transaction implements ChunkRequest {
   restart(): void {
     this.failure = null;
     this.coverage = null;
-    if (this.statuses.size > 0) this.statuses.clear();
+    this.shown = null;
+    this.#statuses = null;
   }
 
   /** Ends it, once: whatever is called afterwards has no effect. */

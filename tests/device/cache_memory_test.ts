@@ -62,3 +62,25 @@ test("refuses blocks of a size that does not fit", () => {
     assertThrows(() => new MemoryStore(1 << 20, blockBytes), RangeError);
   }
 });
+
+test("shows a range where it lies in one piece, and only there", () => {
+  const store = new MemoryStore(8 * 4096, 4096);
+  for (const block of [10, 11, 12, 20, 13]) store.put(block, filled(block));
+  const shown = store.view(10 * 4096 + 4000, 2 * 4096)!;
+  assertEquals([shown.length, shown[0], shown[96], shown.at(-1)], [2 * 4096, 10, 11, 12]);
+  // Between 12 and 13 lies 20.
+  assertEquals(store.view(12 * 4096, 2 * 4096), null);
+  assertEquals(store.view(9 * 4096, 2 * 4096), null);
+  assertEquals(store.view(13 * 4096, 4097), null);
+  store.forget(11, 12);
+  assertEquals(store.view(10 * 4096, 4097), null);
+});
+
+test("shows nothing across the pieces of its memory, and counts what it shows as read", () => {
+  const store = new MemoryStore(2 << 20, 1 << 19);
+  for (const block of [0, 1, 2, 3]) store.put(block, new Uint8Array(1 << 19).fill(block));
+  assertEquals(store.view(1 << 19, 1 << 20), null);
+  assertEquals(store.view(0, 1 << 20)!.length, 1 << 20);
+  store.put(4, new Uint8Array(1 << 19));
+  assertEquals([0, 1, 2, 3, 4].map((block) => store.has(block)), [true, true, false, true, true]);
+});

@@ -123,12 +123,18 @@ async function expectEnd(disk: NbdDisk, server: Connection): Promise<void> {
   await assertRejects(async () => await disk.read(0, new Uint8Array(1)), DeviceError, "is lost");
 }
 
+/** Reads by {@linkcode NbdDisk.show}. */
+function shown(disk: NbdDisk, offset: number, length: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    disk.show(offset, length, (bytes, error) => bytes === null ? reject(error) : resolve());
+  });
+}
+
 for (const form of ["structured", "extended"] as const) {
   for (const [what, chunks] of readLies) {
-    test(`READ answered with ${what} ends the connection (${form})`, async () => {
+    const expectRefused = async (read: (disk: NbdDisk) => Promise<void>) => {
       const { disk, server } = await meet(form);
-      const into = new Uint8Array(LENGTH);
-      const reading = disk.read(OFFSET, into) as Promise<void>;
+      const reading = read(disk);
       // Another request under way fails with it.
       const other = disk.read(0, new Uint8Array(1)) as Promise<void>;
       other.catch(() => {});
@@ -146,6 +152,10 @@ for (const form of ["structured", "extended"] as const) {
       }
       assert((await assertRejects(() => other, DeviceError)).cause instanceof WireError);
       await expectEnd(disk, server);
+    };
+    test(`READ answered with ${what} ends the connection (${form})`, async () => {
+      await expectRefused((disk) => disk.read(OFFSET, new Uint8Array(LENGTH)) as Promise<void>);
+      await expectRefused((disk) => shown(disk, OFFSET, LENGTH));
     });
   }
 

@@ -15,6 +15,9 @@ const CHUNK_BYTES_CROWDED = 16 * 1024;
 /** Late replies that lie behind each other leave together, but no more than so many bytes. */
 const LATE_BYTES_MAX = 64 * 1024;
 
+/** Data of this size are worth a write of their own. */
+const UNCOPIED_BYTES_MIN = 32 * 1024;
+
 /** A buffer, and how many writes and unfinished replies still need it. */
 interface Chunk {
   readonly buffer: PooledBuffer;
@@ -148,6 +151,26 @@ export class Outbox {
     if (chunk.users === 0) this.#from = this.#to = 0;
   }
 
+  /**
+   * As {@linkcode commit}, with data behind it that are the caller's again afterwards: what can leave now is not
+   * copied. At least that much more was reserved.
+   */
+  commitShown(byteCount: number, data: Uint8Array): void {
+    this.#to += byteCount;
+    let gone = 0;
+    if (data.length >= UNCOPIED_BYTES_MIN && this.#stream === null && !this.#broken) {
+      const ready = this.bytes.subarray(this.#from, this.#to);
+      gone = this.#connection.writeNow?.(ready, true) ?? 0;
+      this.#from += gone;
+      if (gone === ready.length) data = data.subarray(this.#connection.writeNow!(data, false));
+    }
+    this.bytes.set(data, this.#to);
+    this.#to += data.length;
+    // Nothing may come between the parts of a reply.
+    if (gone > 0) this.#flushReady();
+    else this.flushSoon();
+  }
+
   /** Takes a buffer for {@linkcode sendBuffer}. */
   takeBuffer(byteCount: number): PooledBuffer {
     return this.#pool.take(byteCount);
@@ -191,11 +214,14 @@ export class Outbox {
   /** Hands all ready replies to the connection. */
   flush(): void {
     this.#flushLate();
-    if (this.#from === this.#to) return;
+    if (this.#from !== this.#to) this.#flushReady();
+  }
+
+  #flushReady(): void {
     const chunk = this.#chunk!;
     const from = this.#from;
     this.#from = this.#to;
-    this.#write(chunk, from, this.#to, false);
+    if (from !== this.#to) this.#write(chunk, from, this.#to, false);
     if (chunk.users === 0) this.#from = this.#to = 0;
   }
 

@@ -25,6 +25,9 @@ const SEND_AT_ONCE_BYTES = 192 * 1024;
 /** From this size cached data are sent from the file itself: for less the calls cost more than the copy. */
 const SEND_FILE_BYTES_MIN = 64 * 1024;
 
+/** A disk that so often in a row did not know its holes at once, as one far away, is no longer asked. */
+const LATE_EXTENTS_MAX = 8;
+
 /** A READ that is answered in several chunks. */
 interface Parts {
   readonly request: Answered;
@@ -40,7 +43,10 @@ export class Reader implements PartReader {
   readonly #backlog: Backlog;
   readonly #times: RequestTimes;
 
+  readonly #pool: BufferPool;
   readonly #large: LargeReader;
+  /** How often in a row the disk did not say at once where its holes are. */
+  #lateExtents = 0;
 
   constructor(
     exported: Export,
@@ -53,6 +59,7 @@ export class Reader implements PartReader {
     this.#replies = replies;
     this.#backlog = backlog;
     this.#times = times;
+    this.#pool = pool;
     this.#large = new LargeReader(exported, replies, backlog, times, pool, this);
   }
 
@@ -68,6 +75,10 @@ export class Reader implements PartReader {
     }
     if (this.sendFile(request, offset, length, true)) return this.#times.answeredNow(Command.READ);
     if (isLarge) return this.#large.read({ ...request }, mayTellHoles);
+    const { device } = this.#exported;
+    if (device.show !== undefined) return this.#show(request);
+    const cached = device.cachedBytes?.(offset, length) ?? null;
+    if (cached !== null) return this.#pass(request, cached, mayTellHoles);
     const overhead = this.#replies.dataOverhead;
     const { outbox } = this.#replies;
     outbox.reserve(overhead + length);
@@ -100,6 +111,42 @@ export class Reader implements PartReader {
     return true;
   }
 
+  /** Answers with bytes that the disk has in memory. */
+  #pass(request: Request, bytes: Uint8Array, mayTellHoles: boolean): void {
+    const { outbox, dataOverhead } = this.#replies;
+    const { offset, length } = request;
+    this.#times.answeredNow(Command.READ);
+    if (mayTellHoles && length >= HOLE_BYTES_MIN && isZero(bytes)) {
+      return this.#replies.hole(request, offset, length, true);
+    }
+    outbox.reserve(dataOverhead + length);
+    this.#replies.data(outbox.view, outbox.at, request, offset, length, true);
+    outbox.commitShown(dataOverhead, bytes);
+  }
+
+  /** Passes on what comes from elsewhere. */
+  #show(shared: Request): void {
+    const request = { ...shared };
+    const sinceMs = this.#times.batchAtMs;
+    const { offset, length } = request;
+    this.#backlog.begin(length);
+    this.#pool.expect(length);
+    this.#exported.device.show!(offset, length, (bytes, error) => {
+      const { outbox, dataOverhead } = this.#replies;
+      this.#pool.expect(-length);
+      if (bytes === null) {
+        this.#replies.failure(request, error);
+        outbox.flushSoon();
+      } else {
+        outbox.reserve(dataOverhead + length);
+        this.#replies.data(outbox.view, outbox.at, request, offset, length, true);
+        outbox.commitShown(dataOverhead, bytes);
+      }
+      this.#times.answeredLater(Command.READ, sinceMs);
+      this.#backlog.end(length);
+    });
+  }
+
   #readLater(shared: Request, reading: Promise<void>): void {
     const request = { ...shared };
     const sinceMs = this.#times.batchAtMs;
@@ -123,7 +170,7 @@ export class Reader implements PartReader {
 
   /** Extents of a range in which the disk knows holes; `null` if it is all data, or not known at once. */
   holesIn(offset: number, length: number): Extent[] | null {
-    if (!this.#exported.device.can.extents) return null;
+    if (!this.#exported.device.can.extents || this.#lateExtents === LATE_EXTENTS_MAX) return null;
     let extents: Extent[] | Promise<Extent[]>;
     try {
       extents = this.#exported.device.extents(offset, length);
@@ -132,8 +179,10 @@ export class Reader implements PartReader {
     }
     if (extents instanceof Promise) {
       extents.catch(() => {});
+      this.#lateExtents++;
       return null;
     }
+    this.#lateExtents = 0;
     const worthTelling = ({ kind, length }: Extent) => kind !== "data" && length >= HOLE_BYTES_MIN;
     return extents.some(worthTelling) ? extents : null;
   }
