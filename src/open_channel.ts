@@ -61,6 +61,20 @@ export async function prepareChannel(
   return (transport, signal) => openSecureConnection(transport, { identity, trust, signal });
 }
 
+/** The key that is remembered of a server; `undefined` if there is none, or there are several. */
+export async function rememberedKey({ server }: NbdLocator, env: Environment): Promise<string | undefined> {
+  const file = knownServersFile(env);
+  if (file === undefined) return undefined;
+  const name = formatEndpoint(server);
+  const met = parseKnownServers(await readIfThere(file), file).filter((each) => each.server === name);
+  return met.length === 1 ? met[0].key : undefined;
+}
+
+function knownServersFile(env: Environment): string | undefined {
+  const directory = userDirectory(env);
+  return env(KNOWN_SERVERS_VARIABLE) ?? (directory === undefined ? undefined : `${directory}/known_servers`);
+}
+
 /** Compares a server's key with the remembered one, and remembers it at the first contact. */
 async function trustRemembered(
   server: string,
@@ -68,9 +82,7 @@ async function trustRemembered(
   { env, log }: ChannelContext,
 ): Promise<void> {
   const key = serverKey.toBase64();
-  const directory = userDirectory(env);
-  const file = env(KNOWN_SERVERS_VARIABLE) ??
-    (directory === undefined ? undefined : `${directory}/known_servers`);
+  const file = knownServersFile(env);
   if (file === undefined) {
     throw new Error(
       `the key of ${server} is ${key}, and there is nowhere to remember it: give key= in the URI, ` +

@@ -1,5 +1,6 @@
 /** From the name of a disk to the disk. */
 import { type Log, silentLog } from "./base/log.ts";
+import { publicLocator, redirected } from "./base/redirect.ts";
 import {
   type DiskLocator,
   formatDiskLocator,
@@ -11,7 +12,7 @@ import { bytewise } from "./device/bytewise.ts";
 import type { BlockDevice } from "./device/device.ts";
 import { openFileDisk } from "./device/open_file_disk.ts";
 import { dial } from "./net/dial.ts";
-import { type OpenChannel, prepareChannel } from "./open_channel.ts";
+import { type OpenChannel, prepareChannel, rememberedKey } from "./open_channel.ts";
 import { startTlsTo } from "./open_tls.ts";
 import { type Clock, systemClock } from "./os/clock.ts";
 import { askForContexts, askForExports } from "./remote/ask_server.ts";
@@ -36,7 +37,7 @@ export interface OpenDiskOptions {
   /** Local IP address to connect from. Default: the system's choice. */
   readonly bind?: string;
   /** Where a disk that moves is followed to, if a server says so that has not proven who it is. */
-  readonly follow?: readonly { readonly host: string; readonly port: number }[];
+  readonly follow?: readonly NbdLocator[];
   /** Ends the attempt to open, with the signal's reason. */
   readonly signal?: AbortSignal;
   /**
@@ -164,30 +165,33 @@ export function dialOf(locator: NbdLocator, options: OpenDiskOptions): Dial {
   };
 }
 
-/**
- * Where a disk is that has moved: only to one of the places that were named, or where a server says so that has proven
- * who it is; and never to a place that is protected less.
- */
+/** Where a disk is that a server says has moved, or why it is not followed there. */
 function newPlace(
   from: NbdLocator,
   to: string,
   authenticated: boolean,
   options: OpenDiskOptions,
-): NewPlace | null {
-  let locator;
-  try {
-    locator = parseDiskLocator(to);
-  } catch {
-    return null;
-  }
-  if (locator.kind !== "nbd" || locator.server.transport !== "tcp") return null;
-  const { host, port } = locator.server;
-  const named = [...options.follow ?? [], ...from.others ?? []];
-  const isNamed = named.some((place) => place.host === host && place.port === port);
-  if (!isNamed && (!authenticated || from.tls?.trustAnybody === true)) return null;
-  const isLess = from.channel !== undefined && locator.channel === undefined ||
-    from.tls !== undefined && locator.tls === undefined;
-  return isLess ? null : { dial: dialOf(locator, options), exportName: locator.exportName };
+): NewPlace | string {
+  const locator = redirected(to, { from, authenticated, named: options.follow ?? [] });
+  if (typeof locator === "string") return locator;
+  return { dial: dialOf(locator, options), exportName: locator.exportName };
+}
+
+/**
+ * A place that a disk has moved to, as clients may be told of it: without what is ours alone, and with the key that we
+ * have found there. `null` if they could not reach it.
+ */
+export async function publicPlace(
+  peer: string,
+  env: (name: string) => string | undefined,
+): Promise<string | null> {
+  const told = parseDiskLocator(peer);
+  const locator = told.kind === "nbd" ? publicLocator(told) : null;
+  if (locator === null) return null;
+  const { channel } = locator;
+  if (channel?.protection !== "noise" || channel.serverKey !== undefined) return formatDiskLocator(locator);
+  const serverKey = await rememberedKey(locator, env).catch(() => undefined);
+  return formatDiskLocator({ ...locator, channel: { ...channel, serverKey } });
 }
 
 /** Runs an attempt to reach a server, which may not take forever, and says which disk it was about. */

@@ -1,4 +1,4 @@
-import { type DiskLocator, formatDiskLocator } from "../base/uri.ts";
+import { type DiskLocator, formatDiskLocator, type NbdLocator } from "../base/uri.ts";
 import { bytewise } from "../device/bytewise.ts";
 import { openCacheFile } from "../device/block_cache_file.ts";
 import { CacheDisk } from "../device/cache.ts";
@@ -142,12 +142,12 @@ function split(
 }
 
 /** @throws {UsageError} If it is no NBD server with an address. */
-function placeToFollow(text: string): { host: string; port: number } {
+function placeToFollow(text: string): NbdLocator {
   const locator = diskNamed(text);
   if (locator.kind !== "nbd" || locator.server.transport !== "tcp") {
     throw new UsageError(`--follow: "${text}" is no NBD server at an address`);
   }
-  return locator.server;
+  return locator;
 }
 
 function checkedAddress(text: string): string {
@@ -165,7 +165,7 @@ class Upstream implements ServerRole {
   readonly #options: ProxyOptions;
   readonly #source: string;
   readonly #name: string;
-  readonly #follow: readonly { host: string; port: number }[];
+  readonly #follow: readonly NbdLocator[];
   readonly #cache: CacheWish | null;
   #link: SurvivingLink | null = null;
   /** The last is asked first. */

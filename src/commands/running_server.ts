@@ -20,6 +20,7 @@ import { activatedDescriptors, listenDescriptor } from "../net/activation.ts";
 import type { Receiver } from "../migrate/receiver.ts";
 import type { Peer } from "../net/connection.ts";
 import { listenTcp, listenUnix } from "../net/listener.ts";
+import { publicPlace } from "../open_disk.ts";
 import { systemClock } from "../os/clock.ts";
 import { Notifier, notifySettings } from "../os/notify.ts";
 import { type Export, ExportTable } from "../server/export_table.ts";
@@ -338,7 +339,7 @@ export class RunningServer {
 
   /** A disk is another host's now, or may be. */
   async #letGo(exported: Export, certain: boolean, refuse: () => void): Promise<void> {
-    const moved = certain ? await whereTo(exported) : null;
+    const moved = certain ? await whereTo(exported, this.#env) : null;
     this.#exports.remove(exported.name);
     const followed = moved === null ? Promise.resolve() : this.#nbd.depart(exported, moved, FOLLOW_MS_MAX);
     for (const { session } of this.#nbd.clients()) {
@@ -563,12 +564,16 @@ export class RunningServer {
 }
 
 /** Where a disk that was moved between two denbd is now; `null` if nobody knows. */
-async function whereTo({ ownership }: Export): Promise<Moved | null> {
+async function whereTo(
+  { ownership }: Export,
+  env: (name: string) => string | undefined,
+): Promise<Moved | null> {
   const record = await ownership?.read().catch(() => null) ?? null;
   const { state, migration } = record?.ownership ?? {};
   if (state !== "moved" || migration === undefined) return null;
   const { uuid, id, epoch, peer } = migration;
-  return { uuid, id, epoch, to: peer };
+  const to = await publicPlace(peer, env);
+  return to === null ? null : { uuid, id, epoch, to };
 }
 
 /** Tells this run of the server from others. */

@@ -57,7 +57,7 @@ export async function askDestination(
   let connection;
   try {
     connection = await dial(signal);
-    const conversation = askContexts(exportName, [encodeMigrationRequest(request)]);
+    const conversation = askContexts(exportName, [encodeMigrationRequest(request)], connection.greeted);
     const { result } = await converse(conversation, connection, { signal });
     return decodeMigrationAnswer(result ?? []);
   } catch (error) {

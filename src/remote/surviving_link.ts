@@ -52,13 +52,13 @@ export interface SurvivalOptions {
   readonly others?: readonly Dial[];
   readonly wishes: ClientWishes;
   /**
-   * Decides whether a disk that has moved is followed there; `null`: it is not. The new place has to prove that the disk
-   * came to it. Default: no disk is followed.
+   * Decides whether a disk that has moved is followed there; a text: it is not, and why. The new place has to prove that
+   * the disk came to it. Default: no disk is followed.
    *
    * @param to A URI, as the server told it.
    * @param authenticated The server has proven who it is.
    */
-  readonly follow?: (to: string, authenticated: boolean) => NewPlace | null;
+  readonly follow?: (to: string, authenticated: boolean) => NewPlace | string;
   /** A request that takes longer fails with ETIMEDOUT. Default: none does. */
   readonly deadlineMs?: number;
   /** Nobody else writes to the export, so what may be lost is written again. Default `false`. */
@@ -398,10 +398,12 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
       try {
         await this.#comeBack();
       } catch (error) {
-        if (error instanceof MovedError && this.#follow(error)) continue;
-        const message = error instanceof MovedError
-          ? `the disk has moved to ${printable(error.moved.to)}, which is not followed`
-          : (error as Error).message;
+        let { message } = error as Error;
+        if (error instanceof MovedError) {
+          const whyNot = this.#follow(error);
+          if (whyNot === null) continue;
+          message = `the disk has moved to ${printable(error.moved.to)}, which is not followed: ${whyNot}`;
+        }
         if (message !== told && this.#end === null) this.#log.warn(`cannot reconnect: ${message}`);
         told = message;
         this.#trouble = message;
@@ -483,11 +485,11 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     return this.#denbd.session !== undefined;
   }
 
-  /** The disk has moved. @returns Whether it is looked for there from now on. */
-  #follow({ moved, authenticated, instance }: MovedError): boolean {
-    const isOurs = moved.uuid === this.#denbd.identity?.uuid;
-    const place = isOurs ? this.#options.follow?.(moved.to, authenticated) ?? null : null;
-    if (place === null) return false;
+  /** The disk has moved: it is looked for there from now on. @returns Or why it is not. */
+  #follow({ moved, authenticated, instance }: MovedError): string | null {
+    if (moved.uuid !== this.#denbd.identity?.uuid) return "it is another disk";
+    const place = this.#options.follow?.(moved.to, authenticated) ?? "nobody wanted that";
+    if (typeof place === "string") return place;
     this.#log.info(`the disk has moved from ${this.#peerText} to ${printable(moved.to)}: following`);
     const { id, epoch, to } = moved;
     this.#dials = [place.dial];
@@ -498,7 +500,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     const holdsAll = instance !== undefined && instance === this.#denbd.instance;
     this.#awaited = { id, epoch, holdsAll };
     this.#backoff.reset();
-    return true;
+    return null;
   }
 
   /** Whether a server proves that a disk which was followed has come to it. */

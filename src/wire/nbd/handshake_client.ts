@@ -237,13 +237,18 @@ export function* listContexts(
 /**
  * Asks for metadata contexts of an export and leaves the server: a question to a server of the same vendor.
  *
+ * @param greeted Inside TLS: what {@linkcode startTls} returned.
  * @returns The names of those that the server grants; `null` if it grants no contexts at all.
  * @throws {WireError} If the server breaks the protocol.
  * @throws {RangeError} If the name of the export or a query is longer than 4096 bytes.
  */
-export function* askContexts(exportName: string, queries: readonly string[]): Conversation<string[] | null> {
+export function* askContexts(
+  exportName: string,
+  queries: readonly string[],
+  greeted?: GreetedForTls,
+): Conversation<string[] | null> {
   for (const text of [exportName, ...queries]) checkString(text);
-  const server = yield* greet();
+  const server = greeted ?? (yield* greet());
   if (server.style !== "fixed-newstyle") return null;
   const budget = new Budget();
   const { structured } = yield* askForms(budget, {});
