@@ -4,6 +4,7 @@ import { crc32 } from "../../src/base/crc32.ts";
 import { dial } from "../../src/net/dial.ts";
 import { CacheMap } from "../../src/wire/dnbd3/cache_map.ts";
 import { virtualSize } from "../../src/wire/dnbd3/message.ts";
+import { Relay } from "../testing/relay.ts";
 import { freePort, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { randomFrom } from "../testing/random.ts";
 import { RawImageClient } from "../testing/raw_image_client.ts";
@@ -21,7 +22,7 @@ class Site {
   constructor(
     directory: TemporaryDirectory,
     name: string,
-    { from, more = "" }: { from?: Site[]; more?: string } = {},
+    { from, more = "" }: { from?: { readonly port: number }[]; more?: string } = {},
   ) {
     this.images = directory.file(`${name}-images`);
     this.#config = directory.file(name);
@@ -174,5 +175,79 @@ Deno.test("an image that is being copied is a read-only NBD export as well, and 
   const { bytes } = await denbd(["read", `nbd://127.0.0.1:${nbdPort}/pc%3A4`]);
   assert(sameBytes(bytes, vectors.patternBytes(0, virtualSize(fileBytes), fileBytes)), "not equal");
   client.connection.close();
+  assertEquals(await proxy.stop(), 0);
+});
+
+/** Changes one byte of an image of the well-known content on its way from a server. @returns How often it did. */
+function flipOnTheWay(relay: Relay, place: number): () => number {
+  let count = 0;
+  const wanted = vectors.patternBytes(place, 8);
+  relay.look = (direction, _text, bytes) => {
+    if (direction === "there") return "pass";
+    for (let at = bytes.indexOf(wanted[0]); at >= 0; at = bytes.indexOf(wanted[0], at + 1)) {
+      if (!wanted.every((byte, index) => bytes[at + index] === byte)) continue;
+      bytes[at + 1] ^= 0xff;
+      count++;
+      break;
+    }
+    return "pass";
+  };
+  return () => count;
+}
+
+Deno.test("a byte that changes on the way from one of two servers reaches nobody: not a proxy that verifies, nor its clients, nor a disk", async () => {
+  using directory = temporaryDirectory();
+  // No multiple of 16 MiB, nor of 4096.
+  const fileBytes = 2 * 16 * 1024 * 1024 + 5_000_017;
+  const place = 3 * 1024 * 1024 + 8 * 1001;
+  const origins = ["one", "two"].map((name) => new Site(directory, name));
+  for (const { images } of origins) Deno.writeFileSync(`${images}/pc.r1`, vectors.patternBytes(0, fileBytes));
+  await denbd(["crc", `${origins[0].images}/pc.r1`]);
+  Deno.copyFileSync(`${origins[0].images}/pc.r1.crc`, `${origins[1].images}/pc.r1.crc`);
+  await using _first = await origins[0].start();
+  await using _second = await origins[1].start();
+  using relay = new Relay(origins[0].port);
+  const flipped = flipOnTheWay(relay, place);
+  const sizeBytes = virtualSize(fileBytes);
+  const right = vectors.patternBytes(0, sizeBytes, fileBytes);
+
+  // A disk over both servers.
+  const servers = `127.0.0.1:${relay.port},127.0.0.1:${origins[1].port}`;
+  const copy = directory.file("copy");
+  const copied = await denbd(["copy", `dnbd3://${servers}/pc`, copy]);
+  assertEquals([copied.code, sameBytes(Deno.readFileSync(copy), right)], [0, true], copied.stderr);
+  const part = await denbd(["read", "--from", String(place - 5), "--size", "100", `dnbd3://${servers}/pc`]);
+  assertEquals(part.bytes, right.slice(place - 5, place + 95));
+  const lone = `dnbd3://127.0.0.1:${relay.port}/pc`;
+  assertEquals((await denbd(["read", "--from", "0", "--size", "1", lone], { code: 1 })).bytes.length, 0);
+  assert(flipped() >= 3, `changed ${flipped()} times`);
+
+  // A proxy over both.
+  const site = new Site(directory, "proxy", {
+    from: [relay, origins[1]],
+    more: "backgroundReplication=false\nverifyBeforeRelay=true\n",
+  });
+  await using proxy = await site.start();
+  const before = flipped();
+  const client = await site.client("pc");
+  for (let block = 0; block * BLOCK_BYTES < sizeBytes; block++) {
+    const offset = (block * 37 * BLOCK_BYTES) % (sizeBytes - sizeBytes % BLOCK_BYTES);
+    const length = Math.min(BLOCK_BYTES, sizeBytes - offset);
+    const bytes = await client.block(offset, length);
+    if (bytes === null) throw new Error(`dropped at ${offset}`);
+    assert(sameBytes(bytes, right.subarray(offset, offset + length)), `wrong at ${offset}`);
+  }
+  client.connection.close();
+  assert(flipped() > before, "the proxy has not been lied to");
+  await proxy.logged(/sends what is not in the image; it is left alone/);
+  const last = sizeBytes - 10;
+  const tail = await denbd([
+    "read",
+    "--from",
+    String(last),
+    `dnbd3://127.0.0.1:${site.port}/pc?verify=complete`,
+  ]);
+  assertEquals(tail.bytes, right.slice(last));
+  assert(sameBytes(Deno.readFileSync(`${site.images}/pc.r1`), right), "something wrong is kept");
   assertEquals(await proxy.stop(), 0);
 });

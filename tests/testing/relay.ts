@@ -2,8 +2,12 @@
 /** What becomes of a piece of the stream. `cut`: it is not delivered, and all connections end. */
 export type Verdict = "pass" | "cut";
 
-/** Sees every piece before it is delivered, as text of single bytes. May do what it likes meanwhile. */
-export type Look = (direction: "there" | "back", text: string) => Verdict | Promise<Verdict>;
+/** Sees every piece before it is delivered, as text of single bytes; may change its bytes, or do what it likes. */
+export type Look = (
+  direction: "there" | "back",
+  text: string,
+  bytes: Uint8Array,
+) => Verdict | Promise<Verdict>;
 
 export class Relay implements Disposable {
   readonly port: number;
@@ -57,7 +61,7 @@ export class Relay implements Disposable {
     try {
       for (let count; (count = await from.read(buffer)) !== null;) {
         const piece = buffer.subarray(0, count);
-        const verdict = await this.look(direction, latin1.decode(piece));
+        const verdict = await this.look(direction, latin1.decode(piece), piece);
         if (verdict === "cut") return this.cut();
         for (let done = 0; done < count;) done += await to.write(piece.subarray(done));
         if (direction === "there") this.bytesThere += count;
