@@ -56,6 +56,8 @@ const SILENT_MS_MIN = 1000;
 const SILENT_ROUND_TRIPS = 5;
 /** A request also hangs when it waits for this long, although others are answered. */
 const WAITING_MS_MAX = 10_000;
+/** A server that was left because requests hung is not changed back to for so long. */
+const HUNG_MS = 60_000;
 /** After so long a silence, a server is given up even if there is no other. */
 const DEAD_MS = 30_000;
 
@@ -490,6 +492,8 @@ export class ImageClient implements LinkOwner<ClientRequest> {
         if (signal.aborted) return reached.connection.close();
         controller.abort(new Error("another server was first"));
         this.#log.info(`${this.#name}: goes on with ${server.text}`);
+        // It may still be the fastest to answer when it is measured.
+        if (current !== null && current === this.#server) this.#book.avoid(current, HUNG_MS);
         this.#adopt(server, reached);
       }),
     );

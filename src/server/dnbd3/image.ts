@@ -190,13 +190,13 @@ export class Image implements ImageName {
    * Whether the file is still what it was when the image was loaded; quarantines the image if not. Asked after
    * reading and before what was read is handed on.
    *
-   * A file that is gone from its path goes on being read. An incomplete image is written to, so it is exempt.
+   * A file that is gone from its path goes on being read. An incomplete image is written to, but by nobody who puts
+   * another file in its place.
    */
   isUnchanged(): boolean {
     if (this.#quarantine !== null) return false;
-    if (this.map !== null) return true;
     const now = this.#store.identify(this.path);
-    if (now === null || sameIdentity(now, this.#identity)) return true;
+    if (now === null || this.isMadeOf(now)) return true;
     const another = now.inode !== this.#identity.inode || now.device !== this.#identity.device;
     this.setQuarantine(another ? "another file stands in its place" : "its file was written to");
     return false;

@@ -36,7 +36,7 @@ import type { Uplink, Upstream } from "./uplink.ts";
 
 /** The longest block that is asked for at once. */
 const REQUEST_BYTES_MAX = 1024 * 1024;
-/** Bytes on their way for clients; whoever wants more is dropped. */
+/** Bytes on their way; a client who wants more is dropped. What nobody waits for may be a quarter of it. */
 const UNDER_WAY_BYTES_MAX = 256 * 1024 * 1024;
 /** The map is saved this long after something was added to it, or after so much. */
 const SAVE_MS = 10_000;
@@ -49,6 +49,8 @@ const CIRCLE_MS = 1000;
 const AVOID_MS = 300_000;
 /** A hash block that fits from nobody is tried again so much later. */
 const REPAIR_AGAIN_MS = 60_000;
+/** Somebody may have made room after so long. */
+const ROOM_AGAIN_MS = 60_000;
 /** Nobody knows any more which server sent what an earlier run has kept. */
 const HERE_BEFORE = "";
 /** Hash blocks in memory, where clients wait for their checksums and nothing can be kept. */
@@ -116,6 +118,8 @@ export class ImageCopy {
   #unsavedSinceMs = Infinity;
   /** Why nothing is kept any more, or null. */
   #writeProblem: string | null = null;
+  /** When it may be over. */
+  #writeAgainMs = Infinity;
   #checkedList = false;
   #closing: Promise<void> | null = null;
   #finishing: Promise<void> | null = null;
@@ -181,7 +185,10 @@ export class ImageCopy {
       settings: () => tools.settings(),
       users: () => image.users.size,
       isUnderWay: (offset) => this.#isTaken(offset),
-      fetch: (offset, length, hops) => this.#startFetch(offset, length, hops).ready,
+      fetch: (offset, length, hops) => {
+        if (this.#writeProblem !== null) throw this.#missing("it cannot be kept");
+        return this.#startFetch(offset, length, hops).ready;
+      },
       idleMs: () => this.#hasWanted() ? 0 : tools.clock.now() - this.#missedMs,
     });
   }
@@ -251,6 +258,10 @@ export class ImageCopy {
       this.#repairAgainMs = Infinity;
       for (const hashBlock of this.image.badHashBlocks) this.repair(hashBlock);
     }
+    if (nowMs >= this.#writeAgainMs && this.#keeper.failure === null) {
+      this.#writeAgainMs = Infinity;
+      this.#writeProblem = null;
+    }
     if (this.#uplink === null) return;
     this.#adoptChecksums(this.#uplink);
     if (this.#writeProblem === null) this.#replication.pump();
@@ -298,9 +309,28 @@ export class ImageCopy {
     const flags = hops & ~Hops.CountMask;
     if (flags === 0) this.#missedMs = this.#tools.clock.now();
     if (this.#verifies) return await this.#readChecked(offset, into, passed, user);
+    const parts: Promise<void>[] = [];
+    try {
+      this.#startParts(parts, offset, into, passed, flags, user);
+    } catch (error) {
+      // Those that have begun still write into the buffer.
+      parts.push(Promise.reject(error));
+    }
+    await allOf(parts);
+  }
+
+  /** Adds a promise for each part of a read. */
+  #startParts(
+    parts: Promise<void>[],
+    offset: number,
+    into: Uint8Array,
+    passed: number,
+    flags: number,
+    user: ImageUser | null,
+  ): void {
+    const { minRequestSize } = this.#tools.settings();
     const start = offset - offset % BLOCK_BYTES;
     const end = Math.ceil((offset + into.length) / BLOCK_BYTES) * BLOCK_BYTES;
-    const parts: Promise<void>[] = [];
     let asked = false;
     for (let at = start, until = start; at < end; at = until) {
       const hashBlock = hashBlockOf(at);
@@ -323,7 +353,7 @@ export class ImageCopy {
         parts.push(this.#readHere(at, until, offset, into));
       } else {
         if (this.image.badHashBlocks.has(hashBlock)) throw this.#refused(hashBlock);
-        const limit = this.#requestLimit(at, Math.max(end, start + settings.minRequestSize), hashBlock);
+        const limit = this.#requestLimit(at, Math.max(end, start + minRequestSize), hashBlock);
         const length = this.#missingRun(at, limit);
         const fetch = this.#startFetch(at, length, passed + 1 | flags);
         if (flags === 0) fetch.isWanted = true;
@@ -335,7 +365,6 @@ export class ImageCopy {
     if (asked && flags === 0 && (offset + into.length) % BLOCK_BYTES === 0) {
       this.#prefetch(end, into.length, passed + 1 | Hops.Prefetch);
     }
-    await allOf(parts);
   }
 
   /** Where a request from `at` has to end. */
@@ -462,7 +491,8 @@ export class ImageCopy {
         at += BLOCK_BYTES;
         continue;
       }
-      const run = this.#missingRun(at, this.#requestLimit(at, end, Math.floor(at / HASH_BLOCK_BYTES)));
+      const run = this.#missingRun(at, this.#requestLimit(at, end, hashBlockOf(at)));
+      if (this.#underWayBytes + run > UNDER_WAY_BYTES_MAX / 4) return;
       this.#startFetch(at, run, hops);
       at += run;
     }
@@ -486,7 +516,10 @@ export class ImageCopy {
   /** @throws If too much is on its way, or there is nobody to ask. */
   #startFetch(offset: number, length: number, hops: number): Fetch {
     const uplink = this.#connect();
-    if (this.#underWayBytes + length > UNDER_WAY_BYTES_MAX) throw this.#missing("too much is waited for");
+    // What nobody waits for leaves room for what somebody does.
+    const isWanted = (hops & ~Hops.CountMask) === 0;
+    const bytesMax = isWanted ? UNDER_WAY_BYTES_MAX : UNDER_WAY_BYTES_MAX / 4;
+    if (this.#underWayBytes + length > bytesMax) throw this.#missing("too much is waited for");
     const fetch: Fetch = {
       offset,
       bytes: new Uint8Array(length),
@@ -583,6 +616,7 @@ export class ImageCopy {
         const noRoom = error instanceof DeviceError && (error.errno === "ENOSPC" || error.errno === "EDQUOT");
         if (noRoom && attempt === 1 && await this.#tools.makeRoom(bytes.length)) continue;
         this.#writeFailed(error);
+        if (noRoom) this.#writeAgainMs = this.#tools.clock.now() + ROOM_AGAIN_MS;
         return false;
       }
     }

@@ -53,7 +53,8 @@ export function imageOfPath(path: string, legacy: boolean): ImageName | null {
 /** Paths, relative to the base path, where an image's file may be, the likeliest first. */
 export function pathsOfImage({ name, revision }: ImageName, legacy: boolean): string[] {
   const path = `${name}.r${revision}`;
-  return legacy && revision === 1 ? [path, name] : [path];
+  // A sidecar is no image, though its name may be asked for.
+  return legacy && revision === 1 && isImageEntry(splitName(name).baseName) ? [path, name] : [path];
 }
 
 /**
@@ -76,8 +77,7 @@ export function revisionsAmong(entries: Iterable<string>, baseName: string, lega
 }
 
 /**
- * Whether a client may ask for this name: no part of the path is empty, hidden, or leads upwards, and no sidecar
- * passes for an image.
+ * Whether a client may ask for this name: no part of the path is empty, hidden, or leads upwards.
  */
 export function isImageName(name: string): boolean {
   return byteLength(name) <= NAME_BYTES_MAX && !name.includes("\0") &&

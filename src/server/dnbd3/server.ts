@@ -154,13 +154,13 @@ export class ImageServer {
     if (image === null) {
       return log.info(`${peer.text} refused: no image ${printable(selection.name)}:${selection.revision}`);
     }
-    if (this.#sessions.size >= this.settings.maxClients) {
-      return log.warn(`${peer.text} refused: ${this.settings.maxClients} clients are here`);
-    }
     if (!await this.#isWelcome(image)) {
       return log.info(
         `${peer.text} refused: ${printable(`${image}`)} can hardly be served; others may do better`,
       );
+    }
+    if (this.#sessions.size >= this.settings.maxClients) {
+      return log.warn(`${peer.text} refused: ${this.settings.maxClients} clients are here`);
     }
     const address = parseIpAddress(peer.address);
     const version = answeredVersion(selection.version);

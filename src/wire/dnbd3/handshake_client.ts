@@ -19,6 +19,9 @@ import {
   viewOf,
 } from "./message.ts";
 
+/** The longest list of checksums that is taken: of an image of 64 TiB. */
+const LIST_BYTES_MAX = 16 * 1024 * 1024;
+
 /** The server offers the image, but not this block of it. */
 export class BlockRefusedError extends WireError {
   constructor() {
@@ -73,6 +76,7 @@ export function* getChecksums(imageBytes: number): Conversation<ChecksumList | n
   yield* send(plainRequest(Command.GetChecksums));
   const reply = yield* replyTo(Command.GetChecksums);
   if (reply.sizeBytes === 0) return null;
+  if (reply.sizeBytes > LIST_BYTES_MAX) throw new WireError(`checksum list of ${reply.sizeBytes} bytes`);
   if (reply.sizeBytes !== checksumListBytes(imageBytes)) {
     throw new WireError(
       `checksum list of ${reply.sizeBytes} bytes, ${checksumListBytes(imageBytes)} are needed`,

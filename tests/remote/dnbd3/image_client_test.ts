@@ -245,6 +245,26 @@ Deno.test("F5: a server that answers others but not one request is left for it",
   stall.resolve();
 });
 
+Deno.test("F5: a server that is quick to be measured and never done with a block is not changed back to at once", async () => {
+  await using world = new Surroundings(2);
+  const [slow, good] = world.servers;
+  good.delayMs = 20;
+  const disk = patternDisk(SIZE);
+  const read = disk.read.bind(disk);
+  const stall = Promise.withResolvers<void>();
+  disk.read = (offset, into) => offset > 0 ? stall.promise : read(offset, into);
+  slow.store.put("x.r2", disk);
+  const client = await world.open();
+  assertEquals(client.status().server, "10.0.0.1:5003");
+  await world.read(client, 65536, 4096, 15_000);
+  for (let second = 0; second < 40; second++) {
+    await world.read(client, 4096 * (1 + second), 4096, 100);
+    await world.pass(1000, 20);
+  }
+  assertEquals([client.status().server, client.status().changes], ["10.0.0.2:5003", 1]);
+  stall.resolve();
+});
+
 Deno.test("F5: with all servers down requests wait, and resume by themselves", async () => {
   await using world = new Surroundings(2);
   const client = await world.open();

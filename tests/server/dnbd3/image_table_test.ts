@@ -70,6 +70,17 @@ Deno.test("S7: with vmdkLegacyMode every file is an image", async () => {
   assertEquals(`${await table.find("disk.vmdk", 1)}`, "disk.vmdk:1");
 });
 
+Deno.test("S7: with vmdkLegacyMode a sidecar is no image", async () => {
+  const { table } = tableOf({ "disk": 1, "disk.crc": 8, "disk.map": 1, "disk.meta": 24 }, {
+    vmdkLegacyMode: true,
+  });
+  await table.scan();
+  assertEquals(names(table).length, 1);
+  for (const name of ["disk.crc", "disk.map", "disk.meta"]) {
+    assertEquals([await table.find(name, 1), await table.find(name, 0)], [null, null]);
+  }
+});
+
 Deno.test("S7: find() gives the newest revision for 0, and exact ones", async () => {
   const { table } = tableOf({ "multi.r2": 1, "multi.r7": 1, "multi.r7.r9": 1 });
   await table.scan();

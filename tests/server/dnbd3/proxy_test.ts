@@ -211,6 +211,67 @@ Deno.test("V13, P1: a proxy's first words to the server it copies from are the r
   assertEquals(origin.heard[0].slice(0, expected.length), expected);
 });
 
+Deno.test("P3: a read of which a part fails ends when nobody writes into its buffer any more", async () => {
+  await using world = new ProxyWorld();
+  const origin = world.origin("10.0.0.1", 2 * HASH_BLOCK_BYTES);
+  const proxy = world.addProxy("10.0.0.2", ["10.0.0.1"]);
+  await world.client(proxy);
+  const image = proxy.table.known("x", 1)!;
+  image.markBad(1);
+  origin.state = "hanging";
+  const into = new Uint8Array(8192);
+  let ended: unknown = null;
+  const reading = Promise.resolve(
+    proxy.proxy!.readBlock(image, HASH_BLOCK_BYTES - 4096, into, 0, null),
+  ).catch((error) => ended = error);
+  await world.pass(100);
+  assertEquals(ended, null);
+  origin.revive();
+  await world.until(reading);
+  assert(`${ended}`.includes("does not fit its checksum"), `${ended}`);
+  into.fill(0);
+  await world.pass(1000);
+  assertEquals(into, new Uint8Array(8192));
+});
+
+Deno.test("P9: nothing is copied in the background that cannot be kept, and a minute later it is tried again", async () => {
+  await using world = new ProxyWorld();
+  const origin = world.origin("10.0.0.1", 4 * MIB);
+  const proxy = world.addProxy("10.0.0.2", ["10.0.0.1"], { settings: FULL });
+  const { store } = proxy;
+  let isFull = true;
+  const makeDisk = store.makeDisk.bind(store);
+  store.makeDisk = (path, sizeBytes) => {
+    const disk = makeDisk(path, sizeBytes);
+    const write = disk.write.bind(disk);
+    disk.write = (offset, data) => {
+      if (isFull) throw new DeviceError("ENOSPC", "write", offset, data.length);
+      return write(offset, data);
+    };
+    return disk;
+  };
+  const client = await world.client(proxy);
+  await world.pass(20_000, 50);
+  assert(origin.asked.length < 2 * FULL.bgrWindowSize, `${origin.asked.length} requests`);
+  // Clients are served all the same.
+  await world.read(client, MIB, 4096);
+  isFull = false;
+  await world.pass(70_000, 50);
+  assertPattern(fileOf(proxy, "x.r1"), 4 * MIB);
+  assertEquals(proxy.table.known("x", 1)!.map, null);
+});
+
+Deno.test("rule 19: another file in the place of a copy that is being made ends its use", async () => {
+  await using world = new ProxyWorld();
+  world.origin("10.0.0.1", 4 * MIB);
+  const proxy = world.addProxy("10.0.0.2", ["10.0.0.1"]);
+  const client = await world.client(proxy);
+  await world.read(client, 0, 4096);
+  proxy.store.put("x.r1", new Uint8Array(4 * MIB).fill(7));
+  assertEquals(await world.until(client.block(MIB, 4096)), null);
+  assertEquals(proxy.table.known("x", 1)!.quarantine, "another file stands in its place");
+});
+
 Deno.test("P4: no more is asked for at once than the window, and nothing without enough users", async () => {
   await using world = new ProxyWorld();
   const origin = world.origin("10.0.0.1", 4 * MIB);

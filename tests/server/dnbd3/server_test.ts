@@ -287,6 +287,16 @@ Deno.test("S11: above maxClients a client is disconnected, and the others are se
   assert(await fixture.connect().select("test") !== null);
 });
 
+Deno.test("S11: maxClients holds for those as well who come at once and have to wait", async () => {
+  await using fixture = new Fixture({ settings: { ...SETTINGS, maxClients: 2 } });
+  fixture.store.put("part.r1", patternDisk(64 * 4096));
+  fixture.store.put("part.r1.map", Uint8Array.of(0xff));
+  const selecting = Promise.all(Array.from({ length: 5 }, () => fixture.connect().select("part")));
+  await fixture.settle();
+  fixture.clock.advance(10);
+  assertEquals((await selecting).filter((image) => image !== null).length, 2);
+});
+
 Deno.test("S11: serverPenalty and clientPenalty are microseconds between the selection and the first block", async () => {
   const settings = { ...SETTINGS, serverPenalty: 500_000, clientPenalty: 20_000 };
   await using fixture = new Fixture({ settings });

@@ -87,6 +87,12 @@ pure("getChecksums() says null where the server has no list, and refuses a list 
   assertThrows(() => carry(getChecksums(vectors.ODD_BYTES), server), WireError, "checksum list of 20 bytes");
 });
 
+pure("getChecksums() refuses a list that would fill the memory before it awaits it", () => {
+  const header = bytes("73 72 08 00 04 00 00 04 a1a2a3a4a5a6a7a8");
+  const imageBytes = 2 ** 24 * 2 ** 24;
+  assertThrows(() => carry(getChecksums(imageBytes), header), WireError, "checksum list of 67108868 bytes");
+});
+
 pure("getBlock() asks with handle 0 and refuses ERROR, another size and another handle", () => {
   const request = { offset: 0, sizeBytes: 4, hops: 1 };
   const answer = bytes("73 72 01 00 04 00 00 00 0000000000000000 01 02 03 04");
