@@ -264,7 +264,7 @@ export class RunningServer {
       hangup: () => void this.#hangup(),
       reopenLog: () => this.#role.reopenLog?.(),
     });
-    const notifier = new Notifier(notifySettings(this.#env, Deno.pid));
+    const notifier = new Notifier(notifySettings(this.#env, Deno.pid), this.#log);
     const stopped = new AbortController();
     void signals.stop.then((signal) => stopped.abort(new Stopped(signal)));
     try {

@@ -72,7 +72,9 @@ export function serverHandlers(
     ["trace", () => ({ code: 0, text: "the trace follows", follow: (signal) => trace.follow(signal) })],
     ["acl", (entries) => {
       server.replaceAccessList(entries);
-      log.info(`access list replaced: ${entries.length === 0 ? "empty" : entries.join(" ")}`);
+      log.info(
+        `access list replaced: ${entries.length === 0 ? "empty" : printable(entries.join(" "), 1000)}`,
+      );
       return { code: 0, text: "updated" };
     }],
     ["unreserve", async ([name = "", ...rest]) => {

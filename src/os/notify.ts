@@ -4,8 +4,8 @@
  * @see sd_notify(3)
  */
 
+import type { Log } from "../base/log.ts";
 import { lastError, libc } from "./libc.ts";
-import { monotonicNs } from "./monotonic.ts";
 
 const AF_UNIX = 1;
 const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
@@ -39,12 +39,19 @@ export function notifySettings(
   return { socket, watchdogMs: watched ? watchdogUs / 1000 : null };
 }
 
-/** Speaks to systemd; where `settings` is `null`, to nobody. */
+/**
+ * Speaks to systemd; where `settings` is `null`, to nobody.
+ *
+ * That it is not there (any more) is no reason to end what is being served: the log says so, once.
+ */
 export class Notifier {
   readonly #settings: NotifySettings | null;
+  readonly #log: Log;
+  #isHeard = true;
 
-  constructor(settings: NotifySettings | null) {
+  constructor(settings: NotifySettings | null, log: Log) {
     this.#settings = settings;
+    this.#log = log;
   }
 
   /** How often to call {@linkcode alive}, in milliseconds; `null` when nobody watches. Half the limit, as advised. */
@@ -54,36 +61,31 @@ export class Notifier {
   }
 
   /** The program serves. @param status One line for `systemctl status`. */
-  ready(status?: string): void {
-    this.#send(["READY=1", ...statusLine(status)]);
-  }
-
-  /** The configuration is being read again; {@linkcode ready} ends it. */
-  reloading(): void {
-    const now = monotonicNs();
-    if (now !== null) this.#send(["RELOADING=1", `MONOTONIC_USEC=${now / 1000n}`]);
+  ready(status: string): void {
+    this.#send(["READY=1", `STATUS=${status.replaceAll("\n", " ")}`]);
   }
 
   /** The program is about to end. */
-  stopping(status?: string): void {
-    this.#send(["STOPPING=1", ...statusLine(status)]);
+  stopping(): void {
+    this.#send(["STOPPING=1"]);
   }
 
   alive(): void {
     this.#send(["WATCHDOG=1"]);
   }
 
-  status(status: string): void {
-    this.#send(statusLine(status));
-  }
-
   #send(lines: readonly string[]): void {
-    if (this.#settings !== null) sendDatagram(this.#settings.socket, lines.join("\n"));
+    if (this.#settings === null) return;
+    try {
+      sendDatagram(this.#settings.socket, lines.join("\n"));
+      this.#isHeard = true;
+    } catch (error) {
+      if (this.#isHeard) {
+        this.#log.warn(`the service manager does not hear of us: ${(error as Error).message}`);
+      }
+      this.#isHeard = false;
+    }
   }
-}
-
-function statusLine(status: string | undefined): string[] {
-  return status === undefined ? [] : [`STATUS=${status.replaceAll("\n", " ")}`];
 }
 
 /**
