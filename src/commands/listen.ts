@@ -89,7 +89,7 @@ export const listen = command({
 /** What has come belongs here; the source may have fallen before it could say that it knows. */
 const ACKNOWLEDGE_MS_MAX = 10_000;
 /** For the answer to the source's last word to go out. */
-const FAREWELL_MS = 200;
+const FAREWELL_MS = 50;
 
 class DiskReceiver implements ServerRole {
   readonly receiver: Receiver;

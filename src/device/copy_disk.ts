@@ -35,6 +35,8 @@ export interface CopyOptions {
   readonly signal?: AbortSignal;
   /** Told of progress: bytes of the source that are done, and where. */
   readonly onBytes?: (byteCount: number, piece: Segment) => void;
+  /** What else is to be done with a piece before the next one is begun in its place. */
+  readonly afterwards?: (piece: Segment) => void | Promise<void>;
   readonly clock?: Clock;
 }
 
@@ -93,6 +95,7 @@ class Copy {
   readonly #destinationIsZero: boolean;
   readonly #signal: AbortSignal | undefined;
   readonly #onBytes: (byteCount: number, piece: Segment) => void;
+  readonly #afterwards: CopyOptions["afterwards"];
   readonly #clock: Clock;
   readonly #plan: AsyncGenerator<Segment>;
   #turnBeganMs: number;
@@ -114,6 +117,7 @@ class Copy {
     this.#destinationIsZero = options.destinationIsZero ?? false;
     this.#signal = options.signal;
     this.#onBytes = options.onBytes ?? (() => {});
+    this.#afterwards = options.afterwards;
     this.#clock = options.clock ?? systemClock;
     this.#turnBeganMs = this.#clock.now();
     this.#plan = plan;
@@ -143,6 +147,8 @@ class Copy {
           await this.#copyEmpty(piece.offset, piece.length);
         }
         this.#onBytes(piece.length, piece);
+        const afterwards = this.#afterwards?.(piece);
+        if (afterwards !== undefined) await afterwards;
         await this.#takeTurns();
       }
     } catch (error) {

@@ -19,34 +19,92 @@ export interface ComparisonOptions {
   isPending(offset: number, length: number): boolean;
   /** Told of ranges that differ. */
   differs(offset: number, length: number): void;
+  /** Ends what is under way, with the signal's reason. */
   readonly signal: AbortSignal;
 }
 
 /**
- * Compares what is marked. Data by their checksums; where both ends know that there are none, there is nothing to
- * compare.
- *
- * @param uncompared What is compared is unmarked, whatever the result.
- * @throws {DeviceError} The first failure of either disk, what `differs` throws, or the signal's reason.
+ * Compares what is marked, and unmarks it whatever the result: data by their checksums; where both ends know that
+ * there are none, there is nothing to compare.
  */
-export async function compare(
-  source: BlockDevice,
-  uncompared: DirtyMap,
-  options: ComparisonOptions,
-): Promise<void> {
-  const { destination, isPending, differs, signal } = options;
-  const sweep = new Sweep(uncompared, source, { pieceBytes: COMPARED_BYTES });
-  const ours = new RangeChecksum(source);
-  let failed = false;
+export class Comparison {
+  readonly #source: BlockDevice;
+  readonly #uncompared: DirtyMap;
+  readonly #options: ComparisonOptions;
+  readonly #ours: RangeChecksum;
 
-  async function compareData(offset: number, length: number): Promise<void> {
-    const theirs = options.checksum(offset, length);
-    theirs.catch(() => {});
-    const checksum = await ours.of(offset, length);
-    if (await interruptible(theirs, signal) !== checksum) differs(offset, length);
+  constructor(source: BlockDevice, uncompared: DirtyMap, options: ComparisonOptions) {
+    this.#source = source;
+    this.#uncompared = uncompared;
+    this.#options = options;
+    this.#ours = new RangeChecksum(source);
   }
 
-  async function compareEmpty(offset: number, length: number): Promise<void> {
+  /**
+   * Compares a piece that has just been sent: both ends still have it close at hand. What holds no data, and what has
+   * changed again, is left to {@linkcode rest}.
+   *
+   * @throws {DeviceError} If it cannot be read here or there. @throws What `differs` throws, or the signal's reason.
+   */
+  async sent({ kind, offset, length }: Segment): Promise<void> {
+    if (kind !== "data" || this.#options.isPending(offset, length)) return;
+    // Before it is read: who changes it from now on marks it.
+    this.#uncompared.clear(offset, length);
+    try {
+      await this.#compareData(offset, length);
+    } catch (error) {
+      this.#uncompared.mark(offset, length);
+      throw error;
+    }
+  }
+
+  /**
+   * Compares everything that is left.
+   *
+   * @throws As {@linkcode sent}; the first failure.
+   */
+  async rest(): Promise<void> {
+    const sweep = new Sweep(this.#uncompared, this.#source, { pieceBytes: COMPARED_BYTES });
+    let failed = false;
+    const work = async () => {
+      try {
+        while (!failed) {
+          this.#options.signal.throwIfAborted();
+          const { value: piece, done } = await sweep.plan.next();
+          if (done) return;
+          if (await this.#comparePiece(piece)) sweep.done(piece);
+        }
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+    };
+    try {
+      const results = await Promise.allSettled(Array.from({ length: DEPTH }, work));
+      for (const result of results) if (result.status === "rejected") throw result.reason;
+    } finally {
+      sweep.end();
+    }
+  }
+
+  /** Returns `false` if it is still to be sent. */
+  async #comparePiece({ kind, offset, length }: Segment): Promise<boolean> {
+    if (this.#options.isPending(offset, length)) return false;
+    if (kind === "data") await this.#compareData(offset, length);
+    else await this.#compareEmpty(offset, length);
+    return true;
+  }
+
+  async #compareData(offset: number, length: number): Promise<void> {
+    const { checksum, differs, signal } = this.#options;
+    const theirs = checksum(offset, length);
+    theirs.catch(() => {});
+    const ours = await this.#ours.of(offset, length);
+    if (await interruptible(theirs, signal) !== ours) differs(offset, length);
+  }
+
+  async #compareEmpty(offset: number, length: number): Promise<void> {
+    const { destination, signal } = this.#options;
     const end = offset + length;
     for (let at = offset; at < end;) {
       const extents = Promise.resolve(destination.extents(at, end - at));
@@ -54,39 +112,9 @@ export async function compare(
         const extentEnd = at + length;
         if (kind !== "data") at = extentEnd;
         for (; at < extentEnd; at = Math.min(extentEnd, at + COMPARED_BYTES)) {
-          await compareData(at, Math.min(COMPARED_BYTES, extentEnd - at));
+          await this.#compareData(at, Math.min(COMPARED_BYTES, extentEnd - at));
         }
       }
     }
-  }
-
-  async function comparePiece(piece: Segment): Promise<void> {
-    const { kind, offset, length } = piece;
-    if (isPending(offset, length)) return;
-    if (kind === "data") await compareData(offset, length);
-    else await compareEmpty(offset, length);
-    sweep.done(piece);
-  }
-
-  async function work(): Promise<void> {
-    try {
-      while (!failed) {
-        signal.throwIfAborted();
-        const { value: piece, done } = await sweep.plan.next();
-        if (done) return;
-        await comparePiece(piece);
-      }
-    } catch (error) {
-      failed = true;
-      throw error;
-    }
-  }
-
-  try {
-    const results = await Promise.allSettled(Array.from({ length: DEPTH }, work));
-    for (const result of results) if (result.status === "rejected") throw result.reason;
-  } finally {
-    // Also what was found pending.
-    sweep.end();
   }
 }

@@ -1,13 +1,14 @@
 /** One pass of a migration: everything that is marked is sent once. */
 import { copyPieces } from "../device/copy_disk.ts";
 import type { BlockDevice } from "../device/device.ts";
+import type { Segment } from "../device/segments.ts";
 import type { Clock } from "../os/clock.ts";
 import type { DirtyMap } from "./dirty_map.ts";
 import { Sweep } from "./sweep.ts";
 
 /** One read and write. */
-const REQUEST_BYTES = 256 * 1024;
-/** Requests under way. What is under way delays the answer to a break, and the guest's requests behind it. */
+const REQUEST_BYTES = 512 * 1024;
+/** Pieces being sent or looked at afterwards. What is under way delays the answer to a break, and the guest's requests behind it. */
 const DEPTH = 16;
 
 export interface PassOptions {
@@ -19,6 +20,8 @@ export interface PassOptions {
   /** Told of bytes taken out of the map, and of those of them that have arrived. */
   readonly onTaken?: (byteCount: number) => void;
   readonly onArrived?: (byteCount: number) => void;
+  /** What is to be done with a piece that has arrived. */
+  readonly afterwards?: (piece: Segment) => void | Promise<void>;
 }
 
 /**
@@ -32,7 +35,7 @@ export async function copyPass(
   source: BlockDevice,
   destination: BlockDevice,
   dirty: DirtyMap,
-  { clock, signal, enough, onTaken, onArrived = () => {} }: PassOptions,
+  { clock, signal, enough, onTaken, onArrived = () => {}, afterwards }: PassOptions,
 ): Promise<void> {
   const sweep = new Sweep(dirty, source, { pieceBytes: REQUEST_BYTES, enough, onTaken });
   try {
@@ -41,6 +44,7 @@ export async function copyPass(
       depth: DEPTH,
       signal,
       clock,
+      afterwards,
       onBytes(byteCount, piece) {
         if (sweep.done(piece)) onArrived(byteCount);
       },

@@ -10,8 +10,8 @@
 import type { Log } from "../base/log.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { type Clock, delay } from "../os/clock.ts";
-import { compare } from "./comparison.ts";
-import { copyPass } from "./copy_pass.ts";
+import { Comparison } from "./comparison.ts";
+import { copyPass, type PassOptions } from "./copy_pass.ts";
 import { DirtyMap } from "./dirty_map.ts";
 import { type Attempt, AttemptFailure, type Destination, HandoverInDoubt } from "./handover.ts";
 import { interruptible } from "./interruptible.ts";
@@ -339,7 +339,7 @@ export class Migration {
     this.#budgetMs = this.#downtimeMs * COPY_PART;
     this.#patient = !slowWriters && downtimeMs === undefined;
     while (true) {
-      do await this.#passLive(outflow, signal); while (!this.#fits());
+      do await this.#passLive(attempt, outflow, signal); while (!this.#fits());
       // What is durable and compared now need not be when clients wait.
       await this.#assure(attempt, outflow, signal);
       if (!this.#fits()) continue;
@@ -364,13 +364,15 @@ export class Migration {
   }
 
   /** A pass while clients go on. */
-  async #passLive(outflow: Outflow, signal: AbortSignal): Promise<void> {
+  async #passLive(attempt: Attempt, outflow: Outflow, signal: AbortSignal): Promise<void> {
     this.#phase = "copying";
     this.#pass++;
     const found = this.#pending.bytes;
     const beganMs = this.#clock.now();
     const sentBefore = outflow.ackedBytes;
-    await this.#send(outflow, signal);
+    // Most of what the first pass sends stays as it is; the others send what may soon change again.
+    const comparison = this.#pass === 1 ? this.#comparison(attempt, outflow, signal) : null;
+    await this.#send(outflow, signal, { afterwards: (piece) => comparison?.sent(piece) });
     const sent = outflow.ackedBytes - sentBefore;
     const seconds = Math.max(this.#clock.now() - beganMs, 0.1) / 1000;
     if (sent >= MEASURABLE_BYTES || this.#speed === 0) this.#speed = Math.max(1, sent / seconds);
@@ -410,12 +412,16 @@ export class Migration {
     this.#converges = slowWriters;
   }
 
-  async #send(outflow: Outflow, signal: AbortSignal, enough?: () => boolean): Promise<void> {
+  async #send(
+    outflow: Outflow,
+    signal: AbortSignal,
+    options: Pick<PassOptions, "enough" | "afterwards">,
+  ): Promise<void> {
     try {
       await copyPass(this.#disk, outflow, this.#pending, {
         clock: this.#clock,
         signal,
-        enough,
+        ...options,
         onTaken: (byteCount) => this.#underWay += byteCount,
         onArrived: (byteCount) => {
           this.#underWay -= byteCount;
@@ -473,7 +479,7 @@ export class Migration {
     const either = AbortSignal.any([signal, late.signal]);
     try {
       await interruptible(quiet, either);
-      await this.#send(outflow, signal, () => late.signal.aborted);
+      await this.#send(outflow, signal, { enough: () => late.signal.aborted });
       await this.#assure(attempt, outflow, either);
     } catch (error) {
       if (error !== late) throw error;
@@ -484,18 +490,16 @@ export class Migration {
 
   /** Makes what was sent durable, and compares what was not compared since; what differs is marked to be sent again. */
   async #assure(attempt: Attempt, outflow: Outflow, signal: AbortSignal): Promise<void> {
+    if (!this.#tracker.holds) this.#phase = "comparing";
+    const comparison = this.#comparison(attempt, outflow, signal);
     // Storage and processors have different things to do.
-    const results = await Promise.allSettled([
-      interruptible(outflow.flush(), signal),
-      this.#compare(attempt, outflow, signal),
-    ]);
+    const results = await Promise.allSettled([interruptible(outflow.flush(), signal), comparison?.rest()]);
     for (const result of results) if (result.status === "rejected") throw result.reason;
   }
 
-  async #compare(attempt: Attempt, outflow: Outflow, signal: AbortSignal): Promise<void> {
-    if (attempt.checksum === undefined) return;
-    if (!this.#tracker.holds) this.#phase = "comparing";
-    await compare(this.#disk, this.#uncompared, {
+  #comparison(attempt: Attempt, outflow: Outflow, signal: AbortSignal): Comparison | null {
+    if (attempt.checksum === undefined) return null;
+    return new Comparison(this.#disk, this.#uncompared, {
       destination: outflow,
       checksum: (offset, length) => outflow.ask(() => attempt.checksum!(offset, length)),
       isPending: (offset, length) => this.#pending.touches(offset, length),

@@ -6,6 +6,9 @@
 import type { BlockDevice, Extent, WriteOptions, ZeroOptions } from "../device/device.ts";
 import type { Throttle } from "./throttle.ts";
 
+/** So much data that were acknowledged and not flushed are flushed while the next are on their way. */
+const FLUSH_BYTES = 64 * 1024 * 1024;
+
 export class Outflow implements BlockDevice {
   readonly sizeBytes: number;
   readonly blockSizes: BlockDevice["blockSizes"];
@@ -20,6 +23,11 @@ export class Outflow implements BlockDevice {
   readonly #disk: BlockDevice;
   readonly #throttle: Throttle;
   readonly #now: () => number;
+  /** Bytes that had been acknowledged when the last flush was asked for. */
+  #flushedBytes = 0;
+  #flushesEarly = false;
+  /** Rejected if any early flush has failed. */
+  #earlyFlush: Promise<void> = Promise.resolve();
 
   constructor(disk: BlockDevice, throttle: Throttle, now: () => number) {
     this.#disk = disk;
@@ -51,6 +59,7 @@ export class Outflow implements BlockDevice {
       await this.ask(() => write(at, end));
       this.ackedBytes += end - at;
       at = end;
+      this.#flushEarly();
     }
   }
 
@@ -58,8 +67,25 @@ export class Outflow implements BlockDevice {
     await this.ask(() => this.#disk.zero(offset, length, options));
   }
 
+  /** @throws Also what an early flush failed with: a server may tell of a failure only once. */
   async flush(): Promise<void> {
-    if (this.#disk.can.flush) await this.ask(() => this.#disk.flush());
+    if (!this.#disk.can.flush) return;
+    this.#flushedBytes = this.ackedBytes;
+    await this.ask(() => this.#disk.flush());
+    await this.#earlyFlush;
+  }
+
+  /** Has storage begin with its work while there is more to come, so that it is not all left to the end. */
+  #flushEarly(): void {
+    const due = this.ackedBytes - this.#flushedBytes >= FLUSH_BYTES && this.#disk.can.flush;
+    if (!due || this.#flushesEarly) return;
+    this.#flushesEarly = true;
+    this.#flushedBytes = this.ackedBytes;
+    const before = this.#earlyFlush;
+    this.#earlyFlush = this.ask(() => this.#disk.flush()).then(() => before).finally(() =>
+      this.#flushesEarly = false
+    );
+    this.#earlyFlush.catch(() => {});
   }
 
   read(offset: number, into: Uint8Array): void | Promise<void> {

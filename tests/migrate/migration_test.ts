@@ -449,10 +449,19 @@ Deno.test("migration: twenty that fail, at every point, and a stock client under
 for (const [where, place] of [["data", 2 * MIB], ["a hole", 3 * MIB]] as const) {
   Deno.test(`migration: what differs in ${where} at the destination is found before the disk changes hands, and sent again`, async () => {
     const source = halfFull(8 * MIB + 512);
-    const target = new MemoryDisk(source.sizeBytes);
+    let damaged = false;
+    /** Behind the data that are sent first, before they are compared. */
+    const damage = () => {
+      if (!damaged) target.write(place, new Uint8Array(1).fill(77));
+      damaged = true;
+    };
+    const target = new class extends MemoryDisk {
+      override flush() {
+        damage();
+      }
+    }(source.sizeBytes);
     await using there = receiving(target);
     const inner = destinationOf(there.dial, source.sizeBytes);
-    let damaged = false;
     let compared = 0;
     let comparedThere = 0;
     const destination: Destination = {
@@ -461,10 +470,11 @@ for (const [where, place] of [["data", 2 * MIB], ["a hole", 3 * MIB]] as const) 
         const attempt = await inner.begin(signal);
         return Object.assign(attempt, {
           async checksum(offset: number, length: number) {
-            if (!damaged) target.write(place, new Uint8Array(1).fill(77));
-            damaged = true;
             compared += length;
-            if (offset <= place && place < offset + length) comparedThere++;
+            if (offset <= place && place < offset + length) {
+              comparedThere++;
+              damage();
+            }
             const bytes = new Uint8Array(length);
             await target.read(offset, bytes);
             return crc32(bytes);
