@@ -1,6 +1,6 @@
 /** Imports run one way: what a file may know is said by the folder it is in. */
 
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 
 const pure = ["base"];
 const disks = ["base", "os", "wire", "net", "device"];
@@ -98,6 +98,33 @@ Deno.test("wire, access and config do no input or output", () => {
       const code = line.replace(/^\s*(\*|\/\*).*/, "").replace(/(^|\s)\/\/.*/, "").replace(/"[^"]*"/g, '""');
       const found = runtimeGlobals.exec(code);
       if (found) wrong.push(`${file.path}:${index + 1} uses ${found[0]}`);
+    }
+  }
+  assertEquals(wrong, []);
+});
+
+Deno.test("V57: disks are tested without a network, and transports without a disk", () => {
+  const connected = ["net", "remote", "server", "migrate", "control", "open_disk.ts", "wire"];
+  const diskless = ["device", "server", "migrate", "control", "commands", "open_disk.ts"];
+  const rules: [string, readonly string[]][] = [
+    ["tests/device", connected],
+    ["tests/net", diskless],
+    ["tests/wire", [...diskless, "net", "os", "remote"]],
+  ];
+  const wrong: string[] = [];
+  for (const [folder, strangers] of rules) {
+    const tests = [...sourceFiles(folder)];
+    assert(tests.length > 5);
+    for (const file of tests) {
+      for (const specifier of importsOf(file).filter((specifier) => specifier.startsWith("."))) {
+        const target = resolve(file.path, specifier);
+        if (target.startsWith("src/") && strangers.includes(layerOf(target))) {
+          wrong.push(`${file.path} imports ${target}`);
+        }
+      }
+      if (folder !== "tests/net" && /\bDeno\.(connect|listen)/.test(file.text)) {
+        wrong.push(`${file.path} connects`);
+      }
     }
   }
   assertEquals(wrong, []);

@@ -1,12 +1,14 @@
 /** What holds for every command, by its declaration alone. */
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { bashCompletions, fishCompletions, zshCompletions } from "../../src/commands/completions.ts";
 import { GLOBAL_OPTIONS } from "../../src/commands/global_options.ts";
 import { commandHelp, programHelp, readmeTable } from "../../src/commands/help.ts";
 import { commandManual, programManual } from "../../src/commands/manual.ts";
 import { longName, type Option } from "../../src/commands/options.ts";
+import { readOptions, splitWords } from "../../src/commands/parse_arguments.ts";
 import { runProgram } from "../../src/commands/program.ts";
 import { commands } from "../../src/commands/table.ts";
+import { UsageError } from "../../src/commands/usage_error.ts";
 import { FakeSurroundings } from "./fake_surroundings.ts";
 
 const pure = { permissions: "none" } as const;
@@ -89,3 +91,34 @@ for (const command of commands) {
     }
   }
 }
+
+Deno.test("V55: every size and offset takes bytes and suffixes, and means the same by them", pure, () => {
+  let count = 0;
+  for (const command of commands) {
+    for (const [key, option] of Object.entries(command.options as Record<string, Option>)) {
+      if (option.type !== "size") continue;
+      count++;
+      const others = Object.entries(command.options as Record<string, Option>)
+        .filter(([other, each]) => "required" in each && each.required !== undefined && other !== key)
+        .map(([other]) => `--${longName(other)}=x`);
+      const words = Array.from({ length: command.positional?.min ?? 0 }, () => "x");
+      const parse = (text: string) =>
+        readOptions(
+          command,
+          splitWords([`--${longName(key)}=${text}`, ...others, ...words], command.options),
+        )[key];
+      for (
+        const [text, bytes] of [["8192", 8192], ["8k", 8192], ["8K", 8192], ["8KiB", 8192], ["8kB", 8000], [
+          "1M",
+          2 ** 20,
+        ]]
+      ) {
+        assertEquals(parse(text as string), bytes, `${command.name} --${longName(key)} ${text}`);
+      }
+      for (const text of ["8x", "-1", "1.5k", ""]) {
+        assertThrows(() => parse(text), UsageError, `--${longName(key)}`);
+      }
+    }
+  }
+  assert(count >= 6, `${count} options`);
+});

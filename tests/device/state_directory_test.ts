@@ -75,7 +75,7 @@ Deno.test("a start cut short leaves the identity of before or after", async () =
   assertEquals(await set.start(), { ...first, generation: 2 });
 });
 
-Deno.test("state that cannot be understood stops the start, with what to do", async () => {
+Deno.test("V56: state of a later version, or that cannot be understood, stops the start and stays as it is", async () => {
   using set = setUp();
   await set.start();
   const file = set.stateFile();

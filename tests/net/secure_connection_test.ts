@@ -7,6 +7,7 @@ import {
   SecureConnection,
 } from "../../src/net/secure_connection.ts";
 import { makeAesGcm } from "../../src/os/aes_gcm.ts";
+import { REKEY_NONCE } from "../../src/wire/channel/cipher_state.ts";
 import { ChannelRefusedError } from "../../src/wire/channel/establish.ts";
 import { FRAME_TYPES, PAYLOAD_BYTES_MAX, type RekeyLimits } from "../../src/wire/channel/frame.ts";
 import { generateKeyPair } from "../../src/wire/channel/key_pair.ts";
@@ -335,7 +336,53 @@ for (const protection of protections.filter((each) => each !== "checksum")) {
   });
 }
 
-Deno.test("no 8 bytes of a known text stand on the wire of an encrypted channel, as they do without", async () => {
+Deno.test("V43: no key meets a nonce twice, over rekeys, both directions and channels of the same two peers", async () => {
+  const { subtle } = crypto;
+  const [importKey, encrypt] = [subtle.importKey.bind(subtle), subtle.encrypt.bind(subtle)];
+  const keys = new Map<CryptoKey, string>();
+  const used: string[] = [];
+  const hex = (bytes: BufferSource) =>
+    (ArrayBuffer.isView(bytes)
+      ? new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+      : new Uint8Array(bytes)).toHex();
+  // The runtime's own, with somebody who writes down.
+  const noted = {
+    async importKey(...args: Parameters<typeof importKey>) {
+      const secret = args[1];
+      const text = ArrayBuffer.isView(secret) || secret instanceof ArrayBuffer ? hex(secret) : "";
+      const key = await importKey(...args);
+      keys.set(key, text);
+      return key;
+    },
+    encrypt(parameters: AesGcmParams, key: CryptoKey, data: BufferSource) {
+      // Under the last counter each end makes the next key for itself; that is never sent.
+      if (hex(parameters.iv) !== REKEY_NONCE.toHex()) used.push(`${keys.get(key)} ${hex(parameters.iv)}`);
+      return encrypt(parameters, key, data);
+    },
+  };
+  Object.assign(subtle, noted);
+  try {
+    for (let life = 0; life < 4; life++) {
+      const { client, server } = await securePair("noise", { rekeyLimits: { bytes: 1000, ageMs: Infinity } });
+      const [up, down] = [readAll(server), readAll(client)];
+      for (let index = 0; index < 20; index++) {
+        // A frame for each.
+        await Promise.all([client.write(pattern(300, index)), server.write(pattern(300, index))]);
+      }
+      client.close();
+      server.close();
+      await Promise.all([up, down]);
+    }
+  } finally {
+    for (const name of Object.keys(noted)) Reflect.deleteProperty(subtle, name);
+  }
+  assert(used.length > 4 * 2 * 20, `${used.length} messages`);
+  assertEquals(new Set(used).size, used.length);
+  // Four lives, two directions, several keys each.
+  assert(new Set(used.map((each) => each.split(" ")[0])).size > 4 * 2 * 4);
+});
+
+Deno.test("V35: no 8 bytes of a known text stand on the wire of an encrypted channel, as they do without", async () => {
   const text = new TextEncoder().encode("The quick brown fox jumps over the lazy dog. ".repeat(2000));
   const runs = new Set<string>();
   for (let at = 0; at + 8 <= 53; at++) runs.add(text.subarray(at, at + 8).toHex());

@@ -105,7 +105,7 @@ const misuses: readonly Misuse[] = [
 ];
 
 for (const { args, code, says } of misuses) {
-  Deno.test(`denbd ${args.join(" ")}: exit code ${code}, one line`, async () => {
+  Deno.test(`V53: denbd ${args.join(" ")}: exit code ${code}, one line`, async () => {
     using directory = temporaryDirectory();
     const paths: Record<string, string> = {
       IMAGE: directory.file("image"),
@@ -129,7 +129,7 @@ for (const { args, code, says } of misuses) {
   });
 }
 
-Deno.test("sizes have units: 1k is 1024 bytes, 1M is 1048576", async () => {
+Deno.test("V55: sizes have units: 1k is 1024 bytes, 1M is 1048576", async () => {
   using directory = temporaryDirectory();
   const image = directory.file("image");
   const content = new Uint8Array(3 << 20).map((_, index) => index * 7);
@@ -138,7 +138,49 @@ Deno.test("sizes have units: 1k is 1024 bytes, 1M is 1048576", async () => {
   assertEquals(bytes, content.slice(1 << 20, (1 << 20) + 1024));
 });
 
-Deno.test("a port that is taken: exit code 1, the address in the message, no control socket left", async () => {
+Deno.test("V55: a size that must be whole blocks and is not is refused; sizes are told in bytes", async () => {
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  Deno.writeFileSync(image, new Uint8Array(3 << 20));
+  const { stderr } = await denbd(["copy", "--request-size", "5000", image, directory.file("copy")], {
+    code: 2,
+  });
+  assertMatch(stderr, /^denbd copy: --request-size: is no multiple of 4096/);
+  await using server = await serve(["--file", image]);
+  const { stdout } = await denbd(["info", "--json", server.uri()]);
+  assertEquals(JSON.parse(stdout).exports[0]["export-size"], 3 << 20);
+});
+
+Deno.test("V48: a name that is too long is refused where it is said, and where it is asked for", async () => {
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  Deno.writeFileSync(image, new Uint8Array(4096));
+  const [longest, longer] = ["n".repeat(4096), "n".repeat(4097)];
+  const refused = await denbd(["serve", "--port", "0", "--export", `${longer}=${image}`], { code: "any" });
+  assertEquals(refused.code, 2);
+  assertMatch(refused.stderr, /4096/);
+  await using server = await serve(["--export", `${longest}=${image}`]);
+  const size = ["--size", "512"];
+  assertEquals((await denbd(["read", ...size, server.uri(longest)])).bytes.length, 512);
+  const asked = await denbd(["read", ...size, server.uri(longer)], { code: "any" });
+  assertMatch(asked.stderr, /4096/);
+  assertEquals([asked.code, asked.bytes.length], [2, 0]);
+});
+
+Deno.test("V48: a control socket that another program has is left to it, and said so", async () => {
+  using directory = temporaryDirectory();
+  const [one, two, control] = ["one", "two", "control"].map((name) => directory.file(name));
+  for (const image of [one, two]) Deno.writeFileSync(image, new Uint8Array(4096));
+  await using server = await serve(["--file", one, "--sock", control]);
+  const args = ["serve", "--file", two, "--port", "0", "--sock", control];
+  const { code, stderr } = await denbd(args, { code: "any", timeoutSeconds: 20 });
+  assertEquals(code, 1);
+  assertMatch(stderr, /^denbd serve: cannot listen on \S+control: another program does\n$/);
+  assertEquals((await denbd(["status", "--sock", control])).code, 0);
+  assertEquals(await server.stop(), 0);
+});
+
+Deno.test("V48: a port that is taken: exit code 1, the address in the message, no control socket left", async () => {
   using directory = temporaryDirectory();
   const [image, control] = [directory.file("image"), directory.file("control")];
   Deno.writeFileSync(image, new Uint8Array(4096));
@@ -151,7 +193,7 @@ Deno.test("a port that is taken: exit code 1, the address in the message, no con
   assertEquals([...Deno.readDirSync(directory.path)].map(({ name }) => name), ["image"]);
 });
 
-Deno.test("a socket that nobody answers on is replaced, one that somebody answers on is not", async () => {
+Deno.test("V48: a socket that nobody answers on is replaced, one that somebody answers on is not", async () => {
   using directory = temporaryDirectory();
   const [image, unix] = [directory.file("image"), directory.file("unix")];
   Deno.writeFileSync(image, new Uint8Array(4096));

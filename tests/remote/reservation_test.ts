@@ -211,6 +211,26 @@ test("rule 7: two clients behind one address keep their connections, each its ow
   await disk.close();
 });
 
+test("V46: a client that was cut off silently takes its own place at once, whatever its old connection does", async () => {
+  const session = newSession();
+  const { server, clock, disk } = await setUp({ ...reserved(), session });
+  await disk.write(0, filled(1));
+  // The server still believes in the old connection, and no time passes until it would find out.
+  server.hang();
+  const later = await openLink(server, clock, {
+    session: { ...session, generation: session.generation + 1 },
+  });
+  await later.disk.write(0, filled(2));
+  await later.disk.flush();
+  assertEquals(server.stored(0, 4096), filled(2));
+  // Somebody else does not get in.
+  await assertRejects(() => openLink(server, clock, { session: newSession() }), RefusedError, "reserved");
+  await later.disk.close();
+  server.crash();
+  await settle();
+  void disk.close();
+});
+
 test("V14: a write that the old connection still holds is done with before the new one is served", async () => {
   const { wrap, faults } = holding("write");
   const { server, disk, pass } = await setUp({ wrap, identity, session: newSession() });

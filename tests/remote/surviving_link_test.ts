@@ -3,6 +3,7 @@ import type { BlockDevice } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
 import { type Fault, FaultDisk } from "../../src/device/fault.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
+import { ChannelRefusedError } from "../../src/wire/channel/establish.ts";
 import { filled, holding, identity, MIB, settle, setUp } from "../testing/link.ts";
 import type { RestartableServer } from "../testing/restartable_server.ts";
 
@@ -110,6 +111,39 @@ test("V29: the first attempt is made at once, later ones with growing pauses up 
   assert(server.dialled > 12 && server.dialled < 35, `${server.dialled} attempts`);
   await disk.close();
 });
+
+for (
+  const [what, refusal] of [
+    ["key", new ChannelRefusedError("key AAAA is not among the authorised peers", true)],
+    ["certificate", new Error("the server's certificate is not good: it has expired")],
+  ] as const
+) {
+  test(`V38: who is refused for its ${what} while it comes back asks with growing pauses, and says why`, async () => {
+    let refused = 0;
+    const { server, disk, link, pass } = await setUp({
+      deadlineMs: 50_000,
+      tamper: (connection, dialled) => {
+        if (dialled === 1) return connection;
+        refused++;
+        connection.close();
+        throw refusal;
+      },
+    });
+    const cut = disk.read(0, new Uint8Array(4096)) as Promise<void>;
+    await cut;
+    server.cut();
+    await settle();
+    const reading = disk.read(0, new Uint8Array(4096)) as Promise<void>;
+    reading.catch(() => {});
+    await pass(49_000);
+    assertStringIncludes(link.status.trouble ?? "", refusal.message);
+    assert(refused > 9 && refused < 35, `${refused} attempts`);
+    await pass(2000);
+    const error = await assertRejects(() => reading, DeviceError);
+    assertEquals(error.errno, "ETIMEDOUT");
+    await disk.close();
+  });
+}
 
 test("V15: without a sole writer the next flush after a lost connection fails, and says why, once", async () => {
   const { server, disk, pass } = await setUp();

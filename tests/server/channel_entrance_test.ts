@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { concat } from "@std/bytes";
 import { type KeyEntry, KeyList } from "../../src/access/key_list.ts";
 import { formatKey } from "../../src/base/channel_key.ts";
@@ -10,13 +10,18 @@ import { DeviceError } from "../../src/device/device_error.ts";
 import type { Connection } from "../../src/net/connection.ts";
 import { type Listener, listenTcp } from "../../src/net/listener.ts";
 import { dial } from "../../src/net/dial.ts";
+import { openSecureConnection } from "../../src/net/secure_connection.ts";
 import { openDisk, OpenError } from "../../src/open_disk.ts";
 import { createFile } from "../../src/os/key_file.ts";
 import { systemClock } from "../../src/os/clock.ts";
+import { NbdDisk } from "../../src/remote/nbd.ts";
+import { openConnection } from "../../src/remote/open_connection.ts";
+import { SurvivingLink } from "../../src/remote/surviving_link.ts";
 import { ChannelEntrance } from "../../src/server/channel_entrance.ts";
 import type { EncryptionMode } from "../../src/wire/channel/establish.ts";
 import { generateKey, importKeyPair } from "../../src/wire/channel/key_pair.ts";
 import { temporaryDirectory } from "../testing/process.ts";
+import { Middleman } from "../testing/middleman.ts";
 import { type ServedDisk, serveDisk } from "../testing/served_disk.ts";
 
 const SIZE = 4 * 1024 * 1024;
@@ -94,55 +99,6 @@ class Behind implements AsyncDisposable {
   }
 }
 
-/** Sees every chunk: who sent it, where in its direction of the connection it starts, and which connection it is. */
-type Meddle = (from: "client" | "server", bytes: Uint8Array, at: number, number: number) => Uint8Array;
-
-/** Passes connections on to another port, through a hook. */
-class Middleman implements Disposable {
-  readonly listener = listenTcp("127.0.0.1", 0);
-  readonly #connections = new Set<Connection>();
-  /** Connections taken so far. */
-  count = 0;
-
-  constructor(readonly target: number, readonly meddle: Meddle) {
-    void this.#run();
-  }
-
-  async #run(): Promise<void> {
-    for (let near; (near = await this.listener.accept()) !== null;) {
-      const far = await dial({ transport: "tcp", host: "127.0.0.1", port: this.target });
-      const number = this.count++;
-      void this.#pass("client", near, far, number);
-      void this.#pass("server", far, near, number);
-    }
-  }
-
-  async #pass(
-    from: "client" | "server",
-    source: Connection,
-    target: Connection,
-    number: number,
-  ): Promise<void> {
-    this.#connections.add(source);
-    const chunk = new Uint8Array(64 * 1024);
-    try {
-      let at = 0;
-      for (let count; (count = await source.read(chunk)) !== null;) {
-        await target.write(this.meddle(from, chunk.slice(0, count), at, number));
-        at += count;
-      }
-    } catch {
-      // The other side has gone.
-    }
-    target.close();
-  }
-
-  [Symbol.dispose]() {
-    this.listener.close();
-    for (const connection of this.#connections) connection.close();
-  }
-}
-
 function pattern(length: number): Uint8Array {
   return Uint8Array.from({ length }, (_, index) => index * 31 + (index >> 8) * 7);
 }
@@ -167,7 +123,7 @@ Deno.test("a disk behind a channel is a disk", async () => {
   await disk.close();
 });
 
-Deno.test("no 8 bytes of a text that is written or read stand on the wire, as they do without a channel", async () => {
+Deno.test("V35: no 8 bytes of a text that is written or read stand on the wire, as they do without a channel", async () => {
   const text = new TextEncoder().encode("Sphinx of black quartz, judge my vow! ".repeat(3000));
   const runs = new Set<string>();
   for (let at = 0; at < 38; at++) runs.add(text.subarray(at, at + 8).toHex());
@@ -242,6 +198,121 @@ Deno.test("a flipped byte in an encrypted channel costs the connection, and the 
   assert(middleman.count > connections, "the damaged connection was used on");
   data.set(changed);
   assertEquals(await readDisk(behind.disk, 0, data.length), data);
+  await disk.close();
+});
+
+/** Where a bit is flipped: by whom the bytes are, and which of a request's or an answer's first bytes it is. */
+const flips: Record<string, readonly ["client" | "server", number]> = {
+  "the header of a frame with a request": ["client", 1],
+  "the header of a request": ["client", 30],
+  "the payload of a write": ["client", 5000],
+  "the header of a frame with an answer": ["server", 1],
+  "the acknowledgement of a write": ["server", 20],
+  "the data of a read": ["server", 5000],
+};
+
+for (const protection of ["noise", "crc"] as const) {
+  for (const [where, [direction, index]] of Object.entries(flips)) {
+    Deno.test(`V36: a bit flipped in ${where} is never delivered, and the request still completes: nbd+${protection}`, async () => {
+      await using behind = await Behind.open("write", "prefer");
+      let armed = false;
+      let flipped = 0;
+      using middleman = new Middleman(behind.listener.port!, (from, bytes) => {
+        if (!armed || from !== direction || index >= bytes.length) return bytes;
+        armed = false;
+        flipped++;
+        bytes[index] ^= 0x20;
+        return bytes;
+      });
+      const { port } = middleman.listener;
+      const disk = await behind.connect(
+        protection === "noise" ? behind.uri(undefined, port) : `nbd+crc://127.0.0.1:${port}/disk`,
+      );
+      const data = pattern(8192);
+      await disk.write(0, data);
+      armed = true;
+      const changed = data.toReversed();
+      const reads = where.includes("read");
+      if (!reads) await disk.write(0, changed);
+      assertEquals(await readDisk(disk, 0, 8192), reads ? data : changed);
+      assertEquals(await readDisk(behind.disk, 0, 8192), reads ? data : changed);
+      assertEquals(flipped, 1);
+      assertEquals(middleman.count, 2, "the damaged connection is not used on");
+      await disk.close();
+    });
+  }
+}
+
+const modes: [EncryptionMode, "noise" | "crc", "noise" | "checksum" | RegExp][] = [
+  ["require", "noise", "noise"],
+  ["require", "crc", /it asks for encryption, and checksums alone were offered/],
+  ["prefer", "noise", "noise"],
+  ["prefer", "crc", "checksum"],
+  ["off", "noise", /it has no key; it offers checksums only/],
+  ["off", "crc", "checksum"],
+];
+
+for (const [server, client, outcome] of modes) {
+  Deno.test(`V37: a server with encryption ${server} and a client with nbd+${client}: ${outcome}`, async () => {
+    await using behind = await Behind.open("write", server);
+    const uri = client === "noise" ? behind.uri() : `nbd+crc://127.0.0.1:${behind.listener.port}/disk`;
+    if (outcome instanceof RegExp) {
+      const error = await assertRejects(() => behind.connect(uri), OpenError);
+      assertMatch(error.message, outcome);
+      return;
+    }
+    const disk = await behind.connect(uri);
+    await disk.write(0, pattern(4096));
+    assertEquals(await readDisk(disk, 0, 4096), pattern(4096));
+    const [{ peer }] = behind.served.server.clients();
+    assertEquals(peer.key !== undefined, outcome === "noise");
+    await disk.close();
+  });
+}
+
+/** The link that a disk's requests go through, with what it has counted. */
+async function openCounted(port: number, deadlineMs?: number) {
+  const place = { transport: "tcp", host: "127.0.0.1", port } as const;
+  const open = async (signal?: AbortSignal) =>
+    await openSecureConnection(await dial(place, { signal }), { signal });
+  const wishes = { exportName: "disk", contexts: ["base:allocation"] };
+  const link = new SurvivingLink([await openConnection(open, wishes)], { dial: open, wishes, deadlineMs });
+  return { link, disk: new NbdDisk(link) };
+}
+
+Deno.test("V42: with checksums, an answer flipped once is counted and asked for again, and comes right", async () => {
+  await using behind = await Behind.open("write", "prefer");
+  behind.disk.write(0, pattern(8192));
+  let armed = false;
+  using middleman = new Middleman(behind.listener.port!, (from, bytes) => {
+    if (armed && from === "server" && bytes.length > 5000) {
+      bytes[5000] ^= 1;
+      armed = false;
+    }
+    return bytes;
+  });
+  const { link, disk } = await openCounted(middleman.listener.port!);
+  armed = true;
+  assertEquals(await readDisk(disk, 0, 8192), pattern(8192));
+  assertEquals([armed, link.status.reconnects, link.status.resent], [false, 1, 1]);
+  await disk.close();
+});
+
+Deno.test("V42: with checksums, an answer that is always flipped is one failure after the deadline", async () => {
+  await using behind = await Behind.open("write", "prefer");
+  behind.disk.write(0, pattern(8192));
+  let armed = false;
+  using middleman = new Middleman(behind.listener.port!, (from, bytes) => {
+    if (armed && from === "server" && bytes.length > 5000) bytes[5000] ^= 1;
+    return bytes;
+  });
+  const { link, disk } = await openCounted(middleman.listener.port!, 300);
+  armed = true;
+  const error = await assertRejects(() => readDisk(disk, 0, 8192), DeviceError);
+  assertEquals(error.errno, "ETIMEDOUT");
+  assert(link.status.reconnects >= 1);
+  armed = false;
+  assertEquals(await readDisk(disk, 0, 8192), pattern(8192));
   await disk.close();
 });
 

@@ -271,7 +271,7 @@ test("where an export is opened to many writers, its holder is cut off before th
   assertEquals(coming.enter(aMember()), false);
 });
 
-Deno.test("reservationFile() gives back what it was given, and refuses what it does not know", async () => {
+Deno.test("V56: reservationFile() gives back what it was given, and refuses what it does not know", async () => {
   using directory = temporaryDirectory();
   const store = reservationFile(directory.file("state"), B);
   assertEquals(store.load(), { reservation: null, barred: [] });
@@ -300,6 +300,7 @@ Deno.test("reservationFile() gives back what it was given, and refuses what it d
         String(error),
       );
     }
+    assertEquals(Deno.readTextFileSync(file), text.replace(from, to));
   }
 });
 

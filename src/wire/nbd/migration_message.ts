@@ -158,7 +158,9 @@ function encode(fields: object): string {
 
 function decode(text: string): URLSearchParams {
   if (text.length > MAX_STRING_BYTES || !text.startsWith(PREFIX)) {
-    throw new WireError(`migration message of another version: "${text.slice(0, 64)}"`);
+    throw new WireError(
+      `migration message of another version: "${text.slice(0, 64)}", this program knows version ${VERSION}`,
+    );
   }
   return new URLSearchParams(text.slice(PREFIX.length));
 }

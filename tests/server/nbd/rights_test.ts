@@ -78,7 +78,8 @@ function anExport(name: string): Export {
 const key = new Uint8Array(32).fill(7).toBase64();
 
 const identities: Record<string, { readonly line: string; readonly facts: Partial<Peer> }> = {
-  address: { line: "address = 192.0.2.0/24", facts: { address: "192.0.2.7" } },
+  address: { line: "address = 192.0.2.7", facts: { address: "192.0.2.7" } },
+  prefix: { line: "address = 192.0.2.0/24", facts: { address: "192.0.2.7" } },
   key: { line: `key = ${key}`, facts: { key } },
   certificate: { line: "certificate = desk", facts: { certificateName: "desk" } },
 };
@@ -100,7 +101,7 @@ const matrix: Record<"none" | "read" | "write", Record<string, number | "closed"
 
 for (const [identity, { line, facts }] of Object.entries(identities)) {
   for (const [rights, expected] of Object.entries(matrix)) {
-    Deno.test(`rights by ${identity}: ${rights} gives ${JSON.stringify(expected)}`, async () => {
+    Deno.test(`V31: rights by ${identity}: ${rights} gives ${JSON.stringify(expected)}`, async () => {
       await using world = new World(`[peer]\n${line}\n${rights} = disk\n`);
       const actual: typeof expected = {};
       const before = await contents(world);
@@ -120,6 +121,25 @@ for (const [identity, { line, facts }] of Object.entries(identities)) {
     });
   }
 }
+
+Deno.test("V31: the first rule that speaks of both peer and export decides, whatever follows", async () => {
+  const rule = (name: string, line: string, right: string) => `[${name}]\n${line}\n${right} = disk\n`;
+  const exact = "address = 192.0.2.7";
+  const prefix = "address = 192.0.2.0/24";
+  const cases: [string, number | "closed"][] = [
+    [rule("a", exact, "read") + rule("b", prefix, "write"), WireErrno.EPERM],
+    [rule("b", prefix, "write") + rule("a", exact, "read"), 0],
+    [rule("a", exact, "none") + rule("b", prefix, "write"), "closed"],
+    [rule("a", "address = 192.0.2.8", "none") + rule("b", prefix, "write"), 0],
+    [rule("a", "certificate = desk", "read") + rule("b", exact, "write"), WireErrno.EPERM],
+  ];
+  for (const [conf, expected] of cases) {
+    await using world = new World(conf);
+    const opening = world.open({ address: "192.0.2.7", certificateName: "desk" });
+    if (expected === "closed") await assertRejects(() => opening, RefusedError, "no such export");
+    else assertEquals((await (await opening).write(0, new Uint8Array(512))).error, expected, conf);
+  }
+});
 
 function contents(world: World): Promise<Uint8Array> {
   const bytes = new Uint8Array(SIZE);

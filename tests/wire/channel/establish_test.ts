@@ -177,7 +177,7 @@ for (
   ] as const
 ) {
   Deno.test({
-    name: `a server that does not know the ${field} says so`,
+    name: `V56: a server that does not know the ${field} says so, and which it knows`,
     permissions: "none",
     async fn() {
       const played = await meet({ identity }, {}, (from, bytes, position) => {
