@@ -9,6 +9,8 @@ import {
 
 /** The most of an answer that is read: the JSON status of thousands of clients has room. */
 const ANSWER_BYTES_MAX = 16 * 1024 * 1024;
+/** Of a path in a message: all of it. */
+const PATH_CHARS_MAX = 4096;
 const LF = 0x0a;
 
 /**
@@ -49,10 +51,16 @@ export async function askControl(
     try {
       line = await readLine(conn);
     } catch (error) {
-      if (late) throw new Error(`the server at ${quote(path)} gave no answer within ${timeoutMs / 1000} s`);
-      throw new Error(`the server at ${quote(path)} broke off`, { cause: error });
+      if (late) {
+        throw new Error(
+          `the server at ${quote(path, PATH_CHARS_MAX)} gave no answer within ${timeoutMs / 1000} s`,
+        );
+      }
+      throw new Error(`the server at ${quote(path, PATH_CHARS_MAX)} broke off`, { cause: error });
     }
-    if (line === null) throw new Error(`the server at ${quote(path)} closed without an answer`);
+    if (line === null) {
+      throw new Error(`the server at ${quote(path, PATH_CHARS_MAX)} closed without an answer`);
+    }
     return decodeAnswer(line);
   } finally {
     clearTimeout(timer);
@@ -82,7 +90,7 @@ export async function* followControl(
     );
     for await (const line of lines) yield line;
   } catch (error) {
-    throw new Error(`the server at ${quote(path)} broke off`, { cause: error });
+    throw new Error(`the server at ${quote(path, PATH_CHARS_MAX)} broke off`, { cause: error });
   }
 }
 
@@ -95,7 +103,7 @@ async function connect(path: string): Promise<Deno.UnixConn> {
       : error instanceof Deno.errors.ConnectionRefused
       ? "no server answers on it"
       : (error as Error).message;
-    throw new Error(`cannot connect to the control socket ${quote(path)}: ${why}`);
+    throw new Error(`cannot connect to the control socket ${quote(path, PATH_CHARS_MAX)}: ${why}`);
   }
 }
 

@@ -180,6 +180,15 @@ Deno.test("without --sock they say flexnbd's line, and without a server why", as
   }
 });
 
+Deno.test("a long path of a socket is told whole", async () => {
+  const path = `/nonexistent/${"directory/".repeat(8)}socket`;
+  const { stderr } = await denbd("status", "--sock", path);
+  assertEquals(
+    stderr,
+    `denbd status: cannot connect to the control socket "${path}": there is no such file\n`,
+  );
+});
+
 Deno.test("a server's code is the exit code", async () => {
   using directory = temporaryDirectory();
   const sock = directory.file("control");
