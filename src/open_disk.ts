@@ -16,7 +16,7 @@ import { type OpenChannel, prepareChannel, rememberedKey } from "./open_channel.
 import { startTlsTo } from "./open_tls.ts";
 import { type Clock, systemClock } from "./os/clock.ts";
 import { askForContexts, askForExports } from "./remote/ask_server.ts";
-import { type OpenedNbd, openNbd } from "./remote/open_nbd.ts";
+import { type NbdOptions, type OpenedNbd, openNbd } from "./remote/open_nbd.ts";
 import { ImageClient } from "./remote/dnbd3/image_client.ts";
 import { ImageDisk, type Verification } from "./remote/dnbd3/image_disk.ts";
 import type { NewPlace } from "./remote/surviving_link.ts";
@@ -52,6 +52,8 @@ export interface OpenDiskOptions {
   readonly stallMs?: number;
   readonly silenceMs?: number;
   readonly contentMayHaveChanged?: () => void;
+  /** See `NbdOptions`. */
+  readonly session?: NbdOptions["session"];
   readonly log?: Log;
   readonly clock?: Clock;
   /** Where keys are looked for. Default: the environment of this process. */
@@ -109,7 +111,7 @@ export async function openImageLocator(
 export async function openNbdLocator(locator: NbdLocator, options: OpenDiskOptions = {}): Promise<OpenedNbd> {
   const { connections, readOnly, log = silentLog, clock, deadlineMs = REQUEST_MS_MAX, soleWriter } = options;
   const { exportName } = locator;
-  const { strict, stallMs, silenceMs, contentMayHaveChanged } = options;
+  const { session, strict, stallMs, silenceMs, contentMayHaveChanged } = options;
   const follow = (to: string, authenticated: boolean) => newPlace(locator, to, authenticated, options);
   const survival = { follow, deadlineMs, soleWriter, strict, stallMs, silenceMs, contentMayHaveChanged };
   return await inTime(
@@ -122,6 +124,7 @@ export async function openNbdLocator(locator: NbdLocator, options: OpenDiskOptio
         exportName,
         connections,
         readOnly,
+        session,
         survival,
         signal,
         log,

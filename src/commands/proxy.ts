@@ -4,11 +4,15 @@ import { openCacheFile } from "../device/block_cache_file.ts";
 import { CacheDisk } from "../device/cache.ts";
 import { MemoryStore } from "../device/cache_memory.ts";
 import type { BlockDevice } from "../device/device.ts";
-import { openDisk, OpenError, openNbdLocator } from "../open_disk.ts";
+import { openDisk, type OpenDiskOptions, OpenError, openNbdLocator } from "../open_disk.ts";
+import { KeptSession } from "../remote/kept_session.ts";
+import type { OpenedNbd } from "../remote/open_nbd.ts";
 import { STALL_MS, type SurvivingLink } from "../remote/surviving_link.ts";
 import { systemClock } from "../os/clock.ts";
 import { type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import { parseAddressOption } from "../base/ip_address.ts";
+import { OptionReply } from "../wire/nbd/constants.ts";
+import { RefusedError } from "../wire/nbd/refused_error.ts";
 import { type CacheWish, parseCacheWish } from "./cache_option.ts";
 import { command, type Invocation } from "./command.ts";
 import { bindOption, deadlineOption, diskNamed, forEver, soleWriterOption } from "./disk_options.ts";
@@ -66,6 +70,11 @@ const OPTIONS = {
     valueName: "DIR",
     help: "Keep what was read in a file there, which the next start finds again",
   },
+  stateDir: {
+    type: "string",
+    valueName: "DIR",
+    help: "Where is kept who this proxy is, for when it is killed and starts again (--cache-dir)",
+  },
   ...servingOptions,
 } as const satisfies OptionTable;
 
@@ -82,6 +91,8 @@ export const proxy = command({
     `DISK is a URI such as nbd://host/export, or any disk. Any number of clients may use it at once. What the server answers, errors included, reaches the client that asked; a flush is answered when the server has answered it.
 
 When the connection is lost, unanswered requests are sent again on a new one, for as long as --deadline allows. What a server that crashed may have lost is written again if a denbd server has reserved the disk for this proxy (serve --writers one-session), or with --sole-writer; otherwise the next flush fails.
+
+A proxy that was killed and starts again has its own reservation at once, if it is told where to keep who it is (--state-dir or --cache-dir); otherwise it waits, like anybody else, until that has ended.
 
 When a denbd server says that it has moved the disk to another one, the proxy goes on there, and its clients see a pause. The new place has to prove that the disk came to it. It is believed to be told only by a server with TLS or a channel, or if it is one of --follow or of the servers of DISK.
 
@@ -168,6 +179,8 @@ class Upstream implements ServerRole {
   readonly #follow: readonly NbdLocator[];
   readonly #cache: CacheWish | null;
   #link: SurvivingLink | null = null;
+  /** For as long as the program runs. */
+  #session: KeptSession | null = null;
   /** The last is asked first. */
   readonly #caches: CacheDisk[] = [];
   readonly #log: Invocation["log"];
@@ -203,7 +216,7 @@ class Upstream implements ServerRole {
   }
 
   async #open(stopped: AbortSignal): Promise<BlockDevice> {
-    const { readOnly, bind, wait, deadline, soleWriter, strict, stall } = this.#options;
+    const { readOnly, bind, wait, deadline, soleWriter, strict, stall, stateDir, cacheDir } = this.#options;
     const options = {
       readOnly,
       bind,
@@ -218,10 +231,14 @@ class Upstream implements ServerRole {
       log: this.#log,
       env: this.#env,
     };
+    const directory = stateDir ?? cacheDir;
+    if (this.#locator.kind === "nbd" && !readOnly && directory !== undefined) {
+      this.#session = await KeptSession.open(directory, this.#source);
+    }
     while (true) {
       try {
         if (this.#locator.kind !== "nbd") return await openDisk(this.#locator, options);
-        const { disk, link } = await openNbdLocator(this.#locator, options);
+        const { disk, link } = await this.#openNbd(this.#locator, options);
         this.#link = link;
         return bytewise(disk);
       } catch (error) {
@@ -229,6 +246,19 @@ class Upstream implements ServerRole {
         this.#log.warn(`${error.message}; trying again`);
         await pause(RETRY_MS, stopped);
       }
+    }
+  }
+
+  async #openNbd(locator: NbdLocator, options: OpenDiskOptions): Promise<OpenedNbd> {
+    const kept = this.#session;
+    if (kept === null) return await openNbdLocator(locator, options);
+    try {
+      return await openNbdLocator(locator, { ...options, session: await kept.begin() });
+    } catch (error) {
+      const { cause } = error as Error;
+      if (!(cause instanceof RefusedError) || cause.reply !== OptionReply.ERR_POLICY) throw error;
+      // The operator may have broken the reservation of the proxy that was here before. This one is another.
+      return await openNbdLocator(locator, { ...options, session: await kept.begin(true) });
     }
   }
 

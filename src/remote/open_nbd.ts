@@ -3,7 +3,7 @@ import { type Log, silentLog } from "../base/log.ts";
 import type { Clock } from "../os/clock.ts";
 import type { ClientAgreement, ClientWishes } from "../wire/nbd/handshake_client.ts";
 import { BASE_ALLOCATION } from "../wire/nbd/constants.ts";
-import { DENBD_NAMESPACE } from "../wire/nbd/denbd_context.ts";
+import { DENBD_NAMESPACE, type SessionName } from "../wire/nbd/denbd_context.ts";
 import { WireError } from "../wire/wire_error.ts";
 import { ConnectionSet } from "./connection_set.ts";
 import { NbdDisk } from "./nbd.ts";
@@ -25,6 +25,8 @@ export interface NbdOptions {
   readonly survival?: Omit<SurvivalOptions, "dial" | "others" | "wishes" | "session" | "log" | "clock">;
   /** Nothing will be written: the server need not keep others from writing. Default `false`. */
   readonly readOnly?: boolean;
+  /** As which the disk is opened to be written. Default: a session that nobody else has. */
+  readonly session?: SessionName;
   readonly log?: Log;
   readonly clock?: Clock;
 }
@@ -58,7 +60,7 @@ export async function openNbd(options: NbdOptions): Promise<OpenedNbd> {
     clock,
   } = options;
   const plainWishes = { exportName, contexts: [BASE_ALLOCATION, DENBD_NAMESPACE] };
-  const session = readOnly ? undefined : { id: crypto.randomUUID(), generation: 1 };
+  const session = readOnly ? undefined : options.session ?? { id: crypto.randomUUID(), generation: 1 };
   const wishes = session === undefined ? plainWishes : withSession(plainWishes, session);
   const [address, first] = await openFirst([dial, ...others], wishes, signal, clock, log);
   if (others.length > 0 && !readOnly && exportFacts(first.agreement).can.write) {

@@ -468,6 +468,37 @@ Deno.test("proxy caches a disk that is reserved for it, and shows how it stands 
   );
 });
 
+for (const flag of ["--state-dir", "--cache-dir"]) {
+  Deno.test(`a proxy that was killed has its reservation at once when it starts again: ${flag}`, async () => {
+    using directory = temporaryDirectory();
+    const serverSock = directory.file("server");
+    const image = directory.file("image");
+    Deno.writeFileSync(image, new Uint8Array(MIB));
+    const kept = ["--reservation-timeout", "0", "--state-dir", directory.file("state"), "--sock", serverSock];
+    await using server = await serve(["--file", image, "--writers", "one-session", ...kept]);
+    const flags = [flag, directory.file("proxy"), server.uri()];
+    for (let round = 1; round <= 3; round++) {
+      await using front = await proxy(flags);
+      using opened = await clientOf(front);
+      assertEquals((await opened.client.write(0, new Uint8Array(BLOCK).fill(round))).error, 0);
+      // Nobody else comes in between, and a second proxy is not the same.
+      const { stderr } = await denbd(["write", "--size", "1", server.uri()], { code: 1, stdin: "x" });
+      assertMatch(stderr, /it is reserved for/);
+      const second = await denbd(["proxy", "--port", "0", ...flags], { code: 1 });
+      assertMatch(second.stderr, /the session is in use by/);
+      await front.stop("SIGKILL");
+    }
+    assertEquals(Deno.readFileSync(image).slice(0, BLOCK), new Uint8Array(BLOCK).fill(3));
+    // What the operator has broken stays broken; the next proxy comes as another.
+    assertMatch((await denbd(["unreserve", "--sock", serverSock])).stdout, /was reserved for/);
+    await using front = await proxy(flags);
+    using opened = await clientOf(front);
+    assertEquals((await opened.client.write(0, new Uint8Array(BLOCK).fill(4))).error, 0);
+    assertEquals(await front.stop(), 0);
+    assertEquals((await denbd(["write", "--size", "1", server.uri()], { stdin: "x" })).code, 0);
+  });
+}
+
 Deno.test("proxy shows its status on the control socket", async () => {
   using directory = temporaryDirectory();
   await withProxy(["--sock", directory.file("control")], async ({ front, server }) => {
