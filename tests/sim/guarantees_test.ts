@@ -81,6 +81,24 @@ Deno.test("rule 14: a cache file under a reservation has nothing old after anoth
   assert(await livesToFind(trustsCacheFile, cached) <= LIVES_MAX);
 });
 
+for (const proxy of ["plain", "memory", "file"] as const) {
+  Deno.test(`rule 7: a proxy that is killed and comes back as the same session keeps every promise: ${proxy}`, async () => {
+    const kept: World = {
+      name: "kept",
+      server: "denbd",
+      writer: "reserved",
+      proxy,
+      keepsSession: true,
+      connections: 2,
+      troubles: ["proxy-kill", "proxy-kill", "power", "kill", "cut", "stall", "rival", "slow"],
+    };
+    const { seed } = randomFrom();
+    const { findings, requests } = await liveMany([kept], { seed, count: LIVES });
+    assertEquals(findings, []);
+    assert(requests > LIVES * 10);
+  });
+}
+
 /** The user takes its time, so that a reservation ends while it is cut off. */
 const cutOff: World = {
   name: "cut off",

@@ -245,6 +245,7 @@ class Life {
         this.#log,
         undefined,
         undefined,
+        undefined,
         this.#tampering,
       );
       this.#disk = disk;

@@ -12,6 +12,7 @@ import { delay } from "../../src/os/clock.ts";
 import { ExportTable, ExportTraffic, type Writers } from "../../src/server/export_table.ts";
 import { NbdServer, type NbdServerOptions } from "../../src/server/nbd/server.ts";
 import type { ReservationState, ReservationStore } from "../../src/server/reservation_store.ts";
+import type { SessionName } from "../../src/wire/nbd/denbd_context.ts";
 import { Medium, SECTOR_BYTES } from "./disk.ts";
 import type { Host, Network, Surroundings } from "./network.ts";
 import type { World } from "./world.ts";
@@ -177,6 +178,8 @@ export class ProxyMachine implements Host {
   #disk: BlockDevice | null = null;
   #cache: CacheDisk | null = null;
   #starts = 0;
+  /** What `KeptSession` keeps. */
+  #session: SessionName | null = null;
   state: Host["state"] = "refusing";
 
   constructor(
@@ -219,6 +222,7 @@ export class ProxyMachine implements Host {
       using _timer = time.timer(15_000, () => late.abort(new Error("no answer for 15 s")));
       try {
         const { random } = this.#surroundings;
+        const session = this.#world.keepsSession === true ? this.#beginSession() : undefined;
         const { disk: opened, link } = await openRemote(
           dial,
           this.#world,
@@ -226,6 +230,7 @@ export class ProxyMachine implements Host {
           this.#logs.client,
           late.signal,
           () => this.#forget(),
+          session,
           this.#tampering,
         );
         if (life !== this.#life) return void opened.close();
@@ -245,6 +250,11 @@ export class ProxyMachine implements Host {
         await new Promise<void>((resolve) => void time.timer(500, resolve));
       }
     }
+  }
+
+  #beginSession(): SessionName {
+    const { id, generation } = this.#session ?? { id: uuidFrom(this.#surroundings), generation: 0 };
+    return this.#session = { id, generation: generation + 2 ** 32 };
   }
 
   async #cached(disk: BlockDevice, alone: () => boolean): Promise<BlockDevice> {
@@ -309,6 +319,7 @@ export async function openRemote(
   log: Log,
   signal?: AbortSignal,
   contentMayHaveChanged?: () => void,
+  session?: SessionName,
   { alwaysReplays = false, withoutSession = false }: Tampering = {},
 ): Promise<OpenedNbd> {
   return await openNbd({
@@ -318,6 +329,7 @@ export async function openRemote(
     signal,
     // Without a session: other servers know nothing of them.
     readOnly: server === "stock" || withoutSession,
+    session,
     survival: {
       soleWriter: writer === "sole" || alwaysReplays,
       deadlineMs,

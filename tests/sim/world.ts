@@ -33,6 +33,8 @@ export interface World {
   readonly writer: "sole" | "reserved" | "shared";
   /** What is between the user and the server, and where that keeps blocks. Default: nothing is. */
   readonly proxy?: "plain" | "memory" | "file";
+  /** A proxy that was killed comes back as the same session. Default `false`. */
+  readonly keepsSession?: boolean;
   /** To the server. Default 1. */
   readonly connections?: number;
   /** Requests fail after so long. Default: never. */
