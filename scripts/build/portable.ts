@@ -123,8 +123,9 @@ async function packProgram(entry: string): Promise<Part> {
 }
 
 /**
- * Keeps the positions and drops the sources' text from an inline source map, and names the files from the
- * project's root (`denbd:///src/…`): logs and stack traces say the same on every machine.
+ * Keeps the lines of an inline source map and drops columns, names and the sources' text: the map is read at every
+ * start, and whole took a seventh of it. Names the files from the project's root (`denbd:///src/…`): logs and stack
+ * traces say the same on every machine.
  */
 export function shortenSourceMap(text: string, bundle: URL, entry: URL): string {
   const root = new URL(".", entry).href;
@@ -136,9 +137,59 @@ export function shortenSourceMap(text: string, bundle: URL, entry: URL): string 
         ? `denbd:///${href.slice(root.length)}`
         : `denbd:///dependency/${href.split("/").pop()}`;
     });
-    const { version, mappings, names } = map;
-    return new TextEncoder().encode(JSON.stringify({ version, sources, names, mappings })).toBase64();
+    const mappings = keepLines(map.mappings);
+    const short = { version: map.version, sources, names: [], mappings };
+    return new TextEncoder().encode(JSON.stringify(short)).toBase64();
   });
+}
+
+const BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/** Mappings in which a segment is kept only where the source or its line is another than that of the one before it. */
+function keepLines(mappings: string): string {
+  // Every number but the column in the bundle counts from the segment before, kept or not.
+  let [source, line, column] = [0, 0, 0];
+  let [keptSource, keptLine, keptColumn] = [0, 0, 0];
+  return mappings.split(";").map((segments) => {
+    const kept: string[] = [];
+    let [at, keptAt] = [0, 0];
+    for (const segment of segments.split(",")) {
+      const [atStep = 0, sourceStep, lineStep, columnStep] = decodeNumbers(segment);
+      at += atStep;
+      if (sourceStep === undefined) continue;
+      source += sourceStep;
+      line += lineStep;
+      column += columnStep;
+      if (kept.length > 0 && source === keptSource && line === keptLine) continue;
+      kept.push(encodeNumbers([at - keptAt, source - keptSource, line - keptLine, column - keptColumn]));
+      [keptAt, keptSource, keptLine, keptColumn] = [at, source, line, column];
+    }
+    return kept.join(",");
+  }).join(";");
+}
+
+/** Numbers of a segment: five bits a letter, lowest first, the sixth tells that more follow; the lowest bit is the sign. */
+function decodeNumbers(segment: string): number[] {
+  const numbers: number[] = [];
+  let [value, shift] = [0, 0];
+  for (const letter of segment) {
+    const bits = BASE64.indexOf(letter);
+    value |= (bits & 31) << shift;
+    shift += 5;
+    if ((bits & 32) !== 0) continue;
+    numbers.push((value & 1) === 0 ? value >> 1 : -(value >> 1));
+    value = shift = 0;
+  }
+  return numbers;
+}
+
+function encodeNumbers(numbers: readonly number[]): string {
+  return numbers.map((number) => {
+    let letters = "";
+    let rest = number < 0 ? -number << 1 | 1 : number << 1;
+    for (; rest > 31; rest >>= 5) letters += BASE64[rest & 31 | 32];
+    return letters + BASE64[rest];
+  }).join("");
 }
 
 async function hash(bytes: Uint8Array<ArrayBuffer>): Promise<string> {

@@ -5,7 +5,7 @@
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { buildPortable } from "../../scripts/build/portable.ts";
+import { buildPortable, shortenSourceMap } from "../../scripts/build/portable.ts";
 import { type Finished, run, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { program, surroundings } from "./program.ts";
 
@@ -255,4 +255,31 @@ Deno.test("portable: standard input is the program's", async () => {
 Deno.test("portable: with the real runtime inside it is denbd", async () => {
   const { stdout } = await run(await program(), ["--version"], { env: surroundings });
   assertMatch(stdout, /^denbd \d+\.\d+\.\d+\n$/);
+});
+
+Deno.test("of a source map the lines are kept, and the files' names from the project's root", () => {
+  const head = "code\n//# sourceMappingURL=data:application/json;base64,";
+  const encode = (map: unknown) => head + new TextEncoder().encode(JSON.stringify(map)).toBase64();
+  const map = {
+    version: 3,
+    sources: ["../home/src/a.ts", "../cache/x/b.js"],
+    sourcesContent: ["a", "b"],
+    names: ["n"],
+    // Line 1: a.ts 1:0, the same line again, 17 lines on. Line 2: nothing. Line 3: b.js, one line back, at 4:20.
+    mappings: "AAAA,IAAIA,EAiBA;;EChBgB",
+  };
+  const short = shortenSourceMap(
+    encode(map),
+    new URL("file:///tmp/bundle.js"),
+    new URL("file:///home/main.ts"),
+  );
+  assertEquals(
+    short,
+    encode({
+      version: 3,
+      sources: ["denbd:///src/a.ts", "denbd:///dependency/b.js"],
+      names: [],
+      mappings: "AAAA,MAiBI;;EChBgB",
+    }),
+  );
 });
