@@ -1,4 +1,5 @@
 import type { LinkStatus } from "../remote/surviving_link.ts";
+import { whyNotOwned } from "../device/ownership.ts";
 import { printable } from "../base/printable.ts";
 import { formatSize } from "../base/size_text.ts";
 import type { MigrationProgress } from "../migrate/migration.ts";
@@ -40,6 +41,8 @@ function exportLines(each: ExportStatus, before: ExportStatus | undefined, secon
     `  ${trafficText(each, before, seconds)}`,
   ];
   if (each.migration != null) lines.push(...migrationLines(each.migration));
+  const unowned = each.ownership == null ? null : whyNotOwned(printable(each.source), each.ownership);
+  if (unowned !== null) lines.push(`  ${each.ownership!.state}: ${printable(unowned)}`);
   if (each.dirtyBytes !== null && each.dirtyBytes > 0) {
     lines.push(`  ${formatSize(each.dirtyBytes)} not synced`);
   }

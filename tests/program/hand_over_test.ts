@@ -3,11 +3,11 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { dial } from "../../src/net/dial.ts";
 import { Command } from "../../src/wire/nbd/constants.ts";
 import { makeSparse } from "../testing/storage.ts";
-import { type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
+import { run, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { randomFrom } from "../testing/random.ts";
 import { RawClient } from "../testing/raw_client.ts";
 import { type Look, Relay, type Verdict } from "../testing/relay.ts";
-import { denbd, listen, proxy, type RunningServer, serve } from "./program.ts";
+import { denbd, listen, program, proxy, type RunningServer, serve, surroundings } from "./program.ts";
 
 const SIZE_BYTES = 4 * 1024 * 1024;
 
@@ -17,6 +17,7 @@ class Hosts implements AsyncDisposable {
   readonly here = this.#directory.file("here.img");
   readonly there = this.#directory.file("there.img");
   readonly sock = this.#directory.file("sock");
+  readonly #sockThere = this.#directory.file("sock-there");
   readonly #running: RunningServer[] = [];
   #listenWords: readonly string[] = [];
   relay!: Relay;
@@ -47,7 +48,8 @@ class Hosts implements AsyncDisposable {
 
   /** Listens on the port that it had. */
   async startDestination(port = this.relay.target): Promise<void> {
-    const words = ["--file", this.there, "--port", String(port), ...this.#listenWords];
+    const words = ["--file", this.there, "--port", String(port), "--sock", this.#sockThere];
+    words.push(...this.#listenWords);
     this.destination = await listen(words, this.env("there"));
     this.#running.push(this.destination);
   }
@@ -68,6 +70,12 @@ class Hosts implements AsyncDisposable {
 
   own(side: "here" | "there", ...words: string[]) {
     return denbd(["own", ...words, this[side]], this.env(side));
+  }
+
+  /** The first screen that is watched. */
+  async statusThere() {
+    const script = `'${await program()}' status --sock '${this.#sockThere}' --watch | head -n 5`;
+    return await run("sh", ["-c", script], { env: surroundings });
   }
 
   /** Tries to serve an image, to no avail. */
@@ -237,6 +245,10 @@ Deno.test("the source is gone for good: the destination stays prepared until som
   });
   await hosts.mirror();
   await hosts.source.ended();
+  // It waits, and says for whom.
+  const status = (await hosts.statusThere()).stdout;
+  assertStringIncludes(status, "prepared: ");
+  assertStringIncludes(status, "has not been handed over");
   await hosts.destination.stop();
   assertStringIncludes(await hosts.refused("there"), "has not been handed over");
   assertStringIncludes((await hosts.own("there", "--claim")).stdout, "may still own it");
