@@ -4,8 +4,8 @@ import { EMPTY_PIECE_BYTES } from "../device/copy_disk.ts";
 import { pieces, type Segment, segments } from "../device/segments.ts";
 import type { DirtyMap } from "./dirty_map.ts";
 
-/** What is looked at for holes at a time. */
-const RUN_BYTES = 1024 * 1024 * 1024;
+/** What is taken at a time. What changes again before it is taken is done once; afterwards, it has to be done again. */
+const RUN_BYTES = EMPTY_PIECE_BYTES;
 
 export interface SweepOptions {
   /** The longest piece of data. */
