@@ -198,10 +198,10 @@ Deno.test("a session that was named before STARTTLS counts for nothing behind it
   const asking = [encodeOption(Option.STRUCTURED_REPLY), encodeOption(Option.SET_META_CONTEXT, naming)];
   function* ask() {
     for (const option of asking) yield* send(option);
-    // The ACK of the first; two contexts, the session and its reservation, and their ACK.
+    // The ACK of the first; three contexts, the session, its reservation and how long that lasts, and their ACK.
     yield* need(20);
     const names: string[] = [];
-    for (let left = 2; left > 0; left--) {
+    for (let left = 3; left > 0; left--) {
       const header = yield* need(20);
       const context = yield* need(new DataView(header.buffer, header.byteOffset).getUint32(16));
       names.push(new TextDecoder().decode(context.slice(4)));
