@@ -28,7 +28,8 @@ export const DEFAULT_STATE_DIRECTORY = "/var/lib/denbd";
  * for this run alone, with a warning: peers then treat every restart as another disk.
  *
  * @param path Absolute path of the image.
- * @throws {DeviceError} If what the directory says of the image cannot be understood, or is that it is not owned here.
+ * @throws {DeviceError} If what the directory says of the image cannot be read or understood, or is that it is not
+ *   owned here.
  */
 export async function raiseGeneration(
   directory: string,
@@ -59,7 +60,7 @@ export async function raiseGeneration(
 /**
  * The identity as it is, for an image served read-only; `undefined` if none was ever kept.
  *
- * @throws {DeviceError} If what the directory says of it cannot be understood, or is that it is not owned here.
+ * @throws {DeviceError} If what the directory says of it cannot be read or understood, or is that it is not owned here.
  */
 export async function readIdentity(
   directory: string,
@@ -102,8 +103,8 @@ export class DiskState implements RecordStore {
   /**
    * What is kept; `null` if nothing is.
    *
-   * @throws {DeviceError} If it cannot be understood.
-   * @throws {Error} If it cannot be read.
+   * @throws {DeviceError} If it cannot be read or understood.
+   * @throws {Error} If we may not read it, or the directory is none.
    */
   async read(): Promise<DiskRecord | null> {
     let text;
@@ -111,7 +112,10 @@ export class DiskState implements RecordStore {
       text = await Deno.readTextFile(this.#file);
     } catch (error) {
       if (error instanceof Deno.errors.NotFound) return null;
-      throw new Error(`cannot read ${this.#file}: ${reasonOf(error)}`);
+      const reason = `cannot read ${this.#file}: ${reasonOf(error)}`;
+      // Who may not look there has never kept anything there. Otherwise the disk might be another host's by now.
+      if (isNotForUs(error)) throw new Error(reason);
+      throw new DeviceError("EIO", "open", undefined, undefined, { detail: reason });
     }
     let record: FileRecord;
     try {
@@ -140,6 +144,10 @@ export class DiskState implements RecordStore {
  */
 export function findDiskState(lib: Libc, directory: string, path: string): DiskState {
   return new DiskState(directory, resolve(path), fileStatus(lib, path));
+}
+
+function isNotForUs(error: unknown): boolean {
+  return error instanceof Deno.errors.PermissionDenied || error instanceof Deno.errors.NotADirectory;
 }
 
 function stateFile(directory: string, path: string, status: FileStatus): string {

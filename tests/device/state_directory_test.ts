@@ -105,6 +105,18 @@ Deno.test("V56: state of a later version, or that cannot be understood, stops th
   assertEquals((await set.start())!.generation, 1);
 });
 
+Deno.test("state that is there and cannot be read stops the start, for the disk might have moved", async () => {
+  using set = setUp();
+  await set.start();
+  const file = set.stateFile();
+  Deno.removeSync(file);
+  Deno.mkdirSync(file);
+  for (const readOnly of [false, true]) {
+    const error = await assertRejects(() => set.start({ readOnly }), DeviceError);
+    assertStringIncludes(error.message, `cannot read ${file}: `);
+  }
+});
+
 Deno.test("a record of version 1 is of an owner, and is kept in version 2 from then on", async () => {
   using set = setUp();
   const first = (await set.start())!;
