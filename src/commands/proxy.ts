@@ -98,7 +98,7 @@ When a denbd server says that it has moved the disk to another one, the proxy go
 
 A server that is slow is waited for. A denbd server is asked for a sign of life, and left when it owes one for --stall; others when the network no longer hears of their machine, or, if the environment variable FLEXNBD_UPSTREAM_TIMEOUT has a number of seconds, when they owe an answer and are silent for so long.
 
-A cache forgets what is written through this proxy, and knows nothing of other writers. So it is used only where the disk is read-only, where a denbd server has reserved it for this proxy, or with --sole-writer, unless shared-unsafe says that old data do no harm. Under a reservation reads wait for the server, as if there were no cache, while there is no connection to it, or none of them has answered for so long that the reservation may have ended (--reservation-timeout there, but a minute at most). It is emptied when the connection comes back to a server that does not prove to have the same content, which none but denbd can.
+A cache forgets what is written through this proxy, and knows nothing of other writers. So it is used only where the disk is read-only (for everybody, if the server is denbd), where a denbd server has reserved it for this proxy, or with --sole-writer, unless shared-unsafe says that old data do no harm. Under a reservation reads wait for the server, as if there were no cache, while there is no connection to it, or none of them has answered for so long that the reservation may have ended (--reservation-timeout there, but a minute at most). It is emptied when the connection comes back to a server that does not prove to have the same content, which none but denbd can.
 
 DISK may name several servers of the same disk, nbd://host,host/export: the next is tried when one is away. If the disk is to be written they must be denbd and tell the same identity.
 
@@ -210,6 +210,7 @@ class Upstream implements ServerRole {
       device,
       sizeBytes: servedBytes(device, this.#source, oldstyle, this.#log),
       readOnly,
+      writtenElsewhere: () => this.#link !== null && !this.#link.isAlone,
       traffic: new ExportTraffic(),
       source: this.#source,
     }, { isDefault: true });
@@ -277,7 +278,8 @@ class Upstream implements ServerRole {
   async #cached(disk: BlockDevice): Promise<BlockDevice> {
     const { cacheDir, soleWriter } = this.#options;
     if (this.#cache === null && cacheDir === undefined) return disk;
-    const alone = !disk.can.write || soleWriter || this.#link?.status.reserved === true;
+    const link = this.#link;
+    const alone = link === null ? !disk.can.write || soleWriter : link.isAlone;
     if (!alone && this.#cache?.sharedUnsafe !== true) {
       this.#log.warn(
         `${this.#source}: the cache is off, because others may write to the disk ` +
@@ -285,9 +287,8 @@ class Upstream implements ServerRole {
       );
       return disk;
     }
-    const link = this.#link;
     // Elsewhere nobody writes, or it does not matter.
-    const asksLink = link !== null && disk.can.write && this.#cache?.sharedUnsafe !== true;
+    const asksLink = link !== null && this.#cache?.sharedUnsafe !== true;
     const isAlone = asksLink ? () => link.isAlone : undefined;
     let cached = disk;
     if (cacheDir !== undefined) {

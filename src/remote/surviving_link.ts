@@ -240,12 +240,13 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
   }
 
   /**
-   * Whether nobody else can have changed the disk since we had it last: by the operator's word, or because the server
-   * cannot have given the reservation to anybody. It keeps that for a while after it has lost sight of us, and when it
-   * answered what it answered last it had not.
+   * Whether nobody else can have changed the disk since we had it last: by the operator's word, because it is read-only
+   * for everybody, or because the server cannot have given the reservation to anybody. It keeps that for a while after
+   * it has lost sight of us, and when it answered what it answered last it had not.
    */
   get isAlone(): boolean {
     if (this.#options.soleWriter === true) return true;
+    if (!this.facts.can.write) return this.#denbd.othersWrite !== true;
     const { reservation, leaseMs } = this.#denbd;
     if (!this.#up || reservation === undefined || leaseMs === undefined) return false;
     const nowMs = this.#clock.now();

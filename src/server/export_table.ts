@@ -66,6 +66,8 @@ export interface Export {
   readonly sizeBytes: number;
   /** Refuses writes although the disk would take them. */
   readonly readOnly: boolean;
+  /** Somebody may write to the disk by another way, although it may not be written here. Default: nobody may. */
+  readonly writtenElsewhere?: () => boolean;
   readonly traffic: ExportTraffic;
   /** Path or URI of the disk, for status; never told to clients. */
   readonly source: string;

@@ -392,6 +392,21 @@ Deno.test("proxy leaves the cache off where others may write, and says how to ha
     assertEquals((await near.client.read(0, BLOCK)).data, new Uint8Array(BLOCK).fill(0x5a));
   }));
 
+Deno.test("proxy that may only read uses no cache where others write, nor does one behind it", async () => {
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  Deno.writeFileSync(image, new Uint8Array(MIB));
+  await using server = await serve(["--file", image, "127.0.0.1=write", "127.0.0.2=read"]);
+  await using front = await proxy(["--cache", "--bind", "127.0.0.2", server.uri()]);
+  await using behind = await proxy(["--cache", front.uri()]);
+  for (const { log } of [front, behind]) assertMatch(log, /the cache is off, because others may write/);
+  using far = await clientOf(server);
+  using near = await clientOf(behind);
+  await near.client.read(0, BLOCK);
+  await far.client.write(0, new Uint8Array(BLOCK).fill(0x5a));
+  assertEquals((await near.client.read(0, BLOCK)).data, new Uint8Array(BLOCK).fill(0x5a));
+});
+
 Deno.test("proxy caches a read-only disk: what was read is answered without the server", () =>
   withProxy(["--cache"], async ({ content, front, server }) => {
     using opened = await clientOf(front);

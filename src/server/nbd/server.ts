@@ -598,6 +598,7 @@ class Hall implements ServerHall {
             instance: this.#instance,
             identity: durable(exported.device.identity),
             arrived: exported.device.identity?.arrived,
+            othersWrite: isReader(offer) && mayChange(exported) || undefined,
             window: this.#instance === undefined ? undefined : READABLE_BACKLOG,
           });
         }
@@ -696,6 +697,15 @@ class Hall implements ServerHall {
   refused(optionName: string, exportName: string, reason: string): void {
     this.#strangers.complain(this.#peer, `${optionName} "${printable(exportName)}": ${reason}`);
   }
+}
+
+function isReader({ transmissionFlags }: ExportOffer): boolean {
+  return (transmissionFlags & TransmissionFlag.READ_ONLY) !== 0;
+}
+
+/** Whether anybody may write to the disk. */
+function mayChange({ readOnly, device, writtenElsewhere }: Export): boolean {
+  return !readOnly && device.can.write || writtenElsewhere?.() === true;
 }
 
 /** An identity that was made up for this run says nothing about the disk to who comes back after the next. */

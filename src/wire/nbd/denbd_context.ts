@@ -12,6 +12,7 @@
  * | `x-denbd:session=1.UUID.GENERATION` | the session that was asked for: what it had before is over |
  * | `x-denbd:reservation=UUID` | nobody else has written since this UUID was first told, and nobody else may |
  * | `x-denbd:lease=MILLISECONDS` | the reservation outlives the client's connections for at least so long, unless the operator ends it |
+ * | `x-denbd:writers=others` | this client may not write, but somebody else may |
  * | `x-denbd:window=REQUESTS.BYTES` | while no more of them wait, the server answers a probe at once |
  *
  * A probe is a BLOCK_STATUS with a payload that asks for the context `x-denbd:window=…` alone. It needs no disk, so a
@@ -55,6 +56,8 @@ export interface DenbdFacts {
   readonly leaseMs?: number;
   /** By which migration the disk came to this server, and the epoch of the ownership that it led to. */
   readonly arrived?: { readonly id: string; readonly epoch: number };
+  /** Whether others may write although this client may not. */
+  readonly othersWrite?: true;
   /** How many unanswered requests, and bytes of READ and WRITE among them, leave room for a probe. */
   readonly window?: ProbeWindow;
 }
@@ -66,12 +69,14 @@ export interface ProbeWindow {
 
 const WINDOW_PREFIX = `${DENBD_NAMESPACE}window=`;
 const SESSION_VERSION = "1";
+/** Of facts that are named otherwise here. */
+const FIELDS: Readonly<Record<string, keyof DenbdFacts>> = { lease: "leaseMs", writers: "othersWrite" };
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** The names of the contexts that tell these facts. */
 export function encodeFacts(
-  { instance, identity, session, reservation, leaseMs, window, arrived }: DenbdFacts,
+  { instance, identity, session, reservation, leaseMs, othersWrite, window, arrived }: DenbdFacts,
 ): string[] {
   const names: string[] = [];
   if (instance !== undefined) names.push(`${DENBD_NAMESPACE}instance=${instance}`);
@@ -81,6 +86,7 @@ export function encodeFacts(
   if (session !== undefined) names.push(encodeSession(session));
   if (reservation !== undefined) names.push(`${DENBD_NAMESPACE}reservation=${reservation}`);
   if (leaseMs !== undefined) names.push(`${DENBD_NAMESPACE}lease=${leaseMs}`);
+  if (othersWrite === true) names.push(`${DENBD_NAMESPACE}writers=others`);
   if (arrived !== undefined) names.push(`${DENBD_NAMESPACE}arrived=${arrived.id}.${arrived.epoch}`);
   if (window !== undefined) names.push(`${WINDOW_PREFIX}${window.requests}.${window.bytes}`);
   return names;
@@ -118,7 +124,9 @@ export function decodeSession(query: string): SessionName | null {
 export function decodeFacts(names: readonly string[]): DenbdFacts {
   const facts: { -readonly [Name in keyof DenbdFacts]: DenbdFacts[Name] } = {};
   for (const name of names) {
-    const match = /^x-denbd:(instance|identity|session|reservation|lease|arrived|window)=(.*)$/s.exec(name);
+    const match = /^x-denbd:(instance|identity|session|reservation|lease|writers|arrived|window)=(.*)$/s.exec(
+      name,
+    );
     if (match === null) continue;
     const [, kind, text] = match;
     const fact = kind === "session"
@@ -131,10 +139,12 @@ export function decodeFacts(names: readonly string[]): DenbdFacts {
       ? decodeWindow(text)
       : kind === "lease"
       ? decodeLease(text)
+      : kind === "writers"
+      ? text === "others" || null
       : UUID.test(text)
       ? text
       : null;
-    const field = kind === "lease" ? "leaseMs" : kind;
+    const field = FIELDS[kind] ?? kind;
     if (fact === null || facts[field as keyof DenbdFacts] !== undefined) {
       throw new WireError(kind === "session" ? kind : `${kind} "${text.slice(0, 64)}"`);
     }

@@ -24,6 +24,7 @@ test("encodeFacts() names the contexts literally", () => {
     `x-denbd:reservation=${INSTANCE}`,
   ]);
   assertEquals(encodeFacts({ leaseMs: 60_000 }), ["x-denbd:lease=60000"]);
+  assertEquals(encodeFacts({ othersWrite: true }), ["x-denbd:writers=others"]);
   assertEquals(encodeFacts({}), []);
 });
 
@@ -52,6 +53,7 @@ test("decodeFacts() finds the facts among other contexts, and passes over what i
     session: { id: UUID, generation: 1 },
     reservation: UUID,
     leaseMs: 1,
+    othersWrite: true as const,
   };
   assertEquals(decodeFacts(["base:allocation", ...encodeFacts(facts), "x-denbd:moon=full"]), facts);
   assertEquals(decodeFacts(["base:allocation", "x-denbd:"]), {});
@@ -67,6 +69,7 @@ test("decodeFacts() refuses what is malformed or told twice", () => {
     [`x-denbd:session=1.${UUID}`],
     [`x-denbd:reservation=${UUID}.1`],
     [`x-denbd:reservation=${UUID}`, `x-denbd:reservation=${INSTANCE}`],
+    ["x-denbd:writers=any"],
     ["x-denbd:lease=0"],
     ["x-denbd:lease=1e3"],
     ["x-denbd:lease=1", "x-denbd:lease=1"],
