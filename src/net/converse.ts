@@ -12,8 +12,11 @@ import type { Connection } from "./connection.ts";
 
 /** Gathered bytes above this leave at once, so that a long answer does not pile up. */
 const GATHERED_BYTES_MAX = 64 * 1024;
-/** One read of a handshake; larger needs are read in place. */
-const CHUNK_BYTES = 4096;
+/**
+ * One read of a handshake; larger needs are read in place. What is said before transmission is short, and whoever says
+ * nothing has one such buffer for as long as it stays, which lives outside the heap and is collected late.
+ */
+const CHUNK_BYTES = 512;
 
 /** The peer ended the connection in the middle of a conversation. */
 export class ConversationCutError extends WireError {

@@ -70,6 +70,25 @@ Deno.test("converse() reads a large need whole and keeps what follows", pure, as
   assertEquals(text(surplus), "next");
 });
 
+Deno.test("who says nothing costs half a kilobyte of buffers", pure, async () => {
+  const [here, there] = connectionPair();
+  let bufferedBytes = 0;
+  const counting: Connection = {
+    ...here,
+    peer: here.peer,
+    write: (bytes) => here.write(bytes),
+    close: () => here.close(),
+    read(into) {
+      bufferedBytes += into.buffer.byteLength;
+      return here.read(into);
+    },
+  };
+  const conversation = converse(need(4), counting);
+  there.close();
+  await assertRejects(() => conversation, ConversationCutError);
+  assertEquals(bufferedBytes, 512);
+});
+
 Deno.test("converse() fails clearly when the peer closes", pure, async () => {
   for (const [sent, message] of [["", "before it said anything"], ["\x05de", "3 bytes short"]]) {
     const [here, there] = connectionPair();
