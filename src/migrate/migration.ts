@@ -339,7 +339,7 @@ export class Migration {
     this.#budgetMs = this.#downtimeMs * COPY_PART;
     this.#patient = !slowWriters && downtimeMs === undefined;
     while (true) {
-      do await this.#passLive(attempt, outflow, signal); while (!this.#fits());
+      do await this.#passLive(attempt, outflow, signal); while (this.#isUnsure || !this.#fits());
       // What is durable and compared now need not be when clients wait.
       await this.#assure(attempt, outflow, signal);
       if (!this.#fits()) continue;
@@ -356,6 +356,11 @@ export class Migration {
   /** Whether what is left can be sent in the time for which clients may be held. */
   #fits(): boolean {
     return this.#leftMs() <= this.#budgetMs;
+  }
+
+  /** The first pass sends large pieces: it says little of how long it takes to send what clients have scattered. */
+  get #isUnsure(): boolean {
+    return this.#pass === 1 && this.#pending.bytes >= MEASURABLE_BYTES;
   }
 
   #leftMs(): number {

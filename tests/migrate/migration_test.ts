@@ -446,6 +446,46 @@ Deno.test("migration: twenty that fail, at every point, and a stock client under
   client.connection.close();
 });
 
+Deno.test("migration: what clients have scattered during the first pass is sent before they are held", async () => {
+  const source = halfFull(8 * MIB);
+  const target = new MemoryDisk(source.sizeBytes);
+  await using there = receiving(target);
+  const inner = destinationOf(there.dial, source.sizeBytes);
+  const place = { device: source as BlockDevice };
+  let scattered = false;
+  let heldWith = -1;
+  const destination: Destination = {
+    text: "there",
+    async begin(signal) {
+      const attempt = await inner.begin(signal);
+      return Object.assign(attempt, {
+        async checksum(offset: number, length: number) {
+          // Behind the first piece of the first pass: 2 MiB in 512 places.
+          if (!scattered) {
+            scattered = true;
+            for (let at = 0; at < 4 * MIB; at += 8192) {
+              void place.device.write(at, new Uint8Array(4096).fill(3));
+            }
+          }
+          const bytes = new Uint8Array(length);
+          await target.read(offset, bytes);
+          return crc32(bytes);
+        },
+      });
+    },
+  };
+  const migration = move(place, destination, {
+    leave: () => {
+      heldWith = migration.progress().pass;
+      return Promise.resolve();
+    },
+  });
+  assertEquals(await migration.ended, "moved");
+  assert(scattered);
+  assertEquals(heldWith, 2);
+  await assertSame(source, target);
+});
+
 for (const [where, place] of [["data", 2 * MIB], ["a hole", 3 * MIB]] as const) {
   Deno.test(`migration: what differs in ${where} at the destination is found before the disk changes hands, and sent again`, async () => {
     const source = halfFull(8 * MIB + 512);
