@@ -5,6 +5,7 @@ import type { Command } from "./command.ts";
 import { completionsCommand } from "./completions.ts";
 import { copy } from "./copy.ts";
 import { crc } from "./crc.ts";
+import { create } from "./create.ts";
 import { helpCommand } from "./help_command.ts";
 import { info } from "./info.ts";
 import { own } from "./own.ts";
@@ -35,6 +36,7 @@ export const commands: readonly Command[] = [
   copy,
   info,
   crc,
+  create,
   verify,
   bench,
   statusCommand(),
