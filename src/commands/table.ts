@@ -6,6 +6,7 @@ import { completionsCommand } from "./completions.ts";
 import { copy } from "./copy.ts";
 import { crc } from "./crc.ts";
 import { create } from "./create.ts";
+import { errormsg } from "./errormsg.ts";
 import { helpCommand } from "./help_command.ts";
 import { info } from "./info.ts";
 import { own } from "./own.ts";
@@ -37,6 +38,7 @@ export const commands: readonly Command[] = [
   info,
   crc,
   create,
+  errormsg,
   verify,
   bench,
   statusCommand(),
