@@ -17,7 +17,7 @@ export const create = command({
     `Makes the file of revision N of an image below the base path of an image server, and beside it a ` +
     `map that says that nothing of it is there yet, as dnbd3-server --create does. The size is rounded up to 4096 ` +
     `bytes, directories of NAME are made, and nothing that is there is touched.\n\n` +
-    `A server with isProxy takes the image in at its next start, and fills it from other servers that have it.`,
+    `A server with isProxy takes the image in at its next start, and fills it from other servers that have it when a client asks for it.`,
   positional: { name: "BASE_PATH NAME", help: "Where the images are; the name of the image", min: 2, max: 2 },
   options: {
     revision: { type: "integer", valueName: "N", min: 1, max: 65535, help: "Revision, from 1 to 65535" },
