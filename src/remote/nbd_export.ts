@@ -52,6 +52,8 @@ export function exportFacts(agreement: ClientAgreement): ExportFacts {
  *
  * @throws {WireError} If it is malformed.
  */
-export function denbdFacts({ contexts }: ClientAgreement): DenbdFacts {
-  return decodeFacts(contexts.map(({ name }) => name));
+export function denbdFacts(agreement: ClientAgreement): DenbdFacts {
+  const { othersWrite, ...facts } = decodeFacts(agreement.contexts.map(({ name }) => name));
+  // To a session that comes again it is said before the server knows that the export is reserved for it.
+  return othersWrite === undefined || exportFacts(agreement).can.write ? facts : { ...facts, othersWrite };
 }
