@@ -54,6 +54,7 @@ const SYMBOLS = {
   ioctlOnPool: { name: "ioctl", parameters: ["i32", "u64", "buffer"], result: "i32", nonblocking: true },
   // int fcntl(int fd, int op, ...)
   fcntl: { parameters: ["i32", "i32", "buffer"], result: "i32" },
+  fcntlValue: { name: "fcntl", parameters: ["i32", "i32", "usize"], result: "i32" },
   // int open(const char *path, int flags, ...)
   open: { parameters: ["buffer", "i32", "i32"], result: "i32" },
   // int close(int fd)
@@ -80,6 +81,20 @@ const SYMBOLS = {
   shutdown: { parameters: ["i32", "i32"], result: "i32" },
   // ssize_t sendfile(int out_fd, int in_fd, off_t *offset, size_t count)
   sendfile: { parameters: ["i32", "i32", "buffer", "usize"], result: "i32" },
+  // int pipe2(int pipefd[2], int flags)
+  pipe2: { parameters: ["buffer", "i32"], result: "i32" },
+  // ssize_t read(int fd, void *buf, size_t count)
+  read: { parameters: ["i32", "buffer", "usize"], result: "i32" },
+  // ssize_t write(int fd, const void *buf, size_t count)
+  write: { parameters: ["i32", "buffer", "usize"], result: "i32" },
+  // ssize_t splice(int fd_in, off_t *off_in, int fd_out, off_t *off_out, size_t size, unsigned int flags)
+  splice: { parameters: ["i32", "buffer", "i32", "buffer", "usize", "u32"], result: "i32" },
+  spliceOnPool: {
+    name: "splice",
+    parameters: ["i32", "buffer", "i32", "buffer", "usize", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
   // long syscall(long number, ...), for cachestat(unsigned fd, const struct *range, struct *stat, unsigned flags)
   cachestat: { name: "syscall", parameters: ["i64", "i64", "buffer", "buffer", "i64"], result: "i32" },
   // int getsockname(int sockfd, struct sockaddr *addr, socklen_t *addrlen)
