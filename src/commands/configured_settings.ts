@@ -51,6 +51,7 @@ export function settingsOf(
     handshakeTimeout: nbd.handshakeTimeout ?? given.handshakeTimeout,
     requestTimeout: nbd.requestTimeout,
     drainTimeout: nbd.drainTimeout ?? given.drainTimeout,
+    diskThreads: nbd.diskThreads ?? given.diskThreads,
     tls: tls.mode,
     tlsCertificates: tls.mode === "off" ? undefined : tls.certificates,
     tlsVerifyPeer: tls.verifyPeer,

@@ -16,6 +16,7 @@ import { StateWatch } from "../control/state_watch.ts";
 import type { AccessStatus, ExportStatus, ImageStatus, ProcessStatus } from "../control/status.ts";
 import { StatusHttp } from "../control/status_http.ts";
 import type { BlockDevice } from "../device/device.ts";
+import { DISK_THREADS_DEFAULT, DISK_THREADS_MAX, diskThreads } from "../device/disk_threads.ts";
 import { activatedDescriptors, listenDescriptor } from "../net/activation.ts";
 import type { Receiver } from "../migrate/receiver.ts";
 import type { Peer } from "../net/connection.ts";
@@ -105,6 +106,12 @@ export const servingOptions = {
     type: "duration",
     default: 10_000,
     help: "How long clients may take to finish when the server stops",
+  },
+  diskThreads: {
+    type: "integer",
+    min: 1,
+    max: DISK_THREADS_MAX,
+    help: "Calls of disks that wait at the same time; the command disk-threads changes it",
   },
 } as const satisfies OptionTable;
 
@@ -233,6 +240,7 @@ export class RunningServer {
     this.#tls = openTls(options);
     if (options.oldstyle && this.#tls?.server.required) throw new UsageError("--oldstyle has no TLS");
     this.#limits = limitsOf(options);
+    if (options.diskThreads !== undefined) diskThreads.count = options.diskThreads;
     this.#nbd = new NbdServer({
       exports: this.#exports,
       judge: role.rules?.judge ?? ((peer) => this.#judge(peer)),
@@ -435,6 +443,7 @@ export class RunningServer {
         this.#tls = tls;
         this.#nbd.tls = tls?.server;
         this.#nbd.limits = limitsOf(settings);
+        diskThreads.count = settings.diskThreads ?? DISK_THREADS_DEFAULT;
       },
     };
   }

@@ -15,6 +15,7 @@ export function formatStatusView(status: ProcessStatus, before: ProcessStatus | 
     ? Math.max(status.uptimeMs - before.uptimeMs, 1) / 1000
     : null;
   const lines = [headline(status)];
+  if (status.diskThreads != null) lines.push(diskThreadsText(status.diskThreads));
   for (const each of status.exports) {
     const earlier = before?.exports.find(({ name }) => name === each.name);
     lines.push("", ...exportLines(each, seconds === null ? undefined : earlier, seconds ?? 1));
@@ -32,6 +33,12 @@ function headline(status: ProcessStatus): string {
   if (!clientsAllowed) parts.push("no new clients");
   if (!hasControl) parts.push("receiving a migration");
   return parts.join("  ");
+}
+
+function diskThreadsText({ count, busy, waiting }: ProcessStatus["diskThreads"]): string {
+  return `disk threads: ${busy} of ${count} busy${
+    waiting > 0 ? `, ${counted(waiting, "call")} waiting` : ""
+  }`;
 }
 
 function exportLines(each: ExportStatus, before: ExportStatus | undefined, seconds: number): string[] {

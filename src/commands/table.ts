@@ -10,6 +10,7 @@ import { errormsg } from "./errormsg.ts";
 import { helpCommand } from "./help_command.ts";
 import { info } from "./info.ts";
 import { own } from "./own.ts";
+import { diskThreadsCommand } from "./disk_threads.ts";
 import { logLevel } from "./log_level.ts";
 import { keygen } from "./keygen.ts";
 import { listen } from "./listen.ts";
@@ -47,6 +48,7 @@ export const commands: readonly Command[] = [
   unreserve,
   reload,
   logLevel,
+  diskThreadsCommand,
   trace,
   own,
   completionsCommand(() => commands),

@@ -9,6 +9,7 @@
  * handshakeTimeout = 10s
  * requestTimeout = 0                ; a client whose request takes longer is disconnected; 0: never
  * drainTimeout = 10s
+ * diskThreads = 24                  ; calls of disks that wait at the same time
  * [tls]
  * mode = require                    ; off, prefer or require
  * certificates = /etc/denbd/tls     ; server-cert.pem and server-key.pem
@@ -50,6 +51,7 @@ export interface ServingConf {
     /** 0: never. */
     readonly requestTimeout?: number;
     readonly drainTimeout?: number;
+    readonly diskThreads?: number;
   };
   readonly tls: {
     readonly mode: "off" | "prefer" | "require";
@@ -145,6 +147,7 @@ export function readServingConf(
       handshakeTimeout: nbd.handshakeTimeout?.value,
       requestTimeout: nbd.requestTimeout?.value,
       drainTimeout: nbd.drainTimeout?.value,
+      diskThreads: nbd.diskThreads?.value,
     },
     tls: { mode, certificates: tls.certificates?.value, verifyPeer: tls.verifyPeer?.value ?? false },
     channel: readChannel(one("channel")),
@@ -182,6 +185,8 @@ const NBD_KEYS = {
   handshakeTimeout: { parse: parseDuration },
   requestTimeout: { parse: parseDuration },
   drainTimeout: { parse: parseDuration },
+  // As many as `device/disk_threads.ts` allows.
+  diskThreads: { parse: integerWithin(1, 24) },
 } satisfies SectionKeys;
 
 function parsePlace(text: string): string {

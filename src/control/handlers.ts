@@ -2,6 +2,7 @@
 import { LOG_LEVELS } from "../base/line_log.ts";
 import { printable } from "../base/printable.ts";
 import type { AdjustableLog, LogLevel } from "../base/log.ts";
+import { DISK_THREADS_MAX, diskThreads } from "../device/disk_threads.ts";
 import type { ControlAnswer } from "../wire/control/message.ts";
 import { formatStatusLine, type ProcessStatus } from "./status.ts";
 
@@ -54,7 +55,10 @@ export interface ControlledServer {
   reload(force: boolean): Promise<string>;
 }
 
-/** The commands that every server has: `status`, `changes`, `trace`, `acl`, `unreserve`, `reload`, `log_level`. */
+/**
+ * The commands that every server has: `status`, `changes`, `trace`, `acl`, `unreserve`, `reload`, `log_level`,
+ * `disk_threads`.
+ */
 export function serverHandlers(
   server: ControlledServer,
   { watch, trace }: { readonly watch: Followable; readonly trace: Followable },
@@ -95,6 +99,15 @@ export function serverHandlers(
         return { code: 1, text: `log_level takes one of ${LOG_LEVELS.join(" ")}` };
       }
       log.level = level as LogLevel;
+      return { code: 0, text: "updated" };
+    }],
+    ["disk_threads", ([text, ...rest]) => {
+      const count = /^\d{1,3}$/.test(text) ? Number(text) : NaN;
+      if (rest.length > 0 || !(count >= 1 && count <= DISK_THREADS_MAX)) {
+        return { code: 1, text: `disk_threads takes a whole number from 1 to ${DISK_THREADS_MAX}` };
+      }
+      log.info(`disk threads: ${count} rather than ${diskThreads.count}`);
+      diskThreads.count = count;
       return { code: 0, text: "updated" };
     }],
   ]);

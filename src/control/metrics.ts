@@ -47,6 +47,13 @@ function processFamilies(status: ProcessStatus): Family[] {
     gauge("denbd_access_open", "1 if everybody who can connect may write.", [
       [{}, Number(status.access.acl === "open")],
     ]),
+    gauge("denbd_disk_threads", "Calls of disks that may wait at the same time.", [
+      [{}, status.diskThreads.count],
+    ]),
+    gauge("denbd_disk_threads_busy", "Calls of disks that are under way.", [[{}, status.diskThreads.busy]]),
+    gauge("denbd_disk_calls_waiting", "Calls of disks that wait for a thread.", [
+      [{}, status.diskThreads.waiting],
+    ]),
   ];
 }
 

@@ -1,5 +1,6 @@
 /** Puts the status of a server together. */
 import type { AccessList } from "../access/acl.ts";
+import { describeDiskThreads } from "../device/disk_threads.ts";
 import type { MigrationProgress } from "../migrate/migration.ts";
 import type { Export, ExportTable } from "../server/export_table.ts";
 import type { NbdServer } from "../server/nbd/server.ts";
@@ -50,6 +51,7 @@ export function describeServer(parts: ServerParts): ProcessStatus {
     access,
     exports: described,
     images: parts.images ?? [],
+    diskThreads: describeDiskThreads(),
   };
 }
 

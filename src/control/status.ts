@@ -6,6 +6,7 @@
  */
 import type { LinkStatus } from "../remote/surviving_link.ts";
 import type { Rights } from "../access/acl.ts";
+import type { DiskThreads } from "../device/disk_threads.ts";
 import type { Ownership } from "../device/ownership.ts";
 import type { MigrationProgress } from "../migrate/migration.ts";
 
@@ -169,6 +170,8 @@ export interface ProcessStatus {
   readonly exports: readonly ExportStatus[];
   /** Of dnbd3. */
   readonly images: readonly ImageStatus[];
+  /** Where calls of disks wait that cannot be done at once. */
+  readonly diskThreads: DiskThreads;
 }
 
 /**

@@ -26,6 +26,7 @@ import type {
   ZeroOptions,
 } from "./device.ts";
 import { DeviceError, type DeviceOperation, narrowErrno } from "./device_error.ts";
+import { onDiskThread } from "./disk_threads.ts";
 import { WritePace } from "./write_pace.ts";
 
 /** Zeroes are recognised in pieces of this size and alignment; also the size of a page in memory. */
@@ -43,8 +44,6 @@ const PREFETCH_STEP_BYTES = 128 * 1024;
 
 /** Cold reads of one file at a time. */
 const COLD_READS_MAX = 16;
-/** The pool has 32 threads, shared with name look-ups, cryptography and our syncs: these are for data. */
-const poolThreads = new Slots(24);
 
 const zeroes = new Uint8Array(256 * 1024);
 
@@ -146,7 +145,7 @@ export class FileDisk implements BlockDevice {
       const from = Math.max(0, waited ? this.#readCached(offset, into) : done);
       const rest = into.subarray(from);
       if (rest.length === 0) return;
-      const count = await onPool(() => this.#file.read(offset + from, rest));
+      const count = await onDiskThread(() => this.#file.read(offset + from, rest));
       if (count < rest.length) throw this.#cutShort();
     } catch (error) {
       throw toDeviceError("read", offset, into.length, error);
@@ -198,7 +197,7 @@ export class FileDisk implements BlockDevice {
 
   async #writeOnPool(offset: number, data: Uint8Array): Promise<void> {
     try {
-      await onPool(async () => {
+      await onDiskThread(async () => {
         this.#checkEnd(offset + data.length);
         const runs = this.#sparse ? this.#runsToStore(offset, data) : null;
         if (runs === null) return await this.#file.write(offset, data);
@@ -373,7 +372,7 @@ export class FileDisk implements BlockDevice {
   ): Promise<void> {
     try {
       await this.#order.run(true, offset, length, async () => {
-        await onPool(change);
+        await onDiskThread(change);
         if (options?.fua) await this.#flush();
       });
     } catch (error) {
@@ -448,7 +447,7 @@ export class FileDisk implements BlockDevice {
     const end = offset + Math.min(length, PREFETCH_BYTES_MAX);
     await this.#coldReads.take();
     try {
-      await onPool(async () => {
+      await onDiskThread(async () => {
         for (let at = offset; at < end; at += PREFETCH_STEP_BYTES) {
           await this.#file.prefetch(at, Math.min(PREFETCH_STEP_BYTES, end - at));
         }
@@ -501,16 +500,6 @@ export class FileDisk implements BlockDevice {
 interface Run {
   readonly from: number;
   readonly to: number;
-}
-
-/** Runs `work`, one call on the pool after the other, when one of our threads is free. */
-async function onPool<Result>(work: () => Promise<Result>): Promise<Result> {
-  await poolThreads.take();
-  try {
-    return await work();
-  } finally {
-    poolThreads.give();
-  }
 }
 
 /** Whether a call worked, rather than not being supported. */

@@ -1,13 +1,17 @@
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { AccessList } from "../../src/access/acl.ts";
 import { silentLog } from "../../src/base/log.ts";
 import { acl } from "../../src/commands/acl.ts";
 import { check } from "../../src/commands/check.ts";
 import type { Output } from "../../src/commands/command.ts";
+import { CommandFailure } from "../../src/commands/command_failure.ts";
+import { request } from "../../src/commands/control_request.ts";
+import { diskThreadsCommand } from "../../src/commands/disk_threads.ts";
 import { logLevel } from "../../src/commands/log_level.ts";
 import { runProgram } from "../../src/commands/program.ts";
 import { reload } from "../../src/commands/reload.ts";
 import { statusCommand } from "../../src/commands/status.ts";
+import { DISK_THREADS_DEFAULT, diskThreads } from "../../src/device/disk_threads.ts";
 import { serverHandlers } from "../../src/control/handlers.ts";
 import { ControlServer } from "../../src/control/server.ts";
 import { formatStatusLine, type ProcessStatus } from "../../src/control/status.ts";
@@ -29,7 +33,7 @@ const impatient: Clock = {
   },
 };
 
-const commands = [acl, check, reload, statusCommand(impatient), logLevel];
+const commands = [acl, check, reload, statusCommand(impatient), logLevel, diskThreadsCommand];
 
 async function running(status: () => ProcessStatus = () => IDLE) {
   const directory = temporaryDirectory();
@@ -164,6 +168,25 @@ Deno.test("log-level changes it, and knows the levels", async () => {
   assertEquals(server.log.level, "D");
   assertEquals((await denbd("log-level", "--sock", server.sock, "loud")).code, 2);
   assertEquals((await denbd("log-level", "--sock", server.sock)).code, 2);
+});
+
+Deno.test("V54: disk-threads changes how many there are, and refuses none and nonsense", async () => {
+  await using server = await running();
+  assertEquals((await denbd("disk-threads", "--sock", server.sock, "8")).stdout, "updated\n");
+  assertEquals(diskThreads.count, 8);
+  for (const text of ["0", "25", "999", "1.5", "many"]) {
+    const { code, stderr } = await denbd("disk-threads", "--sock", server.sock, text);
+    assertEquals(code, 2);
+    assertStringIncludes(stderr, `COUNT: "${text}" is not a whole number from 1 to 24\n`);
+    // Nor does the server take it from somebody else.
+    await assertRejects(
+      () => request(server.sock, "disk_threads", [text]),
+      CommandFailure,
+      "disk_threads takes a whole number from 1 to 24",
+    );
+  }
+  assertEquals(diskThreads.count, 8);
+  diskThreads.count = DISK_THREADS_DEFAULT;
 });
 
 Deno.test("without --sock they say flexnbd's line, and without a server why", async () => {

@@ -20,6 +20,7 @@ Deno.test("the view shows server, exports, latencies and clients", pure, () => {
   } as const;
   const status: ProcessStatus = {
     ...IDLE,
+    diskThreads: { count: 8, busy: 8, waiting: 3 },
     exports: [{
       ...IDLE_EXPORT,
       name: "evil\x1b[2J",
@@ -40,6 +41,7 @@ Deno.test("the view shows server, exports, latencies and clients", pure, () => {
   assertEquals(
     formatStatusView(status),
     `denbd 0.1.0  pid 1  up 5 s  127.0.0.1:10809  acl=1 entry
+disk threads: 8 of 8 busy, 3 calls waiting
 
 export "evil\\x1b[2J"  64 KiB  /srv/disk.img
   0 requests, 0 bytes read, 0 bytes written
@@ -98,6 +100,7 @@ Deno.test("the view shows images, and where they are copied from", pure, () => {
   assertEquals(
     view,
     `denbd 0.1.0  pid 1  up 5 s  127.0.0.1:10809  acl=1 entry
+disk threads: 0 of 24 busy
 
 image lab/win10:3  64 MiB, 20 clients, 1 MiB sent, 42 % here
   REFUSED: hash blocks 1, 3 are damaged

@@ -1,6 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { ConfigError } from "../../src/config/config_error.ts";
 import { parseServerConf, readServingConf } from "../../src/config/serving_conf.ts";
+import { DISK_THREADS_MAX } from "../../src/device/disk_threads.ts";
 
 const pure = { permissions: "none" } as const;
 
@@ -27,6 +28,7 @@ maxConnections = 10
 handshakeTimeout = 5s
 requestTimeout = 2m
 drainTimeout = 500ms
+diskThreads = 8
 [tls]
 mode = require
 certificates = tls
@@ -46,6 +48,7 @@ psk = /etc/psk
     handshakeTimeout: 5000,
     requestTimeout: 120_000,
     drainTimeout: 500,
+    diskThreads: 8,
   });
   assertEquals([tls.mode, tls.certificates], ["require", "/etc/denbd/tls"]);
   assertEquals(channel, {
@@ -65,6 +68,7 @@ const refused: [string, number, string][] = [
   ["[nbd]\nlisten = 10.0.0.1:65536\n", 2, "is not ADDRESS"],
   ["[nbd]\nlisten = unix:nbd.sock\n", 2, "is to be absolute"],
   ["[nbd]\nmaxConnections = 0\n", 2, "not a whole number from 1 to 100000"],
+  ["[nbd]\ndiskThreads = 0\n", 2, `not a whole number from 1 to ${DISK_THREADS_MAX}`],
   ["[nbd]\nmaxConnections = 1e3\n", 2, "not a whole number"],
   ["[nbd]\ndrainTimeout = soon\n", 2, 'drainTimeout: "soon" is not a duration'],
   ["[nbd]\n[nbd]\n", 2, "[nbd] is in line 1 already"],

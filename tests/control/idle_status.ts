@@ -35,4 +35,5 @@ export const IDLE: ProcessStatus = {
   access: { acl: "list", entries: ["127.0.0.1"], defaultDeny: false },
   exports: [IDLE_EXPORT],
   images: [],
+  diskThreads: { count: 24, busy: 0, waiting: 0 },
 };

@@ -48,6 +48,7 @@ Deno.test("metrics: every line is one of the text format, families are whole and
   );
   assert(text.includes('denbd_export_request_duration_seconds_sum{export="",operation="read"} 0.0009\n'));
   assert(text.includes("denbd_migration_left_bytes 7\n"));
+  assert(text.includes("denbd_disk_threads 24\n"));
   assert(!text.includes("denbd_migration_limit"));
 });
 
