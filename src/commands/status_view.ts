@@ -74,7 +74,7 @@ function exportLines(each: ExportStatus, before: ExportStatus | undefined, secon
   const rows = each.clients.map((client) =>
     clientRow(client, before?.clients.find(({ id }) => id === client.id), seconds)
   );
-  return [...lines, ...table([["client", "rights", "age", "waiting", "traffic"], ...rows])];
+  return [...lines, ...table([["client", "rights", "protection", "age", "waiting", "traffic"], ...rows])];
 }
 
 const BAR_CELLS = 30;
@@ -131,6 +131,7 @@ function clientRow(client: ClientStatus, before: ClientStatus | undefined, secon
   return [
     printable(who),
     client.rights,
+    client.protection ?? "",
     formatDuration(client.ageMs),
     String(client.inFlight),
     trafficText(client, before, seconds),
@@ -191,10 +192,11 @@ function formatUs(us: number): string {
 }
 
 function upstreamText(upstream: LinkStatus): string {
-  const { state, peer, trouble, reconnects, resent, unanswered, fenced, reserved, doubt } = upstream;
+  const { state, peer, protection, trouble, reconnects, attempts, resent, unanswered } = upstream;
+  const { fenced, reserved, doubt } = upstream;
   const parts = [
-    `${state}, ${printable(peer)}`,
-    `${reconnects} reconnects`,
+    `${state}, ${printable(peer)}, protection ${protection}`,
+    `${reconnects} reconnects${attempts > 0 ? ` and ${attempts} attempts since` : ""}`,
     `${resent} resent`,
     `${unanswered} unanswered`,
     fenced ? "fenced" : "fenced=no",

@@ -76,6 +76,31 @@ function exportFamilies(exports: readonly ExportStatus[]): Family[] {
     counter("denbd_export_errors_total", "Requests answered with an error.", each((it) => it.errors)),
     counter("denbd_export_read_bytes_total", "Bytes asked for by READ.", each((it) => it.readBytes)),
     counter("denbd_export_written_bytes_total", "Bytes of WRITE requests.", each((it) => it.writtenBytes)),
+    gauge(
+      "denbd_upstream_connected",
+      "1 while there is a connection to the server that has the disk.",
+      each(({ upstream }) => upstream === undefined ? null : Number(upstream.state === "connected")),
+    ),
+    gauge(
+      "denbd_upstream_attempts",
+      "How often a connection was tried for since there was one last.",
+      each(({ upstream }) => upstream?.attempts ?? null),
+    ),
+    gauge(
+      "denbd_upstream_requests_unanswered",
+      "Requests that the server owes an answer.",
+      each(({ upstream }) => upstream?.unanswered ?? null),
+    ),
+    counter(
+      "denbd_upstream_reconnects_total",
+      "How often connections were made anew.",
+      each(({ upstream }) => upstream?.reconnects ?? null),
+    ),
+    counter(
+      "denbd_upstream_errors_total",
+      "Requests that the server answered with an error.",
+      each(({ upstream }) => upstream?.errors ?? null),
+    ),
     gauge("denbd_export_unsynced_bytes", "Written since the last sync.", each((it) => it.dirtyBytes)),
     gauge(
       "denbd_export_sync_failed",

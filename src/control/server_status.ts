@@ -107,6 +107,7 @@ function describeExports(parts: ServerParts, nowMs: number): ExportStatus[] {
         address: client.peer.text,
         identity: client.peer.key ?? client.peer.certificateName ?? null,
         rights: client.rights,
+        protection: client.peer.protection ?? "none",
         ageMs: Math.round(nowMs - client.connectedAtMs),
         requests: client.session.traffic.requests,
         errors: client.session.traffic.errors,

@@ -30,6 +30,8 @@ export interface ClientStatus {
   /** What it proved to be (a key, a certificate's name), or `null`. */
   readonly identity: string | null;
   readonly rights: Rights;
+  /** What protects its bytes on their way: `none`, or see `Peer`. */
+  readonly protection: string;
   readonly ageMs: number;
   /** Answered, refused ones included. */
   readonly requests: number;

@@ -21,6 +21,11 @@ export interface Peer {
    * of TLS, and only where client certificates are asked for.
    */
   readonly certificateName?: string;
+  /**
+   * What protects the bytes on their way: version and suite of TLS (`TLSv1.3 TLS_AES_256_GCM_SHA384`), or what the channel
+   * does (`noise`, `checksum`). Absent: nothing.
+   */
+  readonly protection?: string;
 }
 
 export interface Connection {

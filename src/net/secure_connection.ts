@@ -44,7 +44,7 @@ const pool = new BufferPool(8 * 1024 * 1024);
 
 /** A {@linkcode Connection} whose bytes are protected on the way. */
 export class SecureConnection implements Connection {
-  /** The transport's, with the key that this peer has proven. */
+  /** The transport's, with the key that this peer has proven, and the protection. */
   readonly peer: Peer;
   readonly protection: Protection;
   /** The same 32 bytes at both ends and in no other channel; a `checksum` channel has none. */
@@ -64,7 +64,7 @@ export class SecureConnection implements Connection {
    */
   constructor(transport: Connection, channel: Established, received: Uint8Array = new Uint8Array(0)) {
     const { protection, peerKey, handshakeHash } = channel;
-    this.peer = withKey(transport.peer, peerKey?.toBase64());
+    this.peer = { ...withKey(transport.peer, peerKey?.toBase64()), protection };
     this.protection = protection;
     this.handshakeHash = handshakeHash;
     this.#transport = transport;

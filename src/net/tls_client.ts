@@ -9,6 +9,7 @@ import {
   TLS_VERSION_MIN,
   type TlsCertificate,
   TlsConnection,
+  tlsProtection,
 } from "./tls_stream.ts";
 
 /** How a client speaks TLS. */
@@ -66,7 +67,8 @@ export async function connectTls(
     throw error;
   }
   const { peer } = transport;
-  return new TlsConnection(socket, { ...peer, text: `${peer.text} (${socket.getProtocol()})` }, transport);
+  const text = `${peer.text} (${socket.getProtocol()})`;
+  return new TlsConnection(socket, { ...peer, text, protection: tlsProtection(socket) }, transport);
 }
 
 /** What a failed handshake means for who started it. */

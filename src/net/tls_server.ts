@@ -9,6 +9,7 @@ import {
   TLS_VERSION_MIN,
   type TlsCertificate,
   TlsConnection,
+  tlsProtection,
 } from "./tls_stream.ts";
 
 /** How a server speaks TLS. */
@@ -61,7 +62,7 @@ export function prepareTlsServer(settings: TlsServerSettings): AcceptTls {
       carrierOf(transport, () => fail(new Error("the client closed the connection"))),
     );
     const socket = await handshakeEnd(done, transport, signal);
-    const { peer } = transport;
+    const peer = { ...transport.peer, protection: tlsProtection(socket) };
     const protocol = socket.getProtocol();
     if (!verifies) return new TlsConnection(socket, describe(peer, `${protocol}`), transport);
     try {

@@ -23,6 +23,11 @@ export interface TlsCertificate {
 /** The oldest version that is spoken. */
 export const TLS_VERSION_MIN = "TLSv1.2";
 
+/** Version and suite that were agreed on. */
+export function tlsProtection(socket: TLSSocket): string {
+  return `${socket.getProtocol()} ${socket.getCipher().name}`;
+}
+
 /** How long the goodbye of TLS may take to leave. */
 const GOODBYE_MS = 1000;
 

@@ -24,6 +24,8 @@ export interface DialledConnection extends Connection {
 export interface OpenedConnection {
   readonly agreement: ClientAgreement;
   readonly peerText: string;
+  /** What protects it: `none`, or see `Peer`. */
+  readonly protection: string;
   /** Starts transmission, once. */
   start(owner: ConnectionOwner, patience?: Patience): NbdConnection;
   /** Closes it instead. */
@@ -56,6 +58,7 @@ export async function openConnection(
     return {
       agreement,
       peerText: connection.peer.text,
+      protection: connection.peer.protection ?? "none",
       start: (owner, patience) =>
         new NbdConnection(connection, agreement, rest, owner, clock, begunMs, patience),
       close: () => connection.close(),

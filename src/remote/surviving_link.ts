@@ -89,10 +89,19 @@ export interface LinkStatus {
   readonly state: "connected" | "reconnecting" | "failed" | "closed";
   /** The server: where it is, or was last. */
   readonly peer: string;
+  /** What protects the connections: `none`, or see `Peer`. */
+  readonly protection: string;
   /** Why it failed, or is not connected; `null` while all is well. */
   readonly trouble: string | null;
   readonly connections: number;
   readonly reconnects: number;
+  /** How often a connection was tried for since there was one last. */
+  readonly attempts: number;
+  /** Answered, with an error or without. */
+  readonly requests: number;
+  readonly errors: number;
+  readonly readBytes: number;
+  readonly writtenBytes: number;
   /** Requests sent again. */
   readonly resent: number;
   readonly unanswered: number;
@@ -134,6 +143,9 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
   /** Which of them comes next. */
   #dialIndex = 0;
   #peerText: string;
+  #protection: string;
+  #attempts = 0;
+  readonly #traffic = { requests: 0, errors: 0, readBytes: 0, writtenBytes: 0 };
   #trouble: string | null = null;
   #replayed = 0;
   #lastDoubt: string | null = null;
@@ -189,6 +201,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     this.#connectionCount = opened.length;
     this.#dials = [options.dial, ...options.others ?? []];
     this.#peerText = first.peerText;
+    this.#protection = first.protection;
     this.#wishes = options.wishes;
     this.#log = options.log ?? silentLog;
     this.#clock = options.clock ?? systemClock;
@@ -221,9 +234,12 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     return {
       state: failed ? "failed" : this.#end !== null ? "closed" : this.#up ? "connected" : "reconnecting",
       peer: this.#peerText,
+      protection: this.#protection,
       trouble: failed ? this.#end!.detail ?? null : this.#trouble,
       connections: this.#connections.size,
       reconnects: this.#reconnects,
+      attempts: this.#attempts,
+      ...this.#traffic,
       resent: this.#resent,
       unanswered: this.#table.size,
       instance,
@@ -288,10 +304,18 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
       this.#backoff.reset();
       this.#table.delete(transaction);
       this.#expired.delete(transaction);
+      this.#count(transaction, failure);
       if (failure === null) this.#noteSuccess(transaction, row);
     }
     if (failure === null) transaction.succeed();
     else transaction.fail(failure);
+  }
+
+  #count({ type, length }: Transaction, failure: Failure | null): void {
+    this.#traffic.requests++;
+    if (failure !== null) this.#traffic.errors++;
+    else if (type === Command.READ) this.#traffic.readBytes += length;
+    else if (type === Command.WRITE) this.#traffic.writtenBytes += length;
   }
 
   ended(connection: NbdConnection, unanswered: Transaction[], reason: Error): void {
@@ -460,6 +484,8 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
     }
     this.#denbd = facts[0];
     this.#peerText = opened[0].peerText;
+    this.#protection = opened[0].protection;
+    this.#attempts = 0;
     this.#trouble = null;
     this.#awaited = null;
     this.#reconnects++;
@@ -543,6 +569,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner {
   }
 
   async #open(): Promise<OpenedConnection[]> {
+    this.#attempts++;
     const late = new AbortController();
     using _timer = this.#clock.timer(OPEN_MS_MAX, () => {
       late.abort(new Error(`no answer for ${OPEN_MS_MAX / 1000} s`));

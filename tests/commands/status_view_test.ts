@@ -11,6 +11,7 @@ Deno.test("the view shows server, exports, latencies and clients", pure, () => {
     address: "192.0.2.7:40000",
     identity: null,
     rights: "write",
+    protection: "none",
     ageMs: 61_000,
     requests: 10,
     errors: 1,
@@ -35,6 +36,7 @@ Deno.test("the view shows server, exports, latencies and clients", pure, () => {
         address: "unix:uid=0,pid=12",
         identity: "key alice",
         rights: "read",
+        protection: "noise",
       }],
     }],
   };
@@ -48,9 +50,9 @@ export "evil\\x1b[2J"  64 KiB  /srv/disk.img
   8 KiB not synced
   WRITING HAS ENDED: a sync failed (EIO)
   read    10 times: p50 85 µs, p99 1.2 ms, max 2.5 s
-  client                         rights  age    waiting  traffic
-  192.0.2.7:40000                write   1 min  2        10 requests, 4 KiB read, 0 bytes written, 1 errors
-  unix:uid=0,pid=12 (key alice)  read    1 min  2        10 requests, 4 KiB read, 0 bytes written, 1 errors`,
+  client                         rights  protection  age    waiting  traffic
+  192.0.2.7:40000                write   none        1 min  2        10 requests, 4 KiB read, 0 bytes written, 1 errors
+  unix:uid=0,pid=12 (key alice)  read    noise       1 min  2        10 requests, 4 KiB read, 0 bytes written, 1 errors`,
   );
 });
 

@@ -12,6 +12,7 @@ const CLIENT: ClientStatus = {
   address: "10.0.0.1:4321",
   identity: null,
   rights: "write",
+  protection: "none",
   ageMs: 0,
   requests: 0,
   errors: 0,
