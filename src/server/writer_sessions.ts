@@ -17,6 +17,9 @@
  *
  * Other clients cannot say who they are. One of them reserves the export by its first write, for as long as its
  * connection lasts; before that it is a reader among others.
+ *
+ * Who loses the right to write keeps nobody out: the next who wants to write has the export when the disk has done
+ * with what the former had asked for.
  */
 import { type Log, silentLog } from "../base/log.ts";
 import type { Clock } from "../os/clock.ts";
@@ -64,6 +67,8 @@ export interface Admission {
   leave(goodbye: boolean): void;
   /** Why a change may not be made now; `null` if it may. */
   mayChange(): string | null;
+  /** It asks for no changes from now on: it gives way to whoever wants to write. */
+  forgo(): void;
 }
 
 /** For status. */
@@ -86,6 +91,8 @@ interface Session {
   readonly members: Set<Member>;
   /** Admissions that were not given back. */
   admitted: number;
+  /** Those of them that may not write any more. */
+  forgone: number;
   /** One of its connections has said goodbye. */
   leaving: boolean;
   /** Resolves when all that a newer generation has replaced has ended. */
@@ -94,7 +101,12 @@ interface Session {
 
 type Hold =
   | { readonly kind: "session"; reservation: Reservation; awaySinceMs: number | null }
-  | { readonly kind: "connection"; readonly who: string; readonly member: () => Member | null };
+  | {
+    readonly kind: "connection";
+    readonly who: string;
+    readonly member: () => Member | null;
+    forgone: boolean;
+  };
 
 export class WriterSessions {
   readonly #rules: WriterRules;
@@ -157,7 +169,7 @@ export class WriterSessions {
       throw new WriterRefused("a newer connection of the same session is there");
     }
     const exclusive = !this.#forgetIfShared();
-    if (exclusive) this.#reserve(id, identity, comer.text);
+    const former = exclusive ? this.#reserve(id, identity, comer.text) : [];
     const session = known ??
       {
         id,
@@ -165,6 +177,7 @@ export class WriterSessions {
         generation,
         members: new Set(),
         admitted: 0,
+        forgone: 0,
         leaving: false,
         replaced: Promise.resolve(),
       };
@@ -172,6 +185,7 @@ export class WriterSessions {
     this.#sessions.set(id, session);
     session.admitted++;
     if (generation > session.generation) this.#replace(session, generation);
+    session.replaced = Promise.all([session.replaced, ...former]);
     const admission = this.#admissionOf(session, comer.text);
     try {
       await Promise.all([session.replaced, this.#saving]);
@@ -191,7 +205,7 @@ export class WriterSessions {
   /** Why a client that cannot say who it is may not be offered to write, or `null`. */
   get whyTaken(): string | null {
     const hold = this.#hold;
-    return hold === null || !this.#rules.exclusive() || this.#hasExpired(hold) ? null : this.#whyNot(hold);
+    return hold === null || !this.#rules.exclusive() || this.#isOver(hold) ? null : this.#whyNot(hold);
   }
 
   /**
@@ -200,14 +214,14 @@ export class WriterSessions {
    * @throws {WriterRefused} If what is left of an expired reservation cannot be removed.
    */
   async admitVisitor(who: string): Promise<Admission> {
-    if (!this.#forgetIfShared() && this.#hold !== null && this.#hasExpired(this.#hold)) this.#release();
+    const former = this.#forgetIfShared() ? [] : this.#endIfOver();
     try {
-      await this.#saving;
+      await Promise.all([this.#saving, ...former]);
     } catch (error) {
       throw new WriterRefused(`an old reservation cannot be removed: ${(error as Error).message}`);
     }
     let member: Member | null = null;
-    const hold: Hold = { kind: "connection", who, member: () => member };
+    const hold: Hold = { kind: "connection", who, member: () => member, forgone: false };
     return {
       enter: (entered) => {
         member = entered;
@@ -222,6 +236,7 @@ export class WriterSessions {
         this.#hold = hold;
         return null;
       },
+      forgo: () => void (hold.forgone = true),
     };
   }
 
@@ -270,20 +285,35 @@ export class WriterSessions {
     return hold?.kind === "session" && hold.reservation.session === id ? hold.reservation : null;
   }
 
-  #reserve(id: string, identity: string | null, who: string): void {
+  /** Returns the ends of what has to end before anybody writes. */
+  #reserve(id: string, identity: string | null, who: string): Promise<void>[] {
     const hold = this.#hold;
     if (hold?.kind === "session" && hold.reservation.session === id) {
       hold.awaySinceMs = null;
       if (hold.reservation.identity !== identity) {
         this.#save(hold.reservation = { ...hold.reservation, identity });
       }
-      return;
+      return [];
     }
-    if (hold !== null && !this.#hasExpired(hold)) throw new WriterRefused(this.#whyNot(hold));
+    const former = this.#endIfOver();
+    if (this.#hold !== null) throw new WriterRefused(this.#whyNot(this.#hold));
     const reservation: Reservation = { session: id, identity, who, grant: crypto.randomUUID() };
     this.#hold = { kind: "session", reservation, awaySinceMs: null };
     this.#log.info(`reserved for ${who}, session ${sessionLabel(id)}`);
     this.#save(reservation);
+    return former;
+  }
+
+  /** Ends a hold that keeps nobody out any more. Returns the ends of the connections that are cut off by that. */
+  #endIfOver(): Promise<void>[] {
+    const hold = this.#hold;
+    if (hold === null || !this.#isOver(hold)) return [];
+    const members = hold.kind === "session"
+      ? [...this.#sessions.get(hold.reservation.session)?.members ?? []]
+      : [hold.member()].filter((member) => member !== null);
+    this.#release();
+    for (const member of members) member.cut("it may not write any more, and somebody else wants to");
+    return members.map(({ ended }) => ended);
   }
 
   #release(): void {
@@ -312,9 +342,13 @@ export class WriterSessions {
     return leaseMs > 0 ? leaseMs : undefined;
   }
 
-  #hasExpired(hold: Hold): boolean {
-    return hold.kind === "session" && hold.awaySinceMs !== null &&
-      this.#clock.now() - hold.awaySinceMs >= this.#rules.awayMsMax;
+  /** Its session has been away for too long, or may not write any more. */
+  #isOver(hold: Hold): boolean {
+    if (hold.kind === "connection") return hold.forgone;
+    const { awaySinceMs, reservation } = hold;
+    if (awaySinceMs !== null) return this.#clock.now() - awaySinceMs >= this.#rules.awayMsMax;
+    const session = this.#sessions.get(reservation.session);
+    return session !== undefined && session.admitted > 0 && session.forgone === session.admitted;
   }
 
   #whyNot(hold: Hold): string {
@@ -338,6 +372,7 @@ export class WriterSessions {
     const { generation } = session;
     let hold = this.#hold;
     let member: Member | null = null;
+    let forgone = false;
     return {
       grant: hold?.kind === "session" ? hold.reservation.grant : undefined,
       leaseMs: hold?.kind === "session" ? this.#leaseMs : undefined,
@@ -349,8 +384,14 @@ export class WriterSessions {
       },
       leave: (goodbye) => {
         if (member !== null) session.members.delete(member);
-        if (goodbye) session.leaving = true;
+        if (forgone) session.forgone--;
+        // Who may not write any more has nothing to come back for.
+        if (goodbye || forgone && session.admitted === 1) session.leaving = true;
         if (--session.admitted === 0) this.#ended(session);
+      },
+      forgo: () => {
+        if (!forgone) session.forgone++;
+        forgone = true;
       },
       mayChange: () => {
         if (this.#forgetIfShared() || hold !== null && this.#hold === hold) return null;

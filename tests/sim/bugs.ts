@@ -89,6 +89,7 @@ export const reservesForAll: Bug = {
         enter: () => true,
         leave: () => {},
         mayChange: () => null,
+        forgo: () => {},
       })),
 };
 

@@ -115,6 +115,9 @@ export interface Client {
   readonly isDenbd: boolean;
 }
 
+/** What the server knows of a client besides. */
+type Present = Client & { rights: "read" | "write"; readonly admission: Admission | null };
+
 /** A disk that is at another host now. */
 interface Departed {
   readonly exported: Export;
@@ -125,6 +128,9 @@ interface Departed {
 
 /** How long the disk may take to finish what clients had asked for that were cut off. */
 const ABANDON_MS = 5000;
+
+/** How long who may not stay has to take the answers to what he has asked for. */
+const REVOKED_MS = 5000;
 
 /** How often requests that take too long are looked for. */
 const SWEEP_MS = 1000;
@@ -141,7 +147,7 @@ export class NbdServer {
   /** What clients ask for and are told. */
   readonly trace = new WireTrace(() => this.#clock.now());
   readonly #listeners = new Set<Listener>();
-  readonly #clients = new Map<number, Client & { rights: "read" | "write" }>();
+  readonly #clients = new Map<number, Present>();
   /** Every connection, those in handshake included, with what ends when it has ended. */
   readonly #connections = new Map<Connection, Promise<void>>();
   /** Those of them whose handshake is over. */
@@ -261,6 +267,9 @@ export class NbdServer {
     try {
       if (mayWrite) {
         admission = negotiated.admission ?? await this.writersOf(exported).admitVisitor(peer.text);
+      } else {
+        // It has lost the right to write since it named its session.
+        negotiated.admission?.leave(true);
       }
     } catch (error) {
       this.#strangers.complain(carrier.peer, (error as Error).message);
@@ -291,6 +300,7 @@ export class NbdServer {
       rights: mayWrite ? "write" as const : "read" as const,
       connectedAtMs,
       session,
+      admission,
       isDenbd: agreement.contexts.some(({ name }) => name.startsWith(DENBD_NAMESPACE)),
     };
     this.#clients.set(id, client);
@@ -390,14 +400,18 @@ export class NbdServer {
     for (const client of this.#clients.values()) this.#reconsiderClient(client);
   }
 
-  #reconsiderClient(client: Client & { rights: "read" | "write" }): void {
+  #reconsiderClient(client: Present): void {
     const verdict = this.#judge(client.peer, client.session.exported);
     if (verdict.rights === "none") {
       this.#log.warn(`${client.peer.text} is no longer allowed: ${verdict.reason}`);
-      client.session.drain(`no longer allowed: ${verdict.reason}`);
+      const reason = `no longer allowed: ${verdict.reason}`;
+      client.session.drain(reason);
+      // Who does not take his answers would stay, and keep his reservation.
+      this.#clock.timer(REVOKED_MS, () => client.session.abort(reason), { background: true });
     } else if (verdict.rights === "read" && client.rights === "write") {
       client.rights = "read";
       client.session.forbidWrites();
+      client.admission?.forgo();
     }
   }
 

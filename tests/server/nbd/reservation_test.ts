@@ -5,15 +5,17 @@ import { silentLog } from "../../../src/base/log.ts";
 import { describeServer } from "../../../src/control/server_status.ts";
 import { stateChanges } from "../../../src/control/state_changes.ts";
 import { formatMetrics } from "../../../src/control/metrics.ts";
+import type { BlockDevice } from "../../../src/device/device.ts";
+import { FaultDisk } from "../../../src/device/fault.ts";
 import { MemoryDisk } from "../../../src/device/memory.ts";
 import type { Connection, Peer } from "../../../src/net/connection.ts";
 import { type Export, ExportTable, ExportTraffic } from "../../../src/server/export_table.ts";
-import { NbdServer, type ServerTls } from "../../../src/server/nbd/server.ts";
+import { NbdServer, type ServerTls, type Verdict } from "../../../src/server/nbd/server.ts";
 import { need, send } from "../../../src/wire/conversation.ts";
 import { converse } from "../../../src/net/converse.ts";
-import { Command, Option } from "../../../src/wire/nbd/constants.ts";
+import { Command, Option, WireErrno } from "../../../src/wire/nbd/constants.ts";
 import { decodeFacts, encodeSession } from "../../../src/wire/nbd/denbd_context.ts";
-import { encodeMetaRequest, encodeOption } from "../../../src/wire/nbd/option.ts";
+import { encodeInfoRequest, encodeMetaRequest, encodeOption } from "../../../src/wire/nbd/option.ts";
 import { RefusedError } from "../../../src/wire/nbd/refused_error.ts";
 import { connectionPair } from "../../testing/connection_pair.ts";
 import { ManualClock } from "../../testing/manual_clock.ts";
@@ -21,6 +23,7 @@ import { RawClient } from "../../testing/raw_client.ts";
 
 const A = "8a6e2940-694d-401a-b032-b59b4f516c8a";
 const B = "e58719c6-5998-4eff-82ce-2fd304be9551";
+const HERE = "203.0.113.1";
 const KEY = new Uint8Array(32).fill(7).toBase64();
 const OTHER_KEY = new Uint8Array(32).fill(8).toBase64();
 
@@ -31,9 +34,12 @@ class World implements AsyncDisposable {
   readonly server: NbdServer;
   readonly log: string[] = [];
   readonly exported: Export;
+  /** Otherwise nothing of what is sent to clients leaves until they are cut off. */
+  takesAnswers = true;
+  /** What addresses may do; the others may write. */
+  readonly rights = new Map<string, Verdict["rights"]>();
 
-  constructor(tls?: ServerTls) {
-    const device = new MemoryDisk(1 << 20);
+  constructor(tls?: ServerTls, device: BlockDevice = new MemoryDisk(1 << 20)) {
     this.exported = {
       name: "disk",
       description: "",
@@ -57,7 +63,7 @@ class World implements AsyncDisposable {
     };
     this.server = new NbdServer({
       exports: this.exports,
-      judge: () => ({ rights: "write", reason: "a test" }),
+      judge: ({ address }) => ({ rights: this.rights.get(address) ?? "write", reason: "a test" }),
       log,
       clock: this.clock,
       instance: B,
@@ -67,8 +73,20 @@ class World implements AsyncDisposable {
 
   connect(facts: Partial<Peer> = {}): Connection {
     const [here, there] = connectionPair();
-    const peer: Peer = { transport: "tcp", address: "203.0.113.1", text: "203.0.113.1:7", ...facts };
-    this.server.handle(Object.defineProperty(there, "peer", { value: peer }));
+    const peer: Peer = { transport: "tcp", address: HERE, text: `${HERE}:7`, ...facts };
+    const closed = Promise.withResolvers<void>();
+    this.server.handle(Object.create(there, {
+      peer: { value: peer },
+      read: { value: (into: Uint8Array) => there.read(into) },
+      write: { value: (bytes: Uint8Array) => this.takesAnswers ? there.write(bytes) : closed.promise },
+      close: {
+        value: () => {
+          closed.reject(new Error("closed"));
+          there.close();
+        },
+      },
+    }));
+    closed.promise.catch(() => {});
     return here;
   }
 
@@ -76,6 +94,12 @@ class World implements AsyncDisposable {
   open(id: string, generation = 1, facts: Partial<Peer> = {}): Promise<RawClient> {
     const contexts = ["x-denbd:", encodeSession({ id, generation })];
     return RawClient.open(this.connect(facts), { exportName: "disk", contexts });
+  }
+
+  /** Puts other rights in force, as a reload does. */
+  allow(address: string, rights: Verdict["rights"]): void {
+    this.rights.set(address, rights);
+    this.server.reconsider();
   }
 
   status() {
@@ -232,4 +256,102 @@ Deno.test("an export that is opened to many writers cuts off who had it for itse
   const again = await world.open(A, 2);
   assertEquals(decodeFacts(again.agreement.contexts.map(({ name }) => name)).reservation, undefined);
   for (const client of [reader, other, again]) client.connection.close();
+});
+
+const OTHER: Partial<Peer> = { address: "203.0.113.2", text: "203.0.113.2:7" };
+
+Deno.test("who loses the right to write between naming his session and GO keeps nobody out", async () => {
+  await using world = new World();
+  const connection = world.connect();
+  const naming = encodeMetaRequest({
+    exportName: "disk",
+    queries: [encodeSession({ id: A, generation: 1 })],
+  });
+  function* name() {
+    yield* need(18);
+    yield* send(Uint8Array.of(0, 0, 0, 3));
+    yield* send(encodeOption(Option.STRUCTURED_REPLY));
+    yield* send(encodeOption(Option.SET_META_CONTEXT, naming));
+    yield* need(20);
+    for (let left = 3; left > 0; left--) {
+      const header = yield* need(20);
+      yield* need(new DataView(header.buffer, header.byteOffset).getUint32(16));
+    }
+    yield* need(20);
+  }
+  await converse(name(), connection);
+  assertEquals(world.status().exports[0].reservation?.session, A.slice(0, 8));
+  world.allow(HERE, "read");
+  await connection.write(encodeOption(Option.GO, encodeInfoRequest({ exportName: "disk", types: [] })));
+  while (world.server.clients().length === 0) await settle();
+  assertEquals(world.server.clients().map(({ rights }) => rights), ["read"]);
+  const other = await world.open(B, 1, OTHER);
+  assertEquals((await other.ask({ type: Command.WRITE, length: 4 }, new Uint8Array(4))).error, 0);
+  other.connection.close();
+  connection.close();
+});
+
+Deno.test("who may not write any more gives way to the next who wants to, and reads on until then", async () => {
+  await using world = new World();
+  const holder = await world.open(A);
+  world.allow(HERE, "read");
+  const refused = await holder.ask({ type: Command.WRITE, length: 4 }, new Uint8Array(4));
+  assertEquals(refused.error, WireErrno.EPERM);
+  assertEquals((await holder.ask({ type: Command.READ, length: 4 })).error, 0);
+  const other = await world.open(B, 1, OTHER);
+  assertEquals((await other.ask({ type: Command.WRITE, length: 4 }, new Uint8Array(4))).error, 0);
+  assertEquals(await holder.receive(), null);
+  other.connection.close();
+});
+
+Deno.test("a client without a session that may not write any more gives way, too", async () => {
+  await using world = new World();
+  const visitor = await RawClient.open(world.connect(), { exportName: "disk" });
+  assertEquals((await visitor.ask({ type: Command.WRITE, length: 4 }, new Uint8Array(4))).error, 0);
+  world.allow(HERE, "read");
+  for (const comes of [() => world.open(B, 1, OTHER), () => RawClient.open(world.connect(OTHER))]) {
+    const other = await comes();
+    assertEquals((await other.ask({ type: Command.WRITE, length: 4 }, new Uint8Array(4))).error, 0);
+    await other.send({ type: Command.DISC });
+    assertEquals(await other.receive(), null);
+    await settle();
+  }
+  assertEquals(await visitor.receive(), null);
+});
+
+Deno.test("who gives way has done with what it had asked the disk for before anybody else writes", async () => {
+  const device = new FaultDisk(new MemoryDisk(1 << 20));
+  await using world = new World(undefined, device);
+  const holder = await world.open(A);
+  const fault = device.add({ operation: "write", hold: true });
+  await holder.send({ type: Command.WRITE, length: 4 }, new Uint8Array(4));
+  const elsewhere = await holder.ask({ type: Command.READ, offset: 4096, length: 4 });
+  assertEquals(elsewhere.error, 0, "the write has arrived");
+  world.allow(HERE, "read");
+  let isIn = false;
+  const coming = world.open(B, 1, OTHER).then((client) => {
+    isIn = true;
+    return client;
+  });
+  await settle();
+  assertEquals(isIn, false);
+  fault.release();
+  (await coming).connection.close();
+});
+
+Deno.test("who is allowed nothing any more and does not take his answers is cut off, and keeps nobody out", async () => {
+  await using world = new World();
+  const holder = await world.open(A);
+  world.takesAnswers = false;
+  await holder.send({ type: Command.READ, length: 4 });
+  await settle();
+  world.allow(HERE, "none");
+  await settle();
+  assertEquals(world.server.clients().length, 1);
+  world.clock.advance(5000);
+  await settle();
+  assertEquals(world.server.clients().length, 0);
+  world.takesAnswers = true;
+  world.clock.advance(60_000);
+  (await world.open(B, 1, OTHER)).connection.close();
 });
