@@ -81,7 +81,8 @@ const OWN_SECTIONS: readonly string[] = ["nbd", "tls", "channel", "http"];
 /**
  * Parses the text of a `server.conf` into its sections. What is malformed in dnbd3's is reported and skipped.
  *
- * @throws {ConfigError} If there is a section that nobody knows, or a malformed line in one of ours.
+ * @throws {ConfigError} If there is a section that nobody knows, a malformed line in one of ours, or one of ours that is
+ *   indented: it would be taken for a value of the key before it, and what it protects would not be protected.
  */
 export function parseServerConf(
   text: string,
@@ -89,7 +90,13 @@ export function parseServerConf(
 ): IniSection[] {
   const malformed: ConfigError[] = [];
   const sections = parse(text, { file, onMalformed: (error) => malformed.push(error) });
-  for (const { name, line } of sections) {
+  for (const { name, line, entries } of sections) {
+    const hidden = entries.find(({ continued, value }) =>
+      continued && OWN_SECTIONS.some((own) => value === `[${own}]`)
+    );
+    if (hidden !== undefined) {
+      throw new ConfigError(file, hidden.line, `${hidden.value} is indented, and so no section`);
+    }
     if (DNBD3_SECTIONS.includes(name) || OWN_SECTIONS.includes(name)) continue;
     const known = [...OWN_SECTIONS, ...DNBD3_SECTIONS.slice(1)].join(", ");
     throw new ConfigError(file, line, `unknown section [${printable(name)}]: there are ${known}`);

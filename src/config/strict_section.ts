@@ -48,8 +48,10 @@ export function readSection<const K extends SectionKeys>(
         }`,
       );
     }
-    if (continued && /^\w+\s*=/.test(text)) {
-      throw bad(`indented, and so read as another value of ${key}: keys begin at the start of the line`);
+    if (continued && looksLikeItsOwn(text, keys)) {
+      throw bad(
+        `indented, and so read as another value of ${key}: sections and keys begin at the start of the line`,
+      );
     }
     if (!keys[key].many && values[key].length > 0) {
       throw bad(`${key} has a value already, in line ${values[key][0].line}`);
@@ -63,6 +65,12 @@ export function readSection<const K extends SectionKeys>(
   return Object.fromEntries(
     Object.entries(keys).map(([key, { many }]) => [key, many ? values[key] : values[key][0]]),
   ) as SectionValues<K>;
+}
+
+/** Whether a line that continues a key was meant as a section or a key: rights read otherwise would be the wrong ones. */
+function looksLikeItsOwn(text: string, keys: SectionKeys): boolean {
+  const [, word, sign] = /^(\w+)\s*([=:])/.exec(text) ?? [];
+  return /^\[.*\]$/.test(text) || sign === "=" || sign === ":" && Object.hasOwn(keys, word);
 }
 
 /** Any text but none. */

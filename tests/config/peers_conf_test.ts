@@ -45,7 +45,14 @@ const refused: [string, number, string][] = [
   ["[a]\ncertificate =\nread = x\n", 2, "certificate: a value is missing"],
   ["[a]\naddress = ::\nread =\n", 3, "read: a value is missing"],
   ["[a]\naddress = ::\nrw = x\n", 3, "unknown key rw in [a]"],
-  ["[a]\naddress = ::\n read = x\n", 3, "indented"],
+  ["[a]\naddress = ::\n read = x\n", 3, "indented, and so read as another value of address"],
+  // Taken for another export to read, the first would let everybody in, and the second would protect nothing.
+  [
+    "[a]\naddress = ::1\nread = *\n [b]\naddress = ::/0\nread = x\n",
+    4,
+    "indented, and so read as another value of read",
+  ],
+  ["[a]\naddress = ::\nread = x\n none: y*\nread = *\n", 4, "indented, and so read as another value of read"],
 ];
 
 for (const [text, line, message] of refused) {

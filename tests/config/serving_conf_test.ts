@@ -61,6 +61,7 @@ psk = /etc/psk
 
 const refused: [string, number, string][] = [
   ["[tsl]\nmode = require\n", 1, "unknown section [tsl]: there are nbd, tls"],
+  ["[dnbd3]\nbasePath = /x\n  [tls]\n  mode = require\n", 3, "[tls] is indented, and so no section"],
   ["[limits]\n[tls\nmode = require\n", 2, "section without its closing bracket"],
   ["[nbd]\nlisten 0\n", 2, "neither a [section] nor key=value"],
   ["[nbd]\nport = 1\n", 2, "unknown key port in [nbd]"],
