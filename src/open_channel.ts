@@ -89,7 +89,8 @@ async function trustRemembered(
         `or set ${KNOWN_SERVERS_VARIABLE}`,
     );
   }
-  const met = acquaintance(parseKnownServers(await readIfThere(file), file), server, key);
+  const text = await readIfThere(file);
+  const met = acquaintance(parseKnownServers(text, file), server, key);
   switch (met.kind) {
     case "known":
       return;
@@ -99,7 +100,11 @@ async function trustRemembered(
           `Somebody may be in between; if the server really has a new key, remove that line`,
       );
     case "new":
-      await append(file, `${server} ${formatKey("public", serverKey)}\n`);
+      // A last line without its end, a comment perhaps, would swallow the server.
+      await append(
+        file,
+        `${/[^\n]$/.test(text) ? "\n" : ""}${server} ${formatKey("public", serverKey)}\n`,
+      );
       log.warn(`first contact with ${server}: its key ${key} is remembered in ${file}`);
   }
 }

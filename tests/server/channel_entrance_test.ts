@@ -368,6 +368,16 @@ Deno.test("a server is remembered at the first contact, and refused when its key
   await assertRejects(() => behind.connect(behind.uri(other)), OpenError, "it is another server");
 });
 
+Deno.test("a server is remembered in a line of its own, whatever the file ends with", async () => {
+  await using behind = await Behind.open();
+  const file = behind.directory.file("known_servers");
+  const server = `127.0.0.1:${behind.listener.port}`;
+  const line = `${server} ${formatKey("public", serverKey.publicKey)}\n`;
+  Deno.writeTextFileSync(file, "# my servers");
+  await (await behind.connect(behind.uri(""), { DENBD_KNOWN_SERVERS: file })).close();
+  assertEquals(Deno.readTextFileSync(file), `# my servers\n${line}`);
+});
+
 Deno.test("a client without a key, or with nowhere to remember the server's, is told what to do", async () => {
   await using behind = await Behind.open();
   const plain = `nbd+noise://127.0.0.1:${behind.listener.port}/disk`;
