@@ -199,10 +199,7 @@ export class ConfiguredServing implements ServerRole {
       }
       await server.apply(this.#settingsFor(configuration));
     } catch (error) {
-      for (const { device, ownership } of opened) {
-        await ownership?.[Symbol.asyncDispose]();
-        await device.close();
-      }
+      for (const each of opened) await closeOpened(each);
       throw error;
     }
     return { configuration, changes, opened, applyImages };
@@ -285,7 +282,14 @@ export class ConfiguredServing implements ServerRole {
       const surroundings = { stateDirectory, env, log };
       const why = await whyNotServed(disk.path, surroundings);
       if (why === null) {
-        return { settings, ...await openServedImage(disk.path, { readOnly, discard }, surroundings) };
+        const opened = await openServedImage(disk.path, { readOnly, discard }, surroundings);
+        try {
+          this.#checkReservation(opened.device);
+        } catch (error) {
+          await closeOpened(opened);
+          throw error;
+        }
+        return { settings, ...opened };
       }
       log.error(new ConfigError(file, line, `export "${printable(name)}" is not served: ${why}`).message);
       return null;
@@ -297,6 +301,11 @@ export class ConfiguredServing implements ServerRole {
         `cannot open export "${printable(name)}": ${(error as Error).message}`,
       );
     }
+  }
+
+  /** @throws {DeviceError} If what is kept of a reservation cannot be understood: while running it would be too late. */
+  #checkReservation({ identity }: BlockDevice): void {
+    if (identity?.durable === true) this.reservations?.reservationStore?.(identity.uuid).load();
   }
 
   #add(exports: ExportTable, { settings, device, ownership }: OpenedExport): void {
@@ -383,4 +392,9 @@ export class ConfiguredServing implements ServerRole {
   #file(name: "server" | "exports" | "peers"): string {
     return `${this.#options.directory}/${name}.conf`;
   }
+}
+
+async function closeOpened({ device, ownership }: Omit<OpenedExport, "settings">): Promise<void> {
+  await ownership?.[Symbol.asyncDispose]();
+  await device.close();
 }

@@ -284,6 +284,8 @@ export class RunningServer {
         keys: this.#role.rules?.keys,
       });
       await this.#role.openExports(this.#exports, stopped.signal);
+      // A reservation that cannot be understood is told now, rather than to the first client.
+      for (const exported of this.#exports.list()) this.#nbd.writersOf(exported);
       await this.#listen();
       if (this.#options.sock !== undefined) await this.#listenForControl(this.#options.sock);
       if (this.#httpPlace !== null) await this.#listenForHttp(this.#httpPlace);

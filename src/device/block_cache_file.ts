@@ -1,7 +1,12 @@
 /** Cache files in their directory: one for each disk, named after it. */
 import { type Log, silentLog } from "../base/log.ts";
 import { FileStore } from "./block_cache.ts";
-import { CACHE_MAGIC, cacheFileBytes, type CacheSubject } from "./block_cache_map.ts";
+import {
+  CACHE_BEGINNING_BYTES,
+  cacheFileBytes,
+  type CacheSubject,
+  checkBeginning,
+} from "./block_cache_map.ts";
 import type { BlockDevice } from "./device.ts";
 import { DeviceError } from "./device_error.ts";
 import { openFileDisk } from "./open_file_disk.ts";
@@ -65,10 +70,12 @@ async function makeRoom(path: string, sizeBytes: number): Promise<void> {
   const options = { read: true, write: true, create: true, mode: 0o600 };
   {
     using file = await Deno.open(path, options);
-    const start = new Uint8Array(CACHE_MAGIC.length);
+    const start = new Uint8Array(CACHE_BEGINNING_BYTES);
     await file.read(start);
-    if (!start.every((byte) => byte === 0) && !start.every((byte, index) => byte === CACHE_MAGIC[index])) {
-      throw refusal(path, "it is no cache file; remove it, or choose another directory");
+    try {
+      checkBeginning(start);
+    } catch (error) {
+      throw refusal(path, `${(error as Error).message}; remove it, or choose another directory`);
     }
     if ((await file.stat()).size === sizeBytes) return;
   }

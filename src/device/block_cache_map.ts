@@ -22,8 +22,10 @@ import type { BlockDevice } from "./device.ts";
 import { DeviceError } from "./device_error.ts";
 
 /** What a cache file begins with. */
-export const CACHE_MAGIC = new TextEncoder().encode("denbd-cache\n");
+const CACHE_MAGIC = new TextEncoder().encode("denbd-cache\n");
 const VERSION = 1;
+/** Magic and version, which are where they are in every version. */
+export const CACHE_BEGINNING_BYTES = CACHE_MAGIC.length + 4;
 const PAGE_BYTES = 4096;
 const ENTRIES = PAGE_BYTES / 4 - 1;
 const IDENTITY_AT = 64;
@@ -57,6 +59,24 @@ function pageCount(sizeBytes: number, blockBytes: number): number {
 /** The checksum that an entry holds; never 0. */
 export function blockChecksum(bytes: Uint8Array): number {
   return crc32(bytes) || 1;
+}
+
+/**
+ * Looks at the beginning of a file that is to be a cache file.
+ *
+ * @param bytes At least {@linkcode CACHE_BEGINNING_BYTES}; zeroes where there are none.
+ * @throws {SyntaxError} If it must not be written over: it is something else, or of a later version.
+ */
+export function checkBeginning(bytes: Uint8Array): void {
+  const magic = bytes.subarray(0, CACHE_MAGIC.length);
+  if (magic.every((byte) => byte === 0)) return;
+  if (!magic.every((byte, index) => byte === CACHE_MAGIC[index])) {
+    throw new SyntaxError("it is no cache file");
+  }
+  const version = new DataView(bytes.buffer, bytes.byteOffset).getUint32(CACHE_MAGIC.length, true);
+  if (version > VERSION) {
+    throw new SyntaxError(`it has version ${version}, this program knows version ${VERSION}`);
+  }
 }
 
 export class BlockMap {
@@ -245,7 +265,5 @@ function whyNot(found: Uint8Array, wanted: Uint8Array): string | null {
     return "its header is damaged";
   }
   if (!CACHE_MAGIC.every((byte, index) => byte === found[index])) return "it is no cache file";
-  const version = view.getUint32(12, true);
-  if (version !== VERSION) return `it has version ${version}, this program knows version ${VERSION}`;
   return "it is of another disk, or of an earlier state";
 }

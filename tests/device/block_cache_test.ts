@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { FileStore, type FileStoreOptions } from "../../src/device/block_cache.ts";
 import { openCacheFile } from "../../src/device/block_cache_file.ts";
 import { blocksOffset, cacheFileBytes, type CacheSubject } from "../../src/device/block_cache_map.ts";
@@ -373,6 +373,23 @@ Deno.test("rule 14: what an earlier life wrote is durable before blocks of it ar
   const left = new Uint8Array(BLOCK);
   lost.read(0, left);
   assertEquals(left, seen);
+});
+
+Deno.test("V56: a cache file of a later version is refused, whatever its size, and stays as it is", async () => {
+  using directory = temporaryDirectory();
+  const disk: BlockDevice = new MemoryDisk(1 << 20);
+  await (await openCacheFile(directory.path, disk, "nbd://x/")).close();
+  const [{ name }] = [...Deno.readDirSync(directory.path)];
+  const file = directory.file(name);
+  const changed = Deno.readFileSync(file);
+  new DataView(changed.buffer).setUint32(12, 2, true);
+  for (const sizeBytes of [changed.length, 5000, 16]) {
+    const content = changed.subarray(0, sizeBytes);
+    Deno.writeFileSync(file, content);
+    const error = await assertRejects(() => openCacheFile(directory.path, disk, "nbd://x/"), DeviceError);
+    assertStringIncludes(error.message, `${file}: it has version 2, this program knows version 1; remove it`);
+    assertEquals(Deno.readFileSync(file), content);
+  }
 });
 
 Deno.test("a cache file that was cut off is made anew, and one that is none is left alone", async () => {

@@ -80,7 +80,7 @@ Deno.test("no two programs are the same session at the same time", async () => {
   using _second = await KeptSession.open(directory.path, SOURCE);
 });
 
-Deno.test("a session file that is not understood is refused, with the reason", async () => {
+Deno.test("V56: a session file that is not understood is refused, with the reason, and stays as it is", async () => {
   using directory = temporaryDirectory();
   {
     using kept = await KeptSession.open(directory.path, SOURCE);
@@ -96,8 +96,10 @@ Deno.test("a session file that is not understood is refused, with the reason", a
       ["{", "", "it does not hold a session"],
     ]
   ) {
-    Deno.writeTextFileSync(file, text.replace(from, to));
+    const changed = text.replace(from, to);
+    Deno.writeTextFileSync(file, changed);
     const error = await assertRejects(() => KeptSession.open(directory.path, SOURCE), DeviceError);
     assert(error.message.includes(`cannot use ${file}: ${why}`), error.message);
+    assertEquals(Deno.readTextFileSync(file), changed);
   }
 });

@@ -146,11 +146,18 @@ export function decodeFacts(names: readonly string[]): DenbdFacts {
       : null;
     const field = FIELDS[kind] ?? kind;
     if (fact === null || facts[field as keyof DenbdFacts] !== undefined) {
-      throw new WireError(kind === "session" ? kind : `${kind} "${text.slice(0, 64)}"`);
+      throw new WireError(kind === "session" ? wrongSession(text) : `${kind} "${text.slice(0, 64)}"`);
     }
     Object.assign(facts, { [field]: fact });
   }
   return facts;
+}
+
+/** What is wrong with a session that cannot be decoded. Its id is nobody's business. */
+function wrongSession(text: string): string {
+  const [, version] = /^(\d{1,9})\./.exec(text) ?? [];
+  if (version === undefined || version === SESSION_VERSION) return "session";
+  return `session of version ${version}, this program knows version ${SESSION_VERSION}`;
 }
 
 function decodeArrived(text: string): DenbdFacts["arrived"] | null {

@@ -59,6 +59,11 @@ test("decodeFacts() finds the facts among other contexts, and passes over what i
   assertEquals(decodeFacts(["base:allocation", "x-denbd:"]), {});
 });
 
+test("V56: decodeFacts() refuses a session of another version, and names both", () => {
+  const error = assertThrows(() => decodeFacts([`x-denbd:session=2.${UUID}.1`]), WireError);
+  assertEquals(error.message, "session of version 2, this program knows version 1");
+});
+
 test("decodeFacts() refuses what is malformed or told twice", () => {
   const wrong = [
     [`x-denbd:instance=${INSTANCE.toUpperCase()}`],
