@@ -69,6 +69,19 @@ export class Strangers {
     return { [Symbol.dispose]: () => this.#leave(address, end) };
   }
 
+  /**
+   * Ends the one that has taken longest, so that somebody else can come in.
+   *
+   * @param reason What is full, for the log.
+   * @param address Of whom; default: of the address that has most.
+   * @returns Whether there was one.
+   */
+  makeRoom(reason: string, address = this.#busiest()): boolean {
+    if (!this.#ends.has(address)) return false;
+    this.#endOldest(address, reason);
+    return true;
+  }
+
   /** Tells the log that somebody is not served, unless the same address was told of within the last minute. */
   complain({ address, text }: Peer, reason: string): void {
     const now = this.#clock.now();
@@ -100,7 +113,7 @@ export class Strangers {
     this.#count--;
   }
 
-  /** The address with most of them. */
+  /** The address with most of them; "" if there are none. */
   #busiest(): string {
     let busiest = "";
     let most = 0;

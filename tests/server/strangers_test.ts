@@ -34,6 +34,20 @@ Deno.test("strangers: of too many in all the oldest of the busiest address is en
   assertEquals(ended, ["a"]);
 });
 
+Deno.test("strangers: room is made by the oldest of an address, or of the busiest, as long as there is one", () => {
+  const { strangers, enter, ended } = setUp();
+  enter("10.0.0.2", "other");
+  for (const name of ["a", "b"]) enter("10.0.0.1", name);
+  assertEquals(strangers.makeRoom("full", "10.0.0.2"), true);
+  assertEquals(strangers.makeRoom("full", "10.0.0.2"), false);
+  assertEquals([strangers.makeRoom("full"), strangers.makeRoom("full"), strangers.makeRoom("full")], [
+    true,
+    true,
+    false,
+  ]);
+  assertEquals(ended, ["other", "a", "b"]);
+});
+
 Deno.test("strangers: whoever has left is neither counted nor ended", () => {
   const { strangers, enter, ended } = setUp();
   const first = enter("10.0.0.1", "first");

@@ -233,12 +233,14 @@ export class NbdServer {
     const { peer } = connection;
     const fromThere = this.#perAddress.get(peer.address) ?? 0;
     const { connections, connectionsPerAddress } = this.#limits;
-    if (this.#connections.size >= connections) {
-      this.#strangers.complain(peer, `${this.#connections.size} connections are open`);
-      return connection.close();
-    }
-    if (peer.transport === "tcp" && fromThere >= connectionsPerAddress) {
-      this.#strangers.complain(peer, `${fromThere} connections from there are open`);
+    const isFull = peer.transport === "tcp" && fromThere >= connectionsPerAddress
+      ? { why: `${fromThere} connections from there are open`, address: peer.address }
+      : this.#connections.size >= connections
+      ? { why: `${this.#connections.size} connections are open` }
+      : null;
+    // Who has not said yet what it wants does not keep others out.
+    if (isFull !== null && !this.#strangers.makeRoom(isFull.why, isFull.address)) {
+      this.#strangers.complain(peer, isFull.why);
       return connection.close();
     }
     const id = ++this.#lastId;

@@ -193,6 +193,18 @@ Deno.test("server: more connections than allowed are closed at once, others go o
   assertEquals((await (await RawClient.open(fixture.connect())).read(0, 512)).error, 0);
 });
 
+for (const limits of [{ connections: 2 }, { connectionsPerAddress: 2 }]) {
+  Deno.test(`server: who says nothing does not keep others out by ${JSON.stringify(limits)}`, async () => {
+    await using fixture = serverOf([anExport("a")], { limits });
+    const client = await RawClient.open(fixture.connect());
+    const silent = fixture.connect();
+    const other = await RawClient.open(fixture.connect());
+    await readToEnd(silent);
+    for (const each of [client, other]) assertEquals((await each.read(0, 512)).error, 0);
+    assertEquals(await readToEnd(fixture.connect()), 0);
+  });
+}
+
 Deno.test("server: the killswitch cuts off a client whose request takes too long, and nobody else", async () => {
   const device = new StuckDisk(MIB);
   await using fixture = serverOf([anExport("a", { device })], { limits: { requestMs: 120_000 } });
