@@ -34,6 +34,13 @@ export const deadlineOption = {
   help: "How long a request to a server may take, reconnecting included; 0 for ever",
 } as const satisfies Option;
 
+/** How a disk is reached by the commands that use it themselves. */
+export const reachOptions = {
+  ...serverOptions,
+  bind: bindOption,
+  deadline: deadlineOption,
+} as const satisfies Record<string, Option>;
+
 /** What {@linkcode deadlineOption} means in milliseconds. */
 export function forEver(deadline: number): number {
   return deadline === 0 ? Infinity : deadline;

@@ -7,7 +7,7 @@ import { listNbdContexts, listNbdExports, openDisk, openImageLocator, openNbdLoc
 import { TransmissionFlag } from "../wire/nbd/constants.ts";
 import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
 import { command } from "./command.ts";
-import { bindOption, deadlineOption, forEver, namedDisk, serverOptions } from "./disk_options.ts";
+import { forEver, namedDisk, reachOptions } from "./disk_options.ts";
 import { UsageError } from "./usage_error.ts";
 
 /** What JSON is made of. */
@@ -30,9 +30,7 @@ With --json the facts have the names that nbdinfo gives them.`,
     list: { type: "flag", help: "Describe every export of the server" },
     map: { type: "flag", help: "Show where there are data and where holes" },
     totals: { type: "flag", help: "With --map: only how much of each" },
-    ...serverOptions,
-    bind: bindOption,
-    deadline: deadlineOption,
+    ...reachOptions,
   },
   examples: [
     { text: "All exports of a server", command: "denbd info --list nbd://127.0.0.1" },

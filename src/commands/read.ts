@@ -1,15 +1,7 @@
 import { formatDiskLocator } from "../base/uri.ts";
 import { openDisk } from "../open_disk.ts";
 import { command } from "./command.ts";
-import {
-  bindOption,
-  deadlineOption,
-  forEver,
-  fromOption,
-  namedRange,
-  roomBehind,
-  serverOptions,
-} from "./disk_options.ts";
+import { forEver, fromOption, namedRange, reachOptions, roomBehind } from "./disk_options.ts";
 import { sendRange } from "./transfer.ts";
 
 export const read = command({
@@ -26,9 +18,7 @@ export const read = command({
   options: {
     from: fromOption,
     size: { type: "size", short: "S", aliases: ["length"], help: "Bytes to read" },
-    ...serverOptions,
-    bind: bindOption,
-    deadline: deadlineOption,
+    ...reachOptions,
   },
   examples: [
     { text: "The first sector of an export", command: "denbd read --size 512 nbd://127.0.0.1/disk | xxd" },

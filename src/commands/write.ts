@@ -3,13 +3,11 @@ import { openDisk } from "../open_disk.ts";
 import { parseSize } from "../base/size_text.ts";
 import { command } from "./command.ts";
 import {
-  bindOption,
-  deadlineOption,
   forEver,
   fromOption,
   namedRange,
+  reachOptions,
   roomBehind,
-  serverOptions,
   soleWriterOption,
 } from "./disk_options.ts";
 import { flushIfPossible, receiveRange } from "./transfer.ts";
@@ -31,9 +29,7 @@ export const write = command({
     from: fromOption,
     // Parsed here, because flexnbd took the name of a file as well.
     size: { type: "string", short: "S", aliases: ["length"], valueName: "SIZE", help: "Bytes to write" },
-    ...serverOptions,
-    bind: bindOption,
-    deadline: deadlineOption,
+    ...reachOptions,
     soleWriter: soleWriterOption,
   },
   examples: [

@@ -446,34 +446,54 @@ Deno.test("migration: twenty that fail, at every point, and a stock client under
   client.connection.close();
 });
 
+/** A destination that makes checksums of what it has, as another denbd does. */
+class Comparing implements Destination {
+  readonly text = "there";
+  comparedBytes = 0;
+  readonly #inner: Destination;
+  readonly #disk: BlockDevice;
+  readonly #asked: (offset: number, length: number) => void;
+
+  /** @param asked Told of each range before its checksum is made. */
+  constructor(
+    inner: Destination,
+    disk: BlockDevice,
+    asked: (offset: number, length: number) => void = () => {},
+  ) {
+    this.#inner = inner;
+    this.#disk = disk;
+    this.#asked = asked;
+  }
+
+  async begin(signal: AbortSignal): Promise<Attempt> {
+    const attempt = await this.#inner.begin(signal);
+    return Object.assign(attempt, {
+      checksum: async (offset: number, length: number) => {
+        this.comparedBytes += length;
+        this.#asked(offset, length);
+        const bytes = new Uint8Array(length);
+        await this.#disk.read(offset, bytes);
+        return crc32(bytes);
+      },
+    });
+  }
+}
+
 Deno.test("migration: what clients have scattered during the first pass is sent before they are held", async () => {
   const source = halfFull(8 * MIB);
   const target = new MemoryDisk(source.sizeBytes);
   await using there = receiving(target);
-  const inner = destinationOf(there.dial, source.sizeBytes);
   const place = { device: source as BlockDevice };
   let scattered = false;
   let heldWith = -1;
-  const destination: Destination = {
-    text: "there",
-    async begin(signal) {
-      const attempt = await inner.begin(signal);
-      return Object.assign(attempt, {
-        async checksum(offset: number, length: number) {
-          // Behind the first piece of the first pass: 2 MiB in 512 places.
-          if (!scattered) {
-            scattered = true;
-            for (let at = 0; at < 4 * MIB; at += 8192) {
-              void place.device.write(at, new Uint8Array(4096).fill(3));
-            }
-          }
-          const bytes = new Uint8Array(length);
-          await target.read(offset, bytes);
-          return crc32(bytes);
-        },
-      });
-    },
-  };
+  const destination = new Comparing(destinationOf(there.dial, source.sizeBytes), target, () => {
+    // Behind the first piece of the first pass: 2 MiB in 512 places.
+    if (scattered) return;
+    scattered = true;
+    for (let at = 0; at < 4 * MIB; at += 8192) {
+      void place.device.write(at, new Uint8Array(4096).fill(3));
+    }
+  });
   const migration = move(place, destination, {
     leave: () => {
       heldWith = migration.progress().pass;
@@ -501,32 +521,18 @@ for (const [where, place] of [["data", 2 * MIB], ["a hole", 3 * MIB]] as const) 
       }
     }(source.sizeBytes);
     await using there = receiving(target);
-    const inner = destinationOf(there.dial, source.sizeBytes);
-    let compared = 0;
     let comparedThere = 0;
-    const destination: Destination = {
-      text: "there",
-      async begin(signal) {
-        const attempt = await inner.begin(signal);
-        return Object.assign(attempt, {
-          async checksum(offset: number, length: number) {
-            compared += length;
-            if (offset <= place && place < offset + length) {
-              comparedThere++;
-              damage();
-            }
-            const bytes = new Uint8Array(length);
-            await target.read(offset, bytes);
-            return crc32(bytes);
-          },
-        });
-      },
-    };
+    const inner = destinationOf(there.dial, source.sizeBytes);
+    const destination = new Comparing(inner, target, (offset, length) => {
+      if (place < offset || offset + length <= place) return;
+      comparedThere++;
+      damage();
+    });
     const here = { device: source as BlockDevice };
     const load = writing(here);
     assertEquals(await move(here, destination).ended, "moved");
     load.leave();
-    assert(compared > 4 * MIB + 512);
+    assert(destination.comparedBytes > 4 * MIB + 512);
     assert(comparedThere > 0);
     await assertSame(source, target);
   });
@@ -537,24 +543,10 @@ Deno.test("migration: where both ends know that there are no data no checksums a
   source.write(17 * MIB, new Uint8Array(4096).fill(1));
   const target = new MemoryDisk(source.sizeBytes);
   await using there = receiving(target);
-  const inner = destinationOf(there.dial, source.sizeBytes);
-  let compared = 0;
-  const destination: Destination = {
-    text: "there",
-    async begin(signal) {
-      const attempt = await inner.begin(signal);
-      return Object.assign(attempt, {
-        async checksum(offset: number, length: number) {
-          compared += length;
-          const bytes = new Uint8Array(length);
-          await target.read(offset, bytes);
-          return crc32(bytes);
-        },
-      });
-    },
-  };
+  const destination = new Comparing(destinationOf(there.dial, source.sizeBytes), target);
   assertEquals(await move({ device: source }, destination).ended, "moved");
-  assert(compared > 0 && compared <= MIB, `${compared} bytes compared`);
+  const { comparedBytes } = destination;
+  assert(comparedBytes > 0 && comparedBytes <= MIB, `${comparedBytes} bytes compared`);
   await assertSame(source, target);
 });
 

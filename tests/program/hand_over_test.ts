@@ -198,8 +198,8 @@ for (const heard of [false, true]) {
   });
 }
 
-Deno.test("both are killed at the commit: the first contact settles it", async () => {
-  await using hosts = await Hosts.start();
+/** The source has said that the disk is the destination's, and nobody has heard it. */
+async function killBothAtCommit(hosts: Hosts): Promise<void> {
   hosts.relay.look = once("there", "verb=commit", () => {
     hosts.source.signal("SIGKILL");
     hosts.destination.signal("SIGKILL");
@@ -207,6 +207,11 @@ Deno.test("both are killed at the commit: the first contact settles it", async (
   });
   await hosts.mirror();
   await Promise.all([hosts.source.ended(), hosts.destination.ended()]);
+}
+
+Deno.test("both are killed at the commit: the first contact settles it", async () => {
+  await using hosts = await Hosts.start();
+  await killBothAtCommit(hosts);
   assertEquals(await hosts.owners(), "in-doubt prepared");
   assertStringIncludes(await hosts.refused("there"), "has not been handed over");
   assertStringIncludes(await hosts.refused("here"), "is in doubt");
@@ -219,13 +224,7 @@ Deno.test("both are killed at the commit: the first contact settles it", async (
 
 Deno.test("the destination is gone for good: the source stays in doubt until somebody claims the disk", async () => {
   await using hosts = await Hosts.start();
-  hosts.relay.look = once("there", "verb=commit", () => {
-    hosts.source.signal("SIGKILL");
-    hosts.destination.signal("SIGKILL");
-    return "cut";
-  });
-  await hosts.mirror();
-  await Promise.all([hosts.source.ended(), hosts.destination.ended()]);
+  await killBothAtCommit(hosts);
   for (let i = 0; i < 2; i++) assertStringIncludes(await hosts.refused("here"), "is in doubt");
   assertEquals(await hosts.owners(), "in-doubt prepared");
   assertStringIncludes((await hosts.own("here", "--claim")).stdout, "may have taken it over");

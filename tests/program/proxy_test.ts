@@ -8,6 +8,7 @@ import { need } from "../../src/wire/conversation.ts";
 import { Command, CommandFlag } from "../../src/wire/nbd/constants.ts";
 import { freePort, run, temporaryDirectory } from "../testing/process.ts";
 import { randomFrom } from "../testing/random.ts";
+import { oldstyleGreeting, simpleReply } from "../testing/oldstyle.ts";
 import { RawClient } from "../testing/raw_client.ts";
 import { peerTest, startNbdkit, startQemuNbd } from "../interop/peers.ts";
 import { denbd, proxy, type RunningServer, serve, start } from "./program.ts";
@@ -156,13 +157,7 @@ class FakeServer implements Disposable {
   /** Takes a connection and greets: 1 MiB, flags as flexnbd's. */
   async accept(): Promise<FakeSession> {
     const connection = await this.#listener.accept();
-    const hello = new Uint8Array(152);
-    const view = new DataView(hello.buffer);
-    hello.set(new TextEncoder().encode("NBDMAGIC"));
-    view.setBigUint64(8, 0x0000420281861253n);
-    view.setBigUint64(16, BigInt(MIB));
-    view.setUint32(24, 13);
-    await connection.write(hello);
+    await connection.write(oldstyleGreeting(MIB));
     return new FakeSession(connection);
   }
 
@@ -186,10 +181,7 @@ class FakeSession implements Disposable {
 
   /** Success, to the request whose header this is. */
   async answer(header: Uint8Array, data = new Uint8Array()): Promise<void> {
-    const reply = new Uint8Array(16 + data.length);
-    new DataView(reply.buffer).setUint32(0, 0x67446698);
-    reply.set(header.subarray(8, 16), 8);
-    reply.set(data, 16);
+    const reply = simpleReply(header, data);
     for (let at = 0; at < reply.length;) at += await this.connection.write(reply.subarray(at));
   }
 

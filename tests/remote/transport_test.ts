@@ -6,6 +6,7 @@ import { openNbd } from "../../src/remote/open_nbd.ts";
 import { connectionPair } from "../testing/connection_pair.ts";
 import { filled, MIB, settle, setUp } from "../testing/link.ts";
 import { ManualClock } from "../testing/manual_clock.ts";
+import { oldstyleGreeting, simpleReply } from "../testing/oldstyle.ts";
 import { randomFrom } from "../testing/random.ts";
 
 function test(name: string, fn: () => Promise<void>): void {
@@ -15,13 +16,7 @@ function test(name: string, fn: () => Promise<void>): void {
 /** The server's end of a connection that was greeted as flexnbd does: 1 MiB, simple replies. */
 class Script {
   constructor(readonly end: Connection) {
-    const hello = new Uint8Array(152);
-    const view = new DataView(hello.buffer);
-    hello.set(new TextEncoder().encode("NBDMAGIC"));
-    view.setBigUint64(8, 0x0000420281861253n);
-    view.setBigUint64(16, BigInt(MIB));
-    view.setUint32(24, 13);
-    void end.write(hello);
+    void end.write(oldstyleGreeting(MIB));
   }
 
   async take(byteCount: number): Promise<Uint8Array> {
@@ -32,15 +27,6 @@ class Script {
       at += count;
     }
     return bytes;
-  }
-
-  /** A reply to the request with that header. */
-  reply(header: Uint8Array, data = new Uint8Array()): Uint8Array {
-    const reply = new Uint8Array(16 + data.length);
-    new DataView(reply.buffer).setUint32(0, 0x67446698);
-    reply.set(header.subarray(8, 16), 8);
-    reply.set(data, 16);
-    return reply;
   }
 }
 
@@ -76,7 +62,7 @@ test("V3: a request that is sent again is the same to the byte, but for its cook
   const again = await ends[1].take(28 + 4096);
   const meaning = (bytes: Uint8Array) => [...bytes.subarray(0, 8), ...bytes.subarray(16)];
   assertEquals(meaning(again), meaning(first));
-  await ends[1].end.write(ends[1].reply(again));
+  await ends[1].end.write(simpleReply(again));
   await writing;
   await disk.close();
 });
@@ -88,7 +74,7 @@ test("V4: 64 requests that are answered in reverse order all get their own data"
   const headers: Uint8Array[] = [];
   while (headers.length < 64) headers.push(await server.take(28));
   for (const header of headers.reverse()) {
-    await server.end.write(server.reply(header, filled(offsetOf(header) / 512 + 1, 512)));
+    await server.end.write(simpleReply(header, filled(offsetOf(header) / 512 + 1, 512)));
   }
   await Promise.all(reads);
   for (const [index, into] of buffers.entries()) assertEquals(into, filled(index + 1, 512));
@@ -99,7 +85,7 @@ test("V12: a pause of 3 s in a header and in a payload does no harm", async () =
   const { ends: [server], clock, disk, link } = await scripted();
   const into = new Uint8Array(4096);
   const reading = disk.read(0, into) as Promise<void>;
-  const reply = server.reply(await server.take(28), randomFrom(5).bytes(4096));
+  const reply = simpleReply(await server.take(28), randomFrom(5).bytes(4096));
   for (const [from, to] of [[0, 7], [7, 900], [900, reply.length]]) {
     await server.end.write(reply.subarray(from, to));
     await settle();
@@ -116,13 +102,13 @@ test("V13: an answer that belongs to nothing ends the connection, and the reques
     const { ends, clock, disk, link } = await scripted();
     const into = new Uint8Array(512);
     const reading = disk.read(0, into) as Promise<void>;
-    const bad = ends[0].reply(await ends[0].take(28), filled(1, 512));
+    const bad = simpleReply(await ends[0].take(28), filled(1, 512));
     bad[spoil] ^= 0x40;
     await ends[0].end.write(bad);
     await settle();
     clock.advance(1);
     await settle();
-    await ends[1].end.write(ends[1].reply(await ends[1].take(28), filled(2, 512)));
+    await ends[1].end.write(simpleReply(await ends[1].take(28), filled(2, 512)));
     await reading;
     assertEquals([into, link.reconnects], [filled(2, 512), 1]);
     await disk.close();

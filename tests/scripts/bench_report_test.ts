@@ -2,6 +2,28 @@ import { assertAlmostEquals, assertEquals } from "@std/assert";
 import type { Cell } from "../../scripts/bench/cells.ts";
 import { formatReport, formatSummary, geometricMean, quantile } from "../../scripts/bench/report.ts";
 
+/** A cell that nobody measures. */
+function cell(name: string, largerIsBetter: boolean): Cell {
+  return {
+    name,
+    title: name,
+    unit: "k/s",
+    largerIsBetter,
+    image: "dense",
+    inMean: true,
+    measure: () => Promise.reject(new Error("not run")),
+  };
+}
+
+function measured(...values: number[]) {
+  return values.map((value) => ({ value }));
+}
+
+/** The cells of a report's table, row by row. */
+function rowsOf(report: string): string[][] {
+  return report.split("\n").map((line) => line.split("|").map((text) => text.trim()).slice(1, -1));
+}
+
 Deno.test("quantile() lies between the neighbours", { permissions: "none" }, () => {
   assertEquals(quantile([3, 1, 2], 0.5), 2);
   assertEquals(quantile([4, 1, 2, 3], 0.5), 2.5);
@@ -18,16 +40,6 @@ Deno.test(
   "a report compares with the best peer's median, whichever way is better",
   { permissions: "none" },
   () => {
-    const cell = (name: string, largerIsBetter: boolean): Cell => ({
-      name,
-      title: name,
-      unit: "k/s",
-      largerIsBetter,
-      image: "dense",
-      inMean: true,
-      measure: () => Promise.reject(new Error("not run")),
-    });
-    const measured = (...values: number[]) => values.map((value) => ({ value }));
     const report = formatReport({
       transport: "tcp",
       cells: [cell("speed", true), cell("delay", false)],
@@ -38,7 +50,7 @@ Deno.test(
       ]),
       peakMemory: new Map([["us", 80e6]]),
     });
-    const rows = report.split("\n").map((line) => line.split("|").map((text) => text.trim()).slice(1, -1));
+    const rows = rowsOf(report);
     assertEquals(rows[2], [
       "speed",
       "k/s",
@@ -57,16 +69,6 @@ Deno.test(
 Deno.test("where it is told against whom, a report compares each of ours with each of these", {
   permissions: "none",
 }, () => {
-  const cell = (name: string, largerIsBetter: boolean): Cell => ({
-    name,
-    title: name,
-    unit: "k/s",
-    largerIsBetter,
-    image: "dense",
-    inMean: true,
-    measure: () => Promise.reject(new Error("not run")),
-  });
-  const measured = (...values: number[]) => values.map((value) => ({ value }));
   const report = formatReport({
     transport: "unix",
     cells: [cell("speed", true), cell("delay", false)],
@@ -78,7 +80,7 @@ Deno.test("where it is told against whom, a report compares each of ours with ea
     ]),
     peakMemory: new Map([["proxy", 80e6]]),
   });
-  const rows = report.split("\n").map((line) => line.split("|").map((text) => text.trim()).slice(1, -1));
+  const rows = rowsOf(report);
   assertEquals(rows[0].slice(-2), ["proxy ÷ direct", "proxy ÷ peer"]);
   assertEquals(rows[2].slice(-2), ["0.75", "1.50"]);
   assertEquals(rows[3].slice(-2), ["0.25", ""]);
@@ -88,22 +90,14 @@ Deno.test("where it is told against whom, a report compares each of ours with ea
 Deno.test("a summary holds the medians of one transport, and the ratios and means of all", {
   permissions: "none",
 }, () => {
-  const cell = (name: string, largerIsBetter: boolean, inMean: boolean): Cell => ({
-    name,
-    title: `the ${name}`,
-    unit: largerIsBetter ? "MB/s" : "µs",
-    largerIsBetter,
-    image: "dense",
-    inMean,
-    measure: () => Promise.reject(new Error("not run")),
-  });
-  const measured = (...values: number[]) => values.map((value) => ({ value }));
-  const report = (transport: string, speed: number) => ({
+  const speed: Cell = { ...cell("speed", true), title: "the speed", unit: "MB/s" };
+  const delay: Cell = { ...cell("delay", false), title: "the delay", unit: "µs", inMean: false };
+  const report = (transport: string, medianSpeed: number) => ({
     transport,
-    cells: [cell("speed", true, true), cell("delay", false, false)],
+    cells: [speed, delay],
     servers: [{ name: "us", ours: true }, { name: "a", ours: false }, { name: "b", ours: false }],
     results: new Map([
-      ["speed", new Map([["us", measured(1, speed, 900)], ["a", measured(10)], ["b", measured(20)]])],
+      ["speed", new Map([["us", measured(1, medianSpeed, 900)], ["a", measured(10)], ["b", measured(20)]])],
       ["delay", new Map([["us", measured(40)], ["a", measured(10)], ["b", []]])],
     ]),
     peakMemory: new Map(),

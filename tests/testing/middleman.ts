@@ -1,4 +1,5 @@
 /** Somebody between a client and a server, who sees every byte and may alter it. */
+import { concat } from "@std/bytes";
 import { dial } from "../../src/net/dial.ts";
 import type { Connection } from "../../src/net/connection.ts";
 import { listenTcp } from "../../src/net/listener.ts";
@@ -64,5 +65,40 @@ export class Middleman implements Disposable {
   [Symbol.dispose]() {
     this.listener.close();
     this.cut();
+  }
+}
+
+/** So much of a sentence is recognised. */
+const RECOGNISED_BYTES = 8;
+
+/** Somebody in between who only listens. */
+export class Eavesdropper extends Middleman {
+  readonly #heard: Uint8Array[];
+
+  constructor(target: number) {
+    const heard: Uint8Array[] = [];
+    super(target, (_from, bytes) => {
+      heard.push(bytes);
+      return bytes;
+    });
+    this.#heard = heard;
+  }
+
+  /** Bytes heard so far, in both directions. */
+  get byteCount(): number {
+    return this.#heard.reduce((count, { length }) => count + length, 0);
+  }
+
+  /** How many places of what was heard hold eight bytes of a text in which this sentence, in ASCII, is repeated. */
+  recognised(sentence: string): number {
+    const text = new TextEncoder().encode(sentence.repeat(2));
+    const runs = new Set<string>();
+    for (let at = 0; at < sentence.length; at++) runs.add(text.subarray(at, at + RECOGNISED_BYTES).toHex());
+    const heard = concat(this.#heard);
+    let found = 0;
+    for (let at = 0; at + RECOGNISED_BYTES <= heard.length; at++) {
+      if (runs.has(heard.subarray(at, at + RECOGNISED_BYTES).toHex())) found++;
+    }
+    return found;
   }
 }

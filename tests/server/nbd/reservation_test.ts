@@ -20,6 +20,7 @@ import { RefusedError } from "../../../src/wire/nbd/refused_error.ts";
 import { connectionPair } from "../../testing/connection_pair.ts";
 import { ManualClock } from "../../testing/manual_clock.ts";
 import { RawClient } from "../../testing/raw_client.ts";
+import { shownCertificate } from "../../testing/shown_certificate.ts";
 
 const A = "8a6e2940-694d-401a-b032-b59b4f516c8a";
 const B = "e58719c6-5998-4eff-82ce-2fd304be9551";
@@ -200,20 +201,7 @@ Deno.test("where nobody proves anything the id alone takes the place of a sessio
 });
 
 Deno.test("a session that was named before STARTTLS counts for nothing behind it", async () => {
-  // This TLS hides nothing; it only shows who is there.
-  const tls: ServerTls = {
-    required: false,
-    accept: (connection) =>
-      Promise.resolve(
-        Object.create(connection, {
-          peer: { value: { ...connection.peer, certificateName: "desk" } },
-          read: { value: (into: Uint8Array) => connection.read(into) },
-          write: { value: (bytes: Uint8Array) => connection.write(bytes) },
-          close: { value: () => connection.close() },
-        }),
-      ),
-  };
-  await using world = new World(tls);
+  await using world = new World(shownCertificate("desk"));
   const connection = world.connect();
   const naming = encodeMetaRequest({
     exportName: "disk",

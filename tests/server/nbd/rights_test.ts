@@ -23,6 +23,7 @@ import { encodeInfoRequest, encodeMetaRequest, encodeOption } from "../../../src
 import { RefusedError } from "../../../src/wire/nbd/refused_error.ts";
 import { connectionPair } from "../../testing/connection_pair.ts";
 import { RawClient } from "../../testing/raw_client.ts";
+import { shownCertificate } from "../../testing/shown_certificate.ts";
 
 const SIZE = 1 << 20;
 
@@ -271,20 +272,7 @@ Deno.test("who loses the right to write goes on reading, and every write is refu
 });
 
 Deno.test("the name in a certificate counts from STARTTLS on, and not before", async () => {
-  // This TLS hides nothing; it only shows who is there.
-  const tls: ServerTls = {
-    required: false,
-    accept: (connection) =>
-      Promise.resolve(
-        Object.create(connection, {
-          peer: { value: { ...connection.peer, certificateName: "desk" } },
-          read: { value: (into: Uint8Array) => connection.read(into) },
-          write: { value: (bytes: Uint8Array) => connection.write(bytes) },
-          close: { value: () => connection.close() },
-        }),
-      ),
-  };
-  await using world = new World("[desk]\ncertificate = desk\nwrite = *\n", { tls });
+  await using world = new World("[desk]\ncertificate = desk\nwrite = *\n", { tls: shownCertificate("desk") });
   assertEquals(await world.names({}), []);
   const connection = world.connect({});
   const { rest } = await converse(hello(), connection);
