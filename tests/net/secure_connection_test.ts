@@ -401,11 +401,12 @@ Deno.test("V35: no 8 bytes of a known text stand on the wire of an encrypted cha
   }
 });
 
-Deno.test("the peer of a channel carries the key that it has proven", async () => {
+Deno.test("the peer of a channel carries the key that it has proven, and what protects it", async () => {
   const { client, server } = await securePair("noise");
   const key = clientKey.publicKey.toBase64();
   const { peer } = connectionPair()[0];
-  assertEquals(server.peer, { ...peer, key, text: `${peer.text} (key ${key})` });
+  const text = `${peer.text} (key ${key})`;
+  assertEquals(server.peer, { ...peer, key, text, protection: "noise" });
   assertEquals(client.peer.key, serverKey.publicKey.toBase64());
   assertEquals(client.handshakeHash, server.handshakeHash);
   assertEquals((await securePair("checksum")).client.peer.key, undefined);
