@@ -13,6 +13,7 @@
  */
 
 import type { OpenFile } from "../os/file_calls.ts";
+import type { Pipe } from "../os/pipe.ts";
 
 /** Size constraints in bytes, as NBD has them: all but the maximum are powers of two. */
 export interface BlockSizes {
@@ -96,6 +97,17 @@ export interface BlockDevice {
    * {@linkcode cachedFile}. What changes in the file before the end may be written as it was or as it is.
    */
   writeFromFile?(offset: number, length: number, file: OpenFile): void | Promise<void>;
+  /**
+   * Whether a write of the range goes better by {@linkcode writeFromPipe}, for who has the data in a pipe. A disk of a
+   * disk has this only if it lets writes through untouched and unseen.
+   */
+  takesPipe?(offset: number, length: number): boolean;
+  /**
+   * Writes the first `length` bytes of a pipe, which holds them. The pipe belongs to the disk until the operation has
+   * ended; after a failure it still holds some of the bytes. There with {@linkcode takesPipe}, and works also where
+   * that said no.
+   */
+  writeFromPipe?(offset: number, length: number, pipe: Pipe): void | Promise<void>;
   /** Says that the range is no longer needed; it may read as anything until written. */
   trim(offset: number, length: number, options?: WriteOptions): void | Promise<void>;
   /** The range reads as zeroes afterwards. */

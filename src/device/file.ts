@@ -16,6 +16,7 @@ import { isZero } from "../base/zero_check.ts";
 import { type Clock, systemClock } from "../os/clock.ts";
 import { ALLOCATE, type OpenFile } from "../os/file_calls.ts";
 import { OsError } from "../os/os_error.ts";
+import type { Pipe } from "../os/pipe.ts";
 import type {
   Abilities,
   BlockDevice,
@@ -84,7 +85,9 @@ export class FileDisk implements BlockDevice {
   readonly #pace: WritePace;
   #endCheckedMs = -Infinity;
   /** What the file system turned out not to know. */
-  readonly #cannot = { punch: false, zero: false, discard: false, findStorage: false };
+  readonly #cannot = { punch: false, zero: false, discard: false, findStorage: false, splice: false };
+  /** No hole is in these bytes. */
+  #dense: Run = { from: 0, to: 0 };
   #syncing: Promise<void> | null = null;
   /** The sync after the one under way; whoever asks now joins it. */
   #nextSync: Promise<void> | null = null;
@@ -158,10 +161,7 @@ export class FileDisk implements BlockDevice {
     const length = data.length;
     this.#checkOpen("write", offset, length);
     const nowMs = this.#clock.now();
-    if (
-      length <= QUICK_WRITE_BYTES && !this.#order.conflicts(true, offset, length) &&
-      this.#edgesCached(offset, length) && this.#pace.begin(nowMs)
-    ) {
+    if (this.#beginsNow(offset, length, nowMs)) {
       this.#writeNow(offset, data, nowMs);
       return options?.fua ? this.#flush() : undefined;
     }
@@ -169,6 +169,12 @@ export class FileDisk implements BlockDevice {
       await this.#writeOnPool(offset, data);
       if (options?.fua) await this.#flush();
     });
+  }
+
+  /** Whether to write at once; if so, it must be done. */
+  #beginsNow(offset: number, length: number, nowMs: number): boolean {
+    return length <= QUICK_WRITE_BYTES && !this.#order.conflicts(true, offset, length) &&
+      this.#edgesCached(offset, length) && this.#pace.begin(nowMs);
   }
 
   /** Whether a write needs to read nothing first: each page is filled whole, or is in memory. */
@@ -182,10 +188,7 @@ export class FileDisk implements BlockDevice {
 
   #writeNow(offset: number, data: Uint8Array, startedMs: number): void {
     try {
-      if (startedMs - this.#endCheckedMs >= END_CHECK_MS) {
-        this.#checkEnd(offset + data.length);
-        this.#endCheckedMs = startedMs;
-      }
+      this.#checkEndNow(offset + data.length, startedMs);
       const runs = this.#sparse ? this.#runsToStore(offset, data) : null;
       if (runs === null) this.#file.writeNow(offset, data);
       else for (const { from, to } of runs) this.#file.writeNow(offset + from, data.subarray(from, to));
@@ -206,6 +209,75 @@ export class FileDisk implements BlockDevice {
     } catch (error) {
       throw toDeviceError("write", offset, data.length, error);
     }
+  }
+
+  takesPipe(offset: number, length: number): boolean {
+    // In a hole it has to be seen what is zero.
+    return !this.#cannot.splice && (!this.#sparse || this.#isDense(offset, offset + length));
+  }
+
+  #isDense(from: number, to: number): boolean {
+    if (from >= this.#dense.from && to <= this.#dense.to) return true;
+    try {
+      this.#dense = { from, to: this.#file.seekHole(from) ?? from };
+    } catch {
+      return false;
+    }
+    return to <= this.#dense.to;
+  }
+
+  writeFromPipe(offset: number, length: number, pipe: Pipe): void | Promise<void> {
+    this.#checkOpen("write", offset, length);
+    if (!this.takesPipe(offset, length)) return this.write(offset, takeFrom(pipe, length));
+    const nowMs = this.#clock.now();
+    if (this.#beginsNow(offset, length, nowMs)) return this.#spliceNow(offset, length, pipe, nowMs);
+    return this.#order.run(true, offset, length, () => this.#spliceOnPool(offset, length, pipe));
+  }
+
+  #spliceNow(offset: number, length: number, pipe: Pipe, startedMs: number): void {
+    const unheld = pipe.heldBytes - length;
+    try {
+      this.#checkEndNow(offset + length, startedMs);
+      pipe.writeNow(this.#file.fd, offset, length);
+    } catch (error) {
+      try {
+        const rest = this.#takeUnspliced(error, pipe, unheld);
+        this.#file.writeNow(offset + length - rest.length, rest);
+      } catch (error) {
+        throw toDeviceError("write", offset, length, error);
+      }
+    }
+    this.#pace.ended();
+  }
+
+  async #spliceOnPool(offset: number, length: number, pipe: Pipe): Promise<void> {
+    const unheld = pipe.heldBytes - length;
+    try {
+      await onDiskThread(async () => {
+        this.#checkEnd(offset + length);
+        try {
+          await pipe.write(this.#file.fd, offset, length);
+        } catch (error) {
+          const rest = this.#takeUnspliced(error, pipe, unheld);
+          await this.#file.write(offset + length - rest.length, rest);
+        }
+      });
+    } catch (error) {
+      throw toDeviceError("write", offset, length, error);
+    }
+  }
+
+  /**
+   * What is still to be written, if that failed only because the file system does not take it from a pipe. It is not
+   * tried again.
+   *
+   * @param behind How many bytes of the pipe are not part of it.
+   * @throws `error` if it failed for another reason.
+   */
+  #takeUnspliced(error: unknown, pipe: Pipe, behind: number): Uint8Array {
+    if (!(error instanceof OsError) || error.code !== "EINVAL") throw error;
+    this.#cannot.splice = true;
+    return takeFrom(pipe, pipe.heldBytes - behind);
   }
 
   /**
@@ -358,6 +430,7 @@ export class FileDisk implements BlockDevice {
   async #allocate(mode: "punch" | "zero", offset: number, length: number): Promise<boolean> {
     if (this.#cannot[mode]) return false;
     const done = await supported(this.#file.allocate(ALLOCATE[mode], offset, length));
+    this.#dense = { from: 0, to: 0 };
     this.#cannot[mode] = !done;
     return done;
   }
@@ -482,6 +555,13 @@ export class FileDisk implements BlockDevice {
     throw new DeviceError("ESHUTDOWN", operation, offset, length, { detail: "the disk is closed" });
   }
 
+  /** As {@linkcode #checkEnd}, unless that was just done. */
+  #checkEndNow(end: number, nowMs: number): void {
+    if (nowMs - this.#endCheckedMs < END_CHECK_MS) return;
+    this.#checkEnd(end);
+    this.#endCheckedMs = nowMs;
+  }
+
   /** A change behind the end would make the file longer. */
   #checkEnd(end: number): void {
     if (end > this.#file.end()) throw this.#cutShort();
@@ -500,6 +580,13 @@ export class FileDisk implements BlockDevice {
 interface Run {
   readonly from: number;
   readonly to: number;
+}
+
+/** The first bytes of a pipe, which holds so many. */
+function takeFrom(pipe: Pipe, length: number): Uint8Array {
+  const data = new Uint8Array(length);
+  pipe.take(data);
+  return data;
 }
 
 /** Whether a call worked, rather than not being supported. */

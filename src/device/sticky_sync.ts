@@ -1,4 +1,5 @@
 import type { OpenFile } from "../os/file_calls.ts";
+import type { Pipe } from "../os/pipe.ts";
 import type {
   Abilities,
   BlockDevice,
@@ -51,6 +52,18 @@ export class StickySync implements BlockDevice {
     if (this.#failure !== null) throw this.#refusal("write", offset, data.length);
     if (!options?.fua) return this.#disk.write(offset, data, options);
     return this.#watch(() => this.#disk.write(offset, data, options));
+  }
+
+  takesPipe(offset: number, length: number): boolean {
+    return this.#disk.takesPipe?.(offset, length) ?? false;
+  }
+
+  writeFromPipe(offset: number, length: number, pipe: Pipe): void | Promise<void> {
+    if (this.#failure !== null) throw this.#refusal("write", offset, length);
+    if (this.#disk.writeFromPipe !== undefined) return this.#disk.writeFromPipe(offset, length, pipe);
+    const data = new Uint8Array(length);
+    pipe.take(data);
+    return this.#disk.write(offset, data);
   }
 
   flush(): void | Promise<void> {

@@ -6,6 +6,7 @@
  */
 
 import type { OpenFile } from "../os/file_calls.ts";
+import type { Pipe } from "../os/pipe.ts";
 
 /** Who is at the other end. */
 export interface Peer {
@@ -45,6 +46,16 @@ export interface Connection {
    *   while a read is outstanding.
    */
   readNow?(into: Uint8Array, patient: boolean): number | null | undefined;
+  /**
+   * Moves bytes that have already arrived into a pipe, without reading them. Transports that change or frame what they
+   * carry do without, and so does one that turned out not to know how.
+   *
+   * @param length The most that is moved, above zero.
+   * @param patient As {@linkcode readNow} has it, and so is what may be called when.
+   * @returns The number of bytes; 0 if the pipe takes no more; `undefined` if nothing is there, it is others' turn, or
+   *   the connection is over, as {@linkcode read} will say.
+   */
+  moveNow?(pipe: Pipe, length: number, patient: boolean): number | undefined;
   /**
    * Writes all of `bytes`, which belong to the connection until then. Writes may be called without waiting;
    * they go out in order.

@@ -15,6 +15,7 @@
 import { canonicalIpAddress, isLoopback } from "../base/ip_address.ts";
 import { systemClock } from "../os/clock.ts";
 import type { OpenFile } from "../os/file_calls.ts";
+import { type Pipe, UNSUPPORTED } from "../os/pipe.ts";
 import {
   BROKEN,
   duplicate,
@@ -62,6 +63,7 @@ const nowMs = () => systemClock.now();
 export class NativeConnection implements Connection {
   readonly peer: Peer;
   readonly sendFile: Connection["sendFile"];
+  moveNow: Connection["moveNow"];
   readonly #conn: Deno.Conn;
   #fd: number | null;
   /** Somebody else has a descriptor of the socket, too. */
@@ -81,7 +83,10 @@ export class NativeConnection implements Connection {
     this.#fd = claim(conn);
     this.peer = describePeer(conn, this.#fd);
     if (this.#fd !== null && conn.remoteAddr.transport === "unix") setSendBuffer(this.#fd, UNIX_BUFFER_BYTES);
-    if (this.#fd !== null) this.sendFile = this.#sendFile.bind(this);
+    if (this.#fd !== null) {
+      this.sendFile = this.#sendFile.bind(this);
+      this.moveNow = this.#moveNow.bind(this);
+    }
     if (conn.remoteAddr.transport === "tcp") {
       (conn as Deno.TcpConn).setNoDelay(true);
       if (this.#fd !== null && staysHere(conn)) setCongestionControl(this.#fd, HERE_CONGESTION_CONTROL);
@@ -133,8 +138,8 @@ export class NativeConnection implements Connection {
     if (sinceMs - this.#turnSinceMs > TURN_MS) return undefined;
     let count = receiveNow(this.#fd, into as Uint8Array<ArrayBuffer>);
     if (count === WOULD_BLOCK) {
-      if (!patient) return undefined;
-      count = this.#look(this.#fd, into, sinceMs);
+      if (!patient || !this.#look(this.#fd, sinceMs)) return undefined;
+      count = receiveNow(this.#fd, into as Uint8Array<ArrayBuffer>);
       if (count === WOULD_BLOCK) return undefined;
     } else if (count > 0 && patient && count < into.length) {
       count = this.#gather(this.#fd, into, count, sinceMs);
@@ -143,13 +148,29 @@ export class NativeConnection implements Connection {
     return count;
   }
 
-  /** Nothing is there: looks again for a while, if that has paid before. */
-  #look(fd: number, into: Uint8Array, sinceMs: number): number {
-    if (!this.#attention.mayLook(sinceMs)) return WOULD_BLOCK;
+  #moveNow(pipe: Pipe, length: number, patient: boolean): number | undefined {
+    const fd = this.#fd;
+    if (fd === null) return undefined;
+    const sinceMs = nowMs();
+    if (sinceMs - this.#turnSinceMs > TURN_MS) return undefined;
+    let count = pipe.fill(fd, length);
+    if (count === WOULD_BLOCK) {
+      // Nothing is there, or the pipe is full.
+      if (!isReadable(fd) && !(patient && this.#look(fd, sinceMs))) return undefined;
+      count = pipe.fill(fd, length);
+      if (count === WOULD_BLOCK) return 0;
+    }
+    if (count === UNSUPPORTED) this.moveNow = undefined;
+    return count > 0 ? count : undefined;
+  }
+
+  /** Nothing is there: looks again for a while, if that has paid before. @returns Whether something has come. */
+  #look(fd: number, sinceMs: number): boolean {
+    if (!this.#attention.mayLook(sinceMs)) return false;
     let found: boolean;
     do found = isReadable(fd); while (!found && nowMs() - sinceMs < LOOK_MS);
     this.#attention.looked(found);
-    return found ? receiveNow(fd, into as Uint8Array<ArrayBuffer>) : WOULD_BLOCK;
+    return found;
   }
 
   /** Something was there before the client can have seen our last reply, so more is on its way. */

@@ -15,13 +15,19 @@ export const UNSUPPORTED = -3;
 const O_NONBLOCK = 0o4000;
 const O_CLOEXEC = 0o2000000;
 const F_SETPIPE_SZ = 1031;
+const F_GETPIPE_SZ = 1032;
 const SPLICE_F_NONBLOCK = 2;
 const SPLICE_F_MORE = 4;
 const EINTR = 4;
 const EAGAIN = 11;
 const EINVAL = 22;
-/** More takes part of what all users together may have in pipes, which is small by default. */
-const CAPACITY_BYTES = 256 * 1024;
+/**
+ * What anybody may have by default. It is room for 256 pieces, which have some 1,450 bytes each where they came over
+ * an Ethernet.
+ */
+const CAPACITY_BYTES = 1024 * 1024;
+/** With less, as the kernel gives to who has many, nothing is gained. */
+const CAPACITY_BYTES_MIN = 64 * 1024;
 
 /** `loff_t`, little endian, of calls that do not wait. */
 const position = new Uint32Array(2);
@@ -40,15 +46,18 @@ export class Pipe {
     this.#readEnd = readEnd;
     this.#writeEnd = writeEnd;
     const given = lib.fcntlValue(writeEnd, F_SETPIPE_SZ, CAPACITY_BYTES);
-    this.capacityBytes = given > 0 ? given : 64 * 1024;
+    this.capacityBytes = given > 0 ? given : lib.fcntlValue(writeEnd, F_GETPIPE_SZ, 0);
   }
 
-  /** @returns `null` where there is no libc, or no descriptor to be had. */
+  /** @returns `null` where there is no libc, or no descriptor or room to be had. */
   static open(): Pipe | null {
     const lib = libc();
     const ends = new Int32Array(2);
     if (lib === null || lib.pipe2(ends, O_NONBLOCK | O_CLOEXEC) !== 0) return null;
-    return new Pipe(lib, ends[0], ends[1]);
+    const pipe = new Pipe(lib, ends[0], ends[1]);
+    if (pipe.capacityBytes >= CAPACITY_BYTES_MIN) return pipe;
+    pipe.close();
+    return null;
   }
 
   /** Bytes that went in and did not come out. */
@@ -156,7 +165,10 @@ export class Pipe {
   }
 }
 
-/** Pipes for all connections of the program, of which there are only so many. */
+/**
+ * Pipes for all connections of the program, of which there are only so many: what all programs of a user have in pipes
+ * is bounded, by 64 MiB where nobody has changed it.
+ */
 export class PipePool {
   readonly #max: number;
   readonly #keptMax: number;
@@ -164,9 +176,14 @@ export class PipePool {
   #taken = 0;
 
   /** @param max How many may be taken at the same time. @param keptMax How many lie ready. */
-  constructor(max = 64, keptMax = 8) {
+  constructor(max = 32, keptMax = 8) {
     this.#max = max;
     this.#keptMax = keptMax;
+  }
+
+  /** How many are taken. */
+  get takenCount(): number {
+    return this.#taken;
   }
 
   /** An empty pipe, or `null` if there is none to be had: who takes one does without. */

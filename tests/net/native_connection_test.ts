@@ -3,6 +3,7 @@ import type { Connection } from "../../src/net/connection.ts";
 import { listenTcp, listenUnix } from "../../src/net/listener.ts";
 import { OpenFile } from "../../src/os/file_calls.ts";
 import { libc } from "../../src/os/libc.ts";
+import { Pipe } from "../../src/os/pipe.ts";
 import { peerAddress } from "../../src/os/socket_calls.ts";
 import { temporaryDirectory } from "../testing/process.ts";
 import { randomFrom } from "../testing/random.ts";
@@ -57,6 +58,35 @@ async function receive(client: Deno.Conn, byteCount: number): Promise<Uint8Array
 }
 
 for (const transport of ["tcp", "unix"] as const) {
+  Deno.test({
+    name:
+      `NativeConnection.moveNow() over ${transport} moves what is there, and tells a full pipe from no bytes`,
+    ignore: !linux,
+    async fn() {
+      using opened = await setUp(transport, 1);
+      const { client, connection } = opened;
+      const pipe = Pipe.open()!;
+      await client.write(new Uint8Array([1, 2]));
+      // A read by the runtime opens our turn.
+      assertEquals(await connection.read(new Uint8Array(1)), 1);
+      assertEquals(connection.moveNow!(pipe, 10, false), 1);
+      assertEquals(connection.moveNow!(pipe, 10, false), undefined);
+      pipe.put(new Uint8Array(pipe.capacityBytes));
+      await client.write(new Uint8Array([3, 4]));
+      assertEquals(await connection.read(new Uint8Array(1)), 1);
+      assertEquals(connection.moveNow!(pipe, 10, false), 0);
+      pipe.take(new Uint8Array(pipe.heldBytes));
+      client.close();
+      assertEquals(await connection.read(new Uint8Array(1)), 1);
+      assertEquals(connection.moveNow!(pipe, 10, false), undefined);
+      assertEquals(await connection.read(new Uint8Array(1)), null);
+      connection.close();
+      assertEquals(connection.moveNow!(pipe, 10, false), undefined);
+      assertEquals(pipe.heldBytes, 0);
+      pipe.close();
+    },
+  });
+
   const test = (what: string, fn: () => Promise<void>) =>
     Deno.test({ name: `a file goes out over ${transport} ${what}`, ignore: !linux, fn });
 

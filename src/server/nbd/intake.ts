@@ -72,17 +72,19 @@ export class Intake {
    * a buffer holds: the caller uses up what there is and asks again).
    *
    * @param patient As {@linkcode Connection.readNow} has it.
+   * @param exact Reads no more than that, because what follows is better read in another way.
    * @returns The number of bytes read, or `null` at the end, as {@linkcode Connection.read} does.
    */
   fill(
     connection: Connection,
     wantedBytes: number,
     patient: boolean,
+    exact = false,
   ): number | null | Promise<number | null> {
     const isLarge = wantedBytes > QUIET_BYTES;
     // A long message is not followed by a part of the next long one, which would have to be moved.
     const isLong = wantedBytes > LONG_BYTES;
-    const limit = isLong ? wantedBytes - this.available + NEXT_BYTES : Infinity;
+    const limit = isLong || exact ? wantedBytes - this.available + (exact ? 0 : NEXT_BYTES) : Infinity;
     if (connection.readNow !== undefined) {
       this.#makeRoom(wantedBytes, isLarge || this.#wasLarge);
       // A Unix socket holds hardly more than one long message: its rest comes while one looks. TCP has room for many,

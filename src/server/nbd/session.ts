@@ -18,6 +18,7 @@ import { changesDisk, checkRequest, type Fault, type SessionRules } from "./chec
 import { FailureLog } from "./failure_log.ts";
 import { Intake } from "./intake.ts";
 import { Outbox } from "./outbox.ts";
+import { PayloadPipes } from "./payload_pipes.ts";
 import { Reader } from "./reader.ts";
 import { Replies } from "./replies.ts";
 import { RequestTimes } from "./request_times.ts";
@@ -27,8 +28,6 @@ import { type Arriving, Writer } from "./writer.ts";
 
 /** A WRITE up to this size is awaited whole; a larger one that is not there goes to the disk in pieces. */
 const WHOLE_WRITE_BYTES_MAX = 128 * 1024;
-/** How much of a large payload is worth waiting for: with a header before it, it fits a buffer of 256 KiB. */
-const ARRIVING_BYTES = 256 * 1024 - 64;
 /** Bytes of replies that the client has not taken; beyond that it has to read before it may ask. */
 const UNSENT_BYTES_MAX = 512 * 1024;
 /** Where all clients together have too much waiting. */
@@ -81,6 +80,8 @@ export class Session {
   #rules: SessionRules;
   #intake!: Intake;
   #arriving: Arriving | null = null;
+  /** The last request's payload went through a pipe; so will the next one's, whose header is read by itself. */
+  #piping = false;
   #ending: "no" | "drain" | "disconnect" = "no";
   #endReason = "";
   #busySinceMs: number | null = null;
@@ -107,7 +108,8 @@ export class Session {
       trace,
     });
     this.#reader = new Reader(exported, this.#replies, this.#backlog, this.#times, pool);
-    this.#writer = new Writer(exported, this.traffic, this.#replies, this.#backlog, this.#times);
+    const pipes = new PayloadPipes(connection, pool);
+    this.#writer = new Writer(exported, this.traffic, this.#replies, this.#backlog, this.#times, pipes);
     this.#status = new StatusReporter(device, this.#replies, this.#backlog, this.#times);
     this.#rules = {
       sizeBytes: exported.sizeBytes,
@@ -204,7 +206,7 @@ export class Session {
         this.#outbox.rest();
         if (this.#ending === "drain") return "drained";
       }
-      const reading = this.#intake.fill(this.#connection, wantedBytes, this.#waitsForClientOnly());
+      const reading = this.#fill(wantedBytes);
       const count = reading instanceof Promise ? await reading : reading;
       if (count === null) {
         const clean = this.#arriving === null && this.#intake.available === 0;
@@ -212,6 +214,16 @@ export class Session {
       }
       this.#busySinceMs ??= this.#times.batchAtMs;
     }
+  }
+
+  #fill(wantedBytes: number): number | null | Promise<number | null> {
+    if (this.#arriving === null) {
+      const patient = this.#waitsForClientOnly();
+      return this.#intake.fill(this.#connection, wantedBytes, patient, this.#piping);
+    }
+    // One has already looked for what goes through a pipe.
+    const piped = this.#arriving.pipe !== null;
+    return this.#intake.fill(this.#connection, wantedBytes, !piped && this.#waitsForClientOnly(), piped);
   }
 
   /** Whether there is nothing to do until the client sends more. */
@@ -222,6 +234,14 @@ export class Session {
       : this.#backlog.requests === 1 && arriving.unfinished === 1;
   }
 
+  /**
+   * Whether to look for a while for the rest of a payload that goes through a pipe. A Unix socket holds little more than
+   * one; TCP has room for many, and who looks takes them in small pieces.
+   */
+  #mayLook(): boolean {
+    return this.#connection.peer.transport === "unix" && this.#waitsForClientOnly();
+  }
+
   /** Performs the requests that are there. Returns how many bytes the next one needs, or 0 if it must wait. */
   #performAll(): number {
     const intake = this.#intake;
@@ -229,7 +249,9 @@ export class Session {
     while (true) {
       if (this.#arriving !== null) {
         if (this.#backlog.isFull(this.#pool.isCrowded)) return 0;
-        if (!this.#writer.receive(this.#arriving, intake)) return ARRIVING_BYTES;
+        if (!this.#writer.receive(this.#arriving, intake, this.#mayLook())) {
+          return this.#writer.wantedBytes(this.#arriving);
+        }
         this.#arriving = null;
       }
       if (this.#ending === "disconnect") return this.#headerBytes;
@@ -240,13 +262,16 @@ export class Session {
       this.#decode(request);
       const payloadBytes = this.#payloadBytes(request);
       const messageBytes = this.#headerBytes + payloadBytes;
-      if (intake.available < messageBytes && payloadBytes > this.#payloadHeldMax(request)) {
+      if (intake.available < messageBytes) {
+        const piped = this.#writer.mayPipe(request, intake.available);
+        if (!piped && payloadBytes <= this.#payloadHeldMax(request)) return messageBytes;
         intake.start += this.#headerBytes;
-        this.#arriving = this.#writer.beginArriving(request, this.#refusal(request));
+        this.#arriving = this.#writer.beginArriving(request, this.#refusal(request), piped);
+        this.#piping = this.#arriving.pipe !== null;
         this.#countRequest(request);
         continue;
       }
-      if (intake.available < messageBytes) return messageBytes;
+      this.#piping = false;
       intake.start += messageBytes;
       this.#perform(request);
     }

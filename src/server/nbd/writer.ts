@@ -2,8 +2,10 @@
  * WRITE, and everything else that changes the disk or waits for it.
  *
  * A WRITE goes to the disk from the buffer in which it arrived. One that is larger than that buffer goes piece by
- * piece, before all of it is there.
+ * piece, before all of it is there. Where both the connection and the disk know how, the payload of a large one goes
+ * through a pipe and is never seen here (see `payload_pipes.ts`).
  */
+import type { Pipe } from "../../os/pipe.ts";
 import { Command, CommandFlag, PAYLOAD_BYTES_MAX, WireErrno } from "../../wire/nbd/constants.ts";
 import type { Request } from "../../wire/nbd/transmission.ts";
 import { WireError } from "../../wire/wire_error.ts";
@@ -12,11 +14,18 @@ import type { Export, Traffic } from "../export_table.ts";
 import type { Backlog } from "./backlog.ts";
 import type { Fault } from "./check_request.ts";
 import type { Intake } from "./intake.ts";
+import { type PayloadPipes, PIECE_BYTES } from "./payload_pipes.ts";
 import type { Answered, Replies } from "./replies.ts";
 import type { RequestTimes } from "./request_times.ts";
 
 /** Pieces of a large WRITE end at multiples of this, or of the disk's blocks, so that no page is written twice. */
 const PIECE_ALIGNMENT = 4096;
+/** Of a payload that is read: with a header before it, that much fits a buffer of 256 KiB. */
+const READ_BYTES = 256 * 1024 - 64;
+/** Of a payload that goes through a pipe; for a smaller one the calls cost more than the copy. */
+const PIPED_BYTES_MIN = 64 * 1024;
+/** Of a piped payload that has to be waited for: what is read meanwhile is copied. */
+const AWAITED_BYTES = 4096;
 
 const NOT_WANTED: Fault = { error: WireErrno.EINVAL, text: "the command takes no such payload" };
 
@@ -26,7 +35,10 @@ export interface Arriving {
   readonly sinceMs: number;
   /** Why it is refused; the payload is read past. */
   fault: Fault | null;
+  /** Bytes that have been handed to the disk, or read past. */
   receivedBytes: number;
+  /** Through which the bytes go that follow, and which may hold some of them; `null` if they are read. */
+  pipe: Pipe | null;
   /** Pieces that the disk has not finished, and one for those to come. */
   unfinished: number;
   /** The rest will not come, and nobody hears an answer. */
@@ -39,6 +51,7 @@ export class Writer {
   readonly #replies: Replies;
   readonly #backlog: Backlog;
   readonly #times: RequestTimes;
+  readonly #pipes: PayloadPipes;
 
   constructor(
     exported: Export,
@@ -46,12 +59,14 @@ export class Writer {
     replies: Replies,
     backlog: Backlog,
     times: RequestTimes,
+    pipes: PayloadPipes,
   ) {
     this.#exported = exported;
     this.#traffic = traffic;
     this.#replies = replies;
     this.#backlog = backlog;
     this.#times = times;
+    this.#pipes = pipes;
   }
 
   /** Performs a WRITE that has been checked, whose payload ends where the unused bytes of the intake start. */
@@ -99,13 +114,20 @@ export class Writer {
     }
   }
 
+  /** Whether the payload of a WRITE would go through a pipe, of which so much has been read already. */
+  mayPipe({ type, offset, length }: Request, readBytes: number): boolean {
+    if (type !== Command.WRITE || length < PIPED_BYTES_MIN || !this.#pipes.canFill) return false;
+    return 2 * readBytes < length && this.#exported.device.takesPipe?.(offset, length) === true;
+  }
+
   /**
    * Begins to take a payload that will not be there all at once.
    *
    * @param fault Why the request is refused, if it is.
+   * @param piped Take it through a pipe, if there is one to be had.
    * @throws {WireError} If the payload is too large even to be read past.
    */
-  beginArriving(shared: Request, fault: Fault | null): Arriving {
+  beginArriving(shared: Request, fault: Fault | null, piped: boolean): Arriving {
     const request = { ...shared };
     if (request.length > PAYLOAD_BYTES_MAX) {
       throw new WireError(`${commandName(request.type)} with a payload of ${request.length} bytes`);
@@ -118,22 +140,42 @@ export class Writer {
       sinceMs: this.#times.batchAtMs,
       fault: refused,
       receivedBytes: 0,
+      pipe: piped && refused === null ? this.#pipes.take() : null,
       unfinished: 1,
       abandoned: false,
     };
   }
 
-  /** Takes what is there of such a payload. Returns whether it is complete. */
-  receive(arriving: Arriving, intake: Intake): boolean {
+  /** How much of such a payload to ask for, when all that is there has been taken. */
+  wantedBytes({ pipe, request, receivedBytes }: Arriving): number {
+    return pipe === null
+      ? READ_BYTES
+      : Math.min(AWAITED_BYTES, request.length - receivedBytes - pipe.heldBytes);
+  }
+
+  /**
+   * Takes what is there of such a payload. Returns whether it is complete.
+   *
+   * @param patient There is nothing to do but to wait for the client.
+   */
+  receive(arriving: Arriving, intake: Intake, patient: boolean): boolean {
+    while (arriving.pipe !== null) {
+      if (arriving.fault !== null) this.#dropPipe(arriving);
+      else if (!this.#receivePiped(arriving, arriving.pipe, intake, patient)) return false;
+    }
+    return this.#receiveRead(arriving, intake);
+  }
+
+  #receiveRead(arriving: Arriving, intake: Intake): boolean {
     const missing = arriving.request.length - arriving.receivedBytes;
     let count = Math.min(missing, intake.available);
-    if (arriving.fault === null && count < missing) {
-      const alignment = Math.max(PIECE_ALIGNMENT, this.#exported.device.blockSizes.minimum);
-      const end = arriving.request.offset + arriving.receivedBytes + count;
-      count = Math.max(0, count - end % alignment);
-    }
+    if (arriving.fault === null && count < missing) count = this.#alignedCount(arriving, count);
     if (count === 0 && missing > 0) return false;
-    if (arriving.fault === null) this.#writePiece(arriving, intake, count);
+    if (arriving.fault === null && count > 0) {
+      const data = intake.bytes.subarray(intake.start, intake.start + count);
+      const write = (offset: number) => this.#exported.device.write(offset, data);
+      this.#writePiece(arriving, count, write, () => intake.hold());
+    }
     intake.start += count;
     arriving.receivedBytes += count;
     if (count < missing) return false;
@@ -141,17 +183,84 @@ export class Writer {
     return true;
   }
 
+  /** The most of so many bytes that ends where a page or a block does. */
+  #alignedCount({ request, receivedBytes }: Arriving, count: number): number {
+    const alignment = Math.max(PIECE_ALIGNMENT, this.#exported.device.blockSizes.minimum);
+    return Math.max(0, count - (request.offset + receivedBytes + count) % alignment);
+  }
+
+  /** Takes the next piece of a payload through the pipe. Returns whether it was there. */
+  #receivePiped(arriving: Arriving, pipe: Pipe, intake: Intake, patient: boolean): boolean {
+    const missing = arriving.request.length - arriving.receivedBytes;
+    const byteCount = missing <= PIECE_BYTES ? missing : this.#alignedCount(arriving, PIECE_BYTES);
+    const state = this.#pipes.fill(pipe, byteCount, intake, patient);
+    if (state === "waiting") return false;
+    const { device } = this.#exported;
+    if (state === "full" || device.writeFromPipe === undefined) {
+      const wrote = this.#writeCopied(arriving, pipe, pipe.heldBytes === missing);
+      if (arriving.receivedBytes === arriving.request.length) this.#dropPipe(arriving);
+      return wrote;
+    }
+    const isLast = byteCount === missing;
+    const write = (offset: number) => device.writeFromPipe!(offset, byteCount, pipe);
+    this.#writePiece(arriving, byteCount, write, () => {
+      arriving.pipe = isLast ? null : this.#pipes.take();
+      return () => this.#pipes.give(pipe);
+    });
+    if (arriving.pipe !== pipe) {
+      arriving.receivedBytes += byteCount;
+      return true;
+    }
+    // After a failure it still holds some.
+    arriving.receivedBytes += byteCount - pipe.heldBytes;
+    if (isLast) this.#dropPipe(arriving);
+    return true;
+  }
+
+  /**
+   * Writes what a pipe holds, by way of a copy. Returns whether that was a page at least: with less, what follows is
+   * read, whatever it is that the pipe does not take.
+   */
+  #writeCopied(arriving: Arriving, pipe: Pipe, isLast: boolean): boolean {
+    const data = new Uint8Array(pipe.heldBytes);
+    pipe.take(data);
+    const byteCount = isLast ? data.length : this.#alignedCount(arriving, data.length);
+    // Less than a page: it takes less room than before.
+    pipe.put(data.subarray(byteCount));
+    if (byteCount === 0) return false;
+    const { device } = this.#exported;
+    const write = (offset: number) => device.write(offset, data.subarray(0, byteCount));
+    this.#writePiece(arriving, byteCount, write, () => () => {});
+    arriving.receivedBytes += byteCount;
+    return true;
+  }
+
+  /** What is still to come will be read; what the pipe holds counts as read past. */
+  #dropPipe(arriving: Arriving): void {
+    const { pipe } = arriving;
+    if (pipe === null) return;
+    arriving.pipe = null;
+    arriving.receivedBytes += pipe.heldBytes;
+    this.#pipes.give(pipe);
+  }
+
   /** The session is over before all of the payload has arrived. */
   abandon(arriving: Arriving): void {
     arriving.abandoned = true;
+    this.#dropPipe(arriving);
     this.#endPiece(arriving);
   }
 
-  #writePiece(arriving: Arriving, intake: Intake, byteCount: number): void {
-    const data = intake.bytes.subarray(intake.start, intake.start + byteCount);
+  /** @param hold Called if the disk takes its time; what it returns is called when the disk is done. */
+  #writePiece(
+    arriving: Arriving,
+    byteCount: number,
+    write: (offset: number) => void | Promise<void>,
+    hold: () => () => void,
+  ): void {
     let writing: void | Promise<void>;
     try {
-      writing = this.#exported.device.write(arriving.request.offset + arriving.receivedBytes, data);
+      writing = write(arriving.request.offset + arriving.receivedBytes);
     } catch (error) {
       arriving.fault = this.#replies.faultOf(arriving.request, error);
       return;
@@ -159,7 +268,7 @@ export class Writer {
     if (writing === undefined) return;
     arriving.unfinished++;
     this.#backlog.beginBytes(byteCount);
-    const letGo = intake.hold();
+    const letGo = hold();
     writing.catch((error) => {
       arriving.fault ??= this.#replies.faultOf(arriving.request, error);
     }).then(() => {
