@@ -1,7 +1,7 @@
 const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, min: 60_000, h: 3_600_000 };
 
 /** The longest duration: 24 days, what a timer can wait (2^31 - 1 ms). */
-export const DURATION_MS_MAX = 2 ** 31 - 1;
+const DURATION_MS_MAX = 2 ** 31 - 1;
 
 /**
  * Parses a duration: `500ms`, `30s`, `1.5m`, `2h`; a number alone is seconds.

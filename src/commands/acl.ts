@@ -12,7 +12,7 @@ export const ACL_ENTRY_HELP =
  *
  * @throws {UsageError} About the first that is none.
  */
-export function checkAclEntries(entries: readonly string[]): void {
+function checkAclEntries(entries: readonly string[]): void {
   for (const entry of entries) {
     try {
       parseAclEntry(entry);

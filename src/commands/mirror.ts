@@ -7,7 +7,7 @@ import { bindOption, namedDisk, serverOptions } from "./disk_options.ts";
 import { UsageError } from "./usage_error.ts";
 
 /** Which disk of the server is meant. */
-export const EXPORT_OPTION = {
+const EXPORT_OPTION = {
   type: "string",
   short: "n",
   valueName: "NAME",

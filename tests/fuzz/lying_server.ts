@@ -11,12 +11,11 @@ import {
   encodeBlockStatus,
   encodeDataChunkHeader,
   encodeErrorChunk,
-  encodeErrorOffsetChunk,
   encodeHoleChunk,
   encodeNoneChunk,
   type StatusExtent,
 } from "../../src/wire/nbd/chunk.ts";
-import { Command, ReplyFlag, WireErrno } from "../../src/wire/nbd/constants.ts";
+import { ChunkType, Command, ReplyFlag, WireErrno } from "../../src/wire/nbd/constants.ts";
 import { type Agreement, greetOldstyle, negotiateNewstyle } from "../../src/wire/nbd/handshake_server.ts";
 import {
   decodeRequest,
@@ -153,7 +152,7 @@ export class LyingServer {
         chunk((view) =>
           random.chance(0.5)
             ? encodeErrorChunk(view, 0, extended, 0, cookie, offset, WireErrno.EIO, "text\n")
-            : encodeErrorOffsetChunk(view, 0, extended, 0, cookie, offset, WireErrno.EIO, "", at)
+            : encodeErrorOffsetChunk(view, extended, cookie, offset, at)
         ),
       );
     }
@@ -289,6 +288,21 @@ export class LyingServer {
 function chunk(encode: (view: DataView) => number): Uint8Array<ArrayBuffer> {
   const room = new Uint8Array(4096);
   return room.slice(0, encode(viewOf(room)));
+}
+
+/** An ERROR_OFFSET chunk without text: error, text length, offset. */
+function encodeErrorOffsetChunk(
+  view: DataView,
+  extended: boolean,
+  cookie: bigint,
+  requestOffset: number,
+  offset: number,
+): number {
+  const header = encodeChunkHeader(view, 0, extended, 0, ChunkType.ERROR_OFFSET, cookie, requestOffset, 14);
+  view.setUint32(header, WireErrno.EIO);
+  view.setUint16(header + 4, 0);
+  view.setBigUint64(header + 6, BigInt(offset));
+  return header + 14;
 }
 
 function setFlags(piece: Uint8Array, flags: number): void {

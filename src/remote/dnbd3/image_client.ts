@@ -188,11 +188,6 @@ export class ImageClient implements LinkOwner<ClientRequest> {
     return this.#checksums;
   }
 
-  /** The address of the present server, for those who must not be asked in return. */
-  get serverAddress(): string | null {
-    return this.#link?.peerAddress ?? null;
-  }
-
   status(): ImageClientStatus {
     return {
       server: this.#server?.text ?? null,

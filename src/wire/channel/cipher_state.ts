@@ -45,11 +45,6 @@ export class CipherState {
     return new CipherState(cipher, await importKey(cipher, key));
   }
 
-  /** Messages so far. */
-  get messageCount(): number {
-    return this.#counter;
-  }
-
   /**
    * `EncryptWithAd(ad, plaintext)`.
    *

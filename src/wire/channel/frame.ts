@@ -203,7 +203,7 @@ export interface RekeyLimits {
  * The volume is a thousandth of what AES-GCM bears at this frame size; the age bounds what a key that leaks from
  * memory opens, as keys before it cannot be computed from it.
  */
-export const REKEY_LIMITS: RekeyLimits = { bytes: 2 ** 32, ageMs: 10 * 60_000 };
+const REKEY_LIMITS: RekeyLimits = { bytes: 2 ** 32, ageMs: 10 * 60_000 };
 
 /** Knows when a key has done enough. */
 class RekeySchedule {

@@ -3,7 +3,7 @@ import { concat } from "@std/bytes";
 import { type CipherName, CipherState } from "./cipher_state.ts";
 
 /** Length of a SHA-256 hash, `HASHLEN` of the document. */
-export const HASH_BYTES = 32;
+const HASH_BYTES = 32;
 
 type Bytes = Uint8Array<ArrayBuffer>;
 

@@ -9,13 +9,11 @@ import { Command, PAYLOAD_BYTES_MAX, REPLY_HEADER_BYTES } from "./constants.ts";
 import {
   decodeReply,
   decodeSelectedImage,
-  decodeServers,
   encodeRequest,
   encodeSelection,
   type Reply,
   type SelectedImage,
   type Selection,
-  type ServerEntry,
   viewOf,
 } from "./message.ts";
 
@@ -56,14 +54,6 @@ export function* selectSameImage(
     throw new WireError(`image of ${image.sizeBytes} bytes where ${known.sizeBytes} were known`);
   }
   return image;
-}
-
-/** Asks which servers have the image. */
-export function* getServers(): Conversation<ServerEntry[]> {
-  yield* send(plainRequest(Command.GetServers));
-  const reply = yield* replyTo(Command.GetServers);
-  if (reply.sizeBytes > PAYLOAD_BYTES_MAX) throw new WireError(`server list of ${reply.sizeBytes} bytes`);
-  return reply.sizeBytes === 0 ? [] : decodeServers(yield* need(reply.sizeBytes));
 }
 
 /**

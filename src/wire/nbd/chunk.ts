@@ -59,9 +59,9 @@ export function holeChunkBytes(extended: boolean): number {
   return chunkHeaderBytes(extended) + HOLE_BYTES;
 }
 
-/** Most bytes that {@linkcode encodeErrorChunk} or {@linkcode encodeErrorOffsetChunk} write. */
+/** Most bytes that {@linkcode encodeErrorChunk} writes. */
 export function errorChunkBytesMax(extended: boolean): number {
-  return chunkHeaderBytes(extended) + ERROR_OFFSET_FIXED_BYTES + ERROR_TEXT_BYTES_MAX;
+  return chunkHeaderBytes(extended) + ERROR_FIXED_BYTES + ERROR_TEXT_BYTES_MAX;
 }
 
 /** Bytes of a whole status chunk with `count` extents. */
@@ -143,25 +143,6 @@ export function encodeErrorChunk(
   const header = chunkHeaderBytes(extended);
   const payloadBytes = encodeErrorPayload(view, at + header, error, text);
   encodeChunkHeader(view, at, extended, flags, ChunkType.ERROR, cookie, requestOffset, payloadBytes);
-  return header + payloadBytes;
-}
-
-/** As {@linkcode encodeErrorChunk}, with the offset u64 at which it failed behind the text. */
-export function encodeErrorOffsetChunk(
-  view: DataView,
-  at: number,
-  extended: boolean,
-  flags: number,
-  cookie: bigint,
-  requestOffset: number,
-  error: number,
-  text: string,
-  offset: number,
-): number {
-  const header = chunkHeaderBytes(extended);
-  const payloadBytes = encodeErrorPayload(view, at + header, error, text) + 8;
-  setUint64(view, at + header + payloadBytes - 8, offset);
-  encodeChunkHeader(view, at, extended, flags, ChunkType.ERROR_OFFSET, cookie, requestOffset, payloadBytes);
   return header + payloadBytes;
 }
 

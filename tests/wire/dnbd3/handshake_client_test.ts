@@ -3,7 +3,6 @@ import type { Conversation } from "../../../src/wire/conversation.ts";
 import {
   getBlock,
   getChecksums,
-  getServers,
   selectImage,
   selectSameImage,
 } from "../../../src/wire/dnbd3/handshake_client.ts";
@@ -62,18 +61,6 @@ pure("selectSameImage() refuses another name and another size", () => {
   );
 });
 
-pure("V10: getServers() speaks the recorded question and ignores the stale handle", () => {
-  const { client, server } = vectors.SERVERS;
-  const { result, sent } = carry(getServers(), server);
-  assertEquals([result.map((entry) => entry.port), sent], [[5003, 5010, 6000], client]);
-  assertEquals(carry(getServers(), bytes("73 72 03 00 00000000 0000000000000000")).result, []);
-});
-
-pure("getServers() refuses a list above the payload limit before it awaits it", () => {
-  const header = bytes("73 72 03 00 e9 03 00 00 0000000000000000");
-  assertThrows(() => carry(getServers(), header), WireError, "server list of 1001 bytes");
-});
-
 pure("V11: getChecksums() speaks the recorded question", () => {
   const { client, server } = vectors.CHECKSUMS_OF_TEST;
   const { result, sent } = carry(getChecksums(vectors.TEST_BYTES), server);
@@ -115,7 +102,6 @@ pure("every conversation waits for the rest of an answer cut anywhere", () => {
   const wanted = { version: 3, name: "test", revision: 1, flags: 0 };
   const cases: [() => Conversation<unknown>, Uint8Array][] = [
     [() => selectImage(wanted), vectors.SELECT_TEST.server],
-    [() => getServers(), vectors.SERVERS.server],
     [() => getChecksums(vectors.TEST_BYTES), vectors.CHECKSUMS_OF_TEST.server],
   ];
   for (const [start, server] of cases) {
