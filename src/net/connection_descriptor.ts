@@ -77,12 +77,6 @@ function unclaimedUnixClients(): { fd: number; cookie: bigint; path: string }[] 
   return clients;
 }
 
-/** Claims a further descriptor of a socket that was claimed, so that nobody takes it for that of a new connection. */
-export function claimCopy(fd: number): void {
-  const cookie = socketCookie(fd);
-  if (cookie !== null) claimed.set(fd, cookie);
-}
-
 function isUnixClient({ localAddr }: Deno.Conn): boolean {
   return localAddr.transport === "unix" && !localAddr.path;
 }

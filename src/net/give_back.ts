@@ -1,5 +1,5 @@
 /**
- * Gives the memory of a result of Web Crypto back at once, instead of when the garbage collector finds it.
+ * Gives the memory of what Web Crypto or TLS has made back at once, instead of when the garbage collector finds it.
  *
  * A stream makes some ten thousand of them a second. What was given back is used for the next, and is still in the
  * processor's cache; and nobody has to collect it.

@@ -18,7 +18,6 @@ import type { OpenFile } from "../os/file_calls.ts";
 import { type Pipe, UNSUPPORTED } from "../os/pipe.ts";
 import {
   BROKEN,
-  duplicate,
   isReadable,
   receiveNow,
   sendFileNow,
@@ -27,12 +26,11 @@ import {
   setCongestionControl,
   setKeepAlive,
   setSendBuffer,
-  shutDown,
   unacknowledgedMs,
   WOULD_BLOCK,
 } from "../os/socket_calls.ts";
 import { Attention, GATHER_BYTES, GATHER_MS, LOOK_MS } from "./attention.ts";
-import { claimCopy, claimDescriptor } from "./connection_descriptor.ts";
+import { claimDescriptor } from "./connection_descriptor.ts";
 import { deadPeers } from "./dead_peers.ts";
 import type { Connection, Peer } from "./connection.ts";
 import { tcpPeer, unixPeer } from "./peer.ts";
@@ -66,8 +64,6 @@ export class NativeConnection implements Connection {
   moveNow: Connection["moveNow"];
   readonly #conn: Deno.Conn;
   #fd: number | null;
-  /** Somebody else has a descriptor of the socket, too. */
-  #shared = false;
   #watched: Disposable | null = null;
   #closed = false;
   /** When the last read was begun that gave others their turn. */
@@ -93,20 +89,6 @@ export class NativeConnection implements Connection {
       if (this.#fd !== null) this.#watched = this.#watch(this.#fd);
       else (conn as Deno.TcpConn).setKeepAlive(true);
     }
-  }
-
-  /**
-   * Another descriptor of the socket, for who takes over; `null` where it cannot be had, or something is under way.
-   * This connection must not be read or written any more. Closing it ends the other's as well.
-   */
-  duplicateDescriptor(): number | null {
-    if (this.#fd === null || this.#closed || this.#pendingWrites > 0) return null;
-    const copy = duplicate(this.#fd);
-    if (copy !== null) {
-      claimCopy(copy);
-      this.#shared = true;
-    }
-    return copy;
   }
 
   #watch(fd: number): Disposable {
@@ -266,7 +248,6 @@ export class NativeConnection implements Connection {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    if (this.#shared && this.#fd !== null) shutDown(this.#fd);
     this.#fd = null;
     this.#watched?.[Symbol.dispose]();
     try {

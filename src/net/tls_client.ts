@@ -4,11 +4,12 @@ import type { TLSSocket } from "node:tls";
 import type { Connection } from "./connection.ts";
 import { checkCertificate } from "./tls_certificate.ts";
 import {
-  carrierOf,
+  Carrier,
   handshakeEnd,
+  type Secured,
+  secured,
   TLS_VERSION_MIN,
   type TlsCertificate,
-  TlsConnection,
   tlsProtection,
 } from "./tls_stream.ts";
 
@@ -39,10 +40,11 @@ export async function connectTls(
   const { serverName, authorities, identity, trustAnybody = false } = settings;
   const { connect } = process.getBuiltinModule("node:tls");
   const { isIP } = process.getBuiltinModule("node:net");
-  const done = Promise.withResolvers<TLSSocket>();
+  const done = Promise.withResolvers<Secured>();
   const fail = (error: Error & { code?: string }) => done.reject(new Error(reason(error, serverName)));
+  const carrier = new Carrier(transport, () => fail(new Error("the server closed the connection")));
   const socket: TLSSocket = connect({
-    socket: carrierOf(transport, () => fail(new Error("the server closed the connection"))),
+    socket: carrier.stream,
     // An address is no name to ask for (RFC 6066, section 3), but one to compare.
     ...(isIP(serverName) === 0 ? { servername: serverName } : { host: serverName }),
     ca: authorities,
@@ -50,10 +52,11 @@ export async function connectTls(
     key: identity?.privateKey,
     minVersion: TLS_VERSION_MIN,
     rejectUnauthorized: !trustAnybody,
-  }, () => done.resolve(socket));
+  }, () => done.resolve(secured(socket, carrier, transport)));
   socket.on("error", fail);
+  let met: Secured;
   try {
-    await handshakeEnd(done, transport, signal);
+    met = await handshakeEnd(done, transport, signal);
     if (!trustAnybody) {
       const certificate = socket.getPeerX509Certificate();
       if (!socket.authorized || certificate === undefined) {
@@ -68,7 +71,7 @@ export async function connectTls(
   }
   const { peer } = transport;
   const text = `${peer.text} (${socket.getProtocol()})`;
-  return new TlsConnection(socket, { ...peer, text, protection: tlsProtection(socket) }, transport);
+  return met.connection({ ...peer, text, protection: tlsProtection(socket) });
 }
 
 /** What a failed handshake means for who started it. */

@@ -4,11 +4,12 @@ import type { TLSSocket } from "node:tls";
 import type { Connection, Peer } from "./connection.ts";
 import { checkCertificate, commonName } from "./tls_certificate.ts";
 import {
-  carrierOf,
+  Carrier,
   handshakeEnd,
+  type Secured,
+  secured,
   TLS_VERSION_MIN,
   type TlsCertificate,
-  TlsConnection,
   tlsProtection,
 } from "./tls_stream.ts";
 
@@ -48,30 +49,28 @@ export function prepareTlsServer(settings: TlsServerSettings): AcceptTls {
     rejectUnauthorized: false,
   } as const;
   return async (transport, signal) => {
-    const done = Promise.withResolvers<TLSSocket>();
+    const done = Promise.withResolvers<Secured>();
     const fail = ({ message }: Error) => {
       const reason = message === "socket hang up" ? "the client closed the connection" : message;
       done.reject(new Error(`the TLS handshake failed: ${reason}`));
     };
-    // Only servers of the runtime, not its bare sockets, look at what a client's certificate is worth.
-    const server = tls.createServer(options, done.resolve);
-    server.on("tlsClientError", fail);
     // The runtime says nothing when this happens during the handshake.
-    server.emit(
-      "connection",
-      carrierOf(transport, () => fail(new Error("the client closed the connection"))),
-    );
-    const socket = await handshakeEnd(done, transport, signal);
+    const carrier = new Carrier(transport, () => fail(new Error("the client closed the connection")));
+    // Only servers of the runtime, not its bare sockets, look at what a client's certificate is worth.
+    const server = tls.createServer(options, (socket) => done.resolve(secured(socket, carrier, transport)));
+    server.on("tlsClientError", fail);
+    server.emit("connection", carrier.stream);
+    const { socket, connection } = await handshakeEnd(done, transport, signal);
     const peer = { ...transport.peer, protection: tlsProtection(socket) };
     const protocol = socket.getProtocol();
-    if (!verifies) return new TlsConnection(socket, describe(peer, `${protocol}`), transport);
+    if (!verifies) return connection(describe(peer, `${protocol}`));
     try {
       const certificateName = clientName(socket);
       const named = describe(
         { ...peer, certificateName },
         `${protocol}, certificate of "${certificateName}"`,
       );
-      return new TlsConnection(socket, named, transport);
+      return connection(named);
     } catch (error) {
       socket.on("error", () => {});
       socket.destroy();

@@ -10,9 +10,10 @@ import type { Socket } from "node:net";
 import { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
 import type { Connection, Peer } from "./connection.ts";
-import process from "node:process";
-import { NativeConnection } from "./native_connection.ts";
+import { BufferPool } from "./buffer_pool.ts";
+import { DirectTlsConnection } from "./direct_tls_connection.ts";
 import { NodeConnection } from "./node_connection.ts";
+import { TlsEngine } from "./tls_engine.ts";
 
 /** A certificate with its chain, and its private key, in PEM. */
 export interface TlsCertificate {
@@ -64,10 +65,10 @@ export class TlsConnection extends NodeConnection {
  * On failure the transport is closed.
  */
 export async function handshakeEnd(
-  done: PromiseWithResolvers<TLSSocket>,
+  done: PromiseWithResolvers<Secured>,
   transport: Connection,
   signal: AbortSignal | undefined,
-): Promise<TLSSocket> {
+): Promise<Secured> {
   const abort = () => done.reject(signal!.reason);
   signal?.addEventListener("abort", abort);
   try {
@@ -81,49 +82,97 @@ export async function handshakeEnd(
   }
 }
 
-/**
- * What TLS runs over: the connection's own socket, if the system lets the runtime have it a second time, which
- * saves a trip of every byte through here, or else a stream over the connection.
- *
- * @param onEnd Told when the peer has ended, and what it had sent before has had its effect.
- */
-export function carrierOf(transport: Connection, onEnd: () => void): Socket {
-  const fd = transport instanceof NativeConnection ? transport.duplicateDescriptor() : null;
-  if (fd === null) return streamOver(transport, onEnd);
-  const { Socket } = process.getBuiltinModule("node:net");
-  const socket = new Socket({ fd, readable: true, writable: true });
-  socket.once("end", () => setTimeout(onEnd));
-  return socket;
+/** What a carrier has read beyond what TLS was given. */
+export interface Carried {
+  readonly received: Uint8Array<ArrayBuffer>[];
+  /** The read that is outstanding; `null` is the end. */
+  readonly coming: Promise<Uint8Array<ArrayBuffer> | null> | null;
 }
 
-/**
- * A stream of Node over a connection.
- *
- * @param onEnd Told when the peer has ended, and what it had sent before has had its effect.
- */
-function streamOver(transport: Connection, onEnd: () => void): Socket {
-  const stream = new Duplex({
-    read() {
-      const chunk = new Uint8Array(64 * 1024);
-      const give = (count: number | null) => {
-        this.push(count === null ? null : Buffer.from(chunk.buffer, 0, count));
-      };
-      const count = transport.read(chunk);
-      if (count instanceof Promise) count.then(give, (error) => this.destroy(error));
-      else give(count);
-    },
-    write(chunk: Uint8Array, _encoding, done) {
-      writeTo(transport, chunk).then(() => done(), done);
-    },
-    destroy(error, done) {
-      transport.close();
-      done(error);
-    },
-  });
-  stream.once("end", () => setTimeout(onEnd));
-  return stream as Socket;
+/** A handshake is short, and strangers begin many. */
+const CARRIER_BYTES_MIN = 4 * 1024;
+const CARRIER_BYTES = 64 * 1024;
+
+/** A stream of Node over a connection, for TLS to run over. */
+export class Carrier {
+  readonly stream: Socket;
+  readonly #transport: Connection;
+  #readBytes = CARRIER_BYTES_MIN;
+  #coming: Promise<Uint8Array<ArrayBuffer> | null> | null = null;
+  #released = false;
+
+  /** @param onEnd Told when the peer has ended, and what it had sent before has had its effect. */
+  constructor(transport: Connection, onEnd: () => void) {
+    this.#transport = transport;
+    const stream = new Duplex({
+      read: () => this.#read(),
+      write(chunk: Uint8Array, _encoding, done) {
+        writeTo(transport, chunk).then(() => done(), done);
+      },
+      destroy(error, done) {
+        transport.close();
+        done(error);
+      },
+    });
+    this.stream = stream as Socket;
+    stream.once("end", () => setTimeout(onEnd));
+  }
+
+  /** Reads no more. What is written still leaves. */
+  release(): Carried {
+    this.#released = true;
+    this.stream.removeAllListeners("data");
+    const received: Uint8Array<ArrayBuffer>[] = [];
+    for (let chunk; (chunk = this.stream.read()) !== null;) received.push(new Uint8Array(chunk));
+    return { received, coming: this.#coming };
+  }
+
+  #read(): void {
+    if (this.#released) return;
+    const chunk = new Uint8Array(this.#readBytes);
+    const read = (count: number | null) => {
+      if (count === chunk.length) this.#readBytes = CARRIER_BYTES;
+      return count === null ? null : chunk.subarray(0, count);
+    };
+    const count = this.#transport.read(chunk);
+    if (!(count instanceof Promise)) return this.#give(read(count));
+    const coming = this.#coming = count.then(read);
+    coming.then((bytes) => {
+      if (this.#released) return;
+      this.#coming = null;
+      this.#give(bytes);
+    }, (error) => this.stream.destroy(error));
+  }
+
+  #give(bytes: Uint8Array<ArrayBuffer> | null): void {
+    this.stream.push(bytes === null ? null : Buffer.from(bytes.buffer, 0, bytes.length));
+  }
 }
 
 async function writeTo(transport: Connection, bytes: Uint8Array): Promise<void> {
   await transport.write(bytes);
+}
+
+/** A socket whose handshake is done, as a connection. */
+export interface Secured {
+  readonly socket: TLSSocket;
+  /** @param peer The transport's, with what is known now. */
+  connection(peer: Peer): Connection;
+}
+
+/** What all connections inside TLS read into. */
+const pool = new BufferPool(8 * 1024 * 1024);
+
+/** To be called in the turn in which the socket says that its handshake is done. */
+export function secured(socket: TLSSocket, carrier: Carrier, transport: Connection): Secured {
+  const engine = TlsEngine.takeOver(socket);
+  if (engine === null) {
+    return { socket, connection: (peer) => new TlsConnection(socket, peer, transport) };
+  }
+  socket.on("error", () => {});
+  const carried = carrier.release();
+  return {
+    socket,
+    connection: (peer) => new DirectTlsConnection(engine, transport, peer, pool, carried),
+  };
 }

@@ -77,8 +77,6 @@ const SYMBOLS = {
   send: { parameters: ["i32", "buffer", "usize", "i32"], result: "i32" },
   // int poll(struct pollfd *fds, nfds_t nfds, int timeout)
   poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
-  // int shutdown(int sockfd, int how)
-  shutdown: { parameters: ["i32", "i32"], result: "i32" },
   // ssize_t sendfile(int out_fd, int in_fd, off_t *offset, size_t count)
   sendfile: { parameters: ["i32", "i32", "buffer", "usize"], result: "i32" },
   // int pipe2(int pipefd[2], int flags)

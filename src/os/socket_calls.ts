@@ -53,9 +53,6 @@ function calls(): Libc {
 
 /** `struct pollfd` { int fd; short events, revents }, little endian. */
 const polled = new Int32Array(2);
-/** The lowest number that will do follows: null is 0. */
-const F_DUPFD_CLOEXEC = 1030;
-const SHUT_RDWR = 2;
 const POLLIN = 1;
 
 /**
@@ -66,17 +63,6 @@ export function isReadable(fd: number): boolean {
   polled[0] = fd;
   polled[1] = POLLIN;
   return calls().poll(polled, 1, 0) > 0;
-}
-
-/** Another descriptor of the same socket, or `null` if there is none to be had. */
-export function duplicate(fd: number): number | null {
-  const copy = calls().fcntl(fd, F_DUPFD_CLOEXEC, null);
-  return copy < 0 ? null : copy;
-}
-
-/** Ends both directions of a socket for all of its descriptors; what was sent still arrives. */
-export function shutDown(fd: number): void {
-  calls().shutdown(fd, SHUT_RDWR);
 }
 
 /** Receives what is there: a count (0 at the end of the stream), {@linkcode WOULD_BLOCK} or {@linkcode BROKEN}. */
