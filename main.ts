@@ -3,10 +3,11 @@
  *
  * Joins the commands to the process: its words, streams, environment and exit code.
  */
-import { fstatSync } from "node:fs";
 import type { Input, Output } from "./src/commands/command.ts";
 import { runProgram, type Surroundings } from "./src/commands/program.ts";
 import { commands } from "./src/commands/table.ts";
+import { descriptorStatus, deviceNumber } from "./src/os/file_calls.ts";
+import { libc } from "./src/os/libc.ts";
 import { reasonOf } from "./src/os/reason.ts";
 import { VERSION } from "./src/commands/version.ts";
 
@@ -49,10 +50,11 @@ function writeLog(line: string): void {
 /** systemd names device and inode of the journal's stream; ours is that one if stderr has the same. */
 function stderrIsJournal(): boolean {
   const named = Deno.env.get("JOURNAL_STREAM");
-  if (named === undefined) return false;
+  const lib = named === undefined ? null : libc();
+  if (lib === null) return false;
   try {
-    const { dev, ino } = fstatSync(2);
-    return named === `${dev}:${ino}`;
+    const status = descriptorStatus(lib, 2);
+    return named === `${deviceNumber(status)}:${status.inode}`;
   } catch {
     return false;
   }

@@ -103,6 +103,14 @@ Deno.test("wire, access and config do no input or output", () => {
   assertEquals(wrong, []);
 });
 
+Deno.test("modules of Node are loaded where they are used, not when the program starts", () => {
+  const main = { path: "main.ts", text: Deno.readTextFileSync(new URL("main.ts", root)) };
+  const wrong = [main, ...files].flatMap(({ path, text }) =>
+    [...text.matchAll(/^import (?!type).*"node:.*/gm)].map(([statement]) => `${path}: ${statement}`)
+  );
+  assertEquals(wrong, []);
+});
+
 Deno.test("V57: disks are tested without a network, and transports without a disk", () => {
   const connected = ["net", "remote", "server", "migrate", "control", "open_disk.ts", "wire"];
   const diskless = ["device", "server", "migrate", "control", "commands", "open_disk.ts"];

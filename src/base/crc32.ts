@@ -1,6 +1,6 @@
 /** CRC-32 as zlib has it. The runtime's zlib is loaded at the first use: few runs of the program need it. */
 
-import process from "node:process";
+import { nodeModule } from "./node_module.ts";
 
 type Crc32 = typeof import("node:zlib").crc32;
 
@@ -12,6 +12,6 @@ let native: Crc32 | undefined;
  * @param value The checksum of what came before, 0 at the beginning.
  */
 export function crc32(data: Uint8Array | string, value = 0): number {
-  native ??= process.getBuiltinModule("node:zlib").crc32;
+  native ??= nodeModule("node:zlib").crc32;
   return native(data, value);
 }

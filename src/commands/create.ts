@@ -1,4 +1,4 @@
-import { resolve } from "node:path";
+import { absolutePath } from "../os/absolute_path.ts";
 import { CopyDirectory } from "../server/dnbd3/copy_directory.ts";
 import { isImageName, pathsOfImage } from "../server/dnbd3/image_name.ts";
 import { CacheMap } from "../wire/dnbd3/cache_map.ts";
@@ -40,7 +40,7 @@ export const create = command({
     if (!isDirectory(basePath)) {
       throw new Error(`cannot make an image in ${basePath}: there is no such directory`);
     }
-    const store = new CopyDirectory(resolve(basePath), log);
+    const store = new CopyDirectory(absolutePath(basePath), log);
     const [path] = pathsOfImage({ name, revision }, false);
     for (const taken of [path, `${path}.map`]) {
       if (store.identify(taken) !== null) {

@@ -1,7 +1,7 @@
-import { resolve } from "node:path";
 import type { BlockDevice } from "../device/device.ts";
 import { openFileDisk, type OpenFileDiskOptions } from "../device/open_file_disk.ts";
 import { whyNotOwned } from "../device/ownership.ts";
+import { absolutePath } from "../os/absolute_path.ts";
 import { diskState, type OwnershipSurroundings, ServedOwnership, settleOwnership } from "./disk_ownership.ts";
 
 /** An image that can be served. */
@@ -38,5 +38,5 @@ export async function whyNotServed(
   surroundings: OwnershipSurroundings,
 ): Promise<string | null> {
   const known = await settleOwnership(path, surroundings);
-  return known === null ? null : whyNotOwned(resolve(path), known.ownership);
+  return known === null ? null : whyNotOwned(absolutePath(path), known.ownership);
 }

@@ -1,5 +1,5 @@
-import { resolve } from "node:path";
 import { type Log, silentLog } from "../base/log.ts";
+import { absolutePath } from "../os/absolute_path.ts";
 import type { Clock } from "../os/clock.ts";
 import { fileStatus, OpenFile } from "../os/file_calls.ts";
 import { ImageInUse, lockImage } from "../os/file_lock.ts";
@@ -62,7 +62,7 @@ async function openThroughLibc(
     lock(lib, file, path, readOnly, log);
     let identity;
     if (stateDirectory !== undefined) {
-      const absolute = resolve(path);
+      const absolute = absolutePath(path);
       identity = readOnly
         ? await readIdentity(stateDirectory, absolute, file.status)
         : await raiseGeneration(stateDirectory, absolute, file.status, log);

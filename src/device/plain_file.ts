@@ -1,4 +1,4 @@
-import * as fs from "node:fs";
+import { nodeModule } from "../base/node_module.ts";
 import { RangeOrder } from "../base/range_order.ts";
 import type { BlockDevice, Extent, WriteOptions } from "./device.ts";
 import { DeviceError, type DeviceOperation, narrowErrno } from "./device_error.ts";
@@ -11,6 +11,7 @@ export class PlainFileDisk implements BlockDevice {
   readonly sizeBytes: number;
   readonly blockSizes = { minimum: 1, preferred: 4096, maximumPayload: 32 * 1024 * 1024 };
   readonly can;
+  readonly #fs = nodeModule("node:fs");
   readonly #fd: number;
   readonly #order = new RangeOrder();
   #closed = false;
@@ -19,11 +20,11 @@ export class PlainFileDisk implements BlockDevice {
   constructor(path: string, { readOnly = false }: { readOnly?: boolean } = {}) {
     try {
       // Looked at before it is opened: to open a pipe would wait for a peer.
-      if (!fs.statSync(path).isFile()) {
+      if (!this.#fs.statSync(path).isFile()) {
         throw new DeviceError("EINVAL", "open", undefined, undefined, { detail: `${path} is not a file` });
       }
-      this.#fd = fs.openSync(path, readOnly ? "r" : "r+");
-      this.sizeBytes = fs.fstatSync(this.#fd).size;
+      this.#fd = this.#fs.openSync(path, readOnly ? "r" : "r+");
+      this.sizeBytes = this.#fs.fstatSync(this.#fd).size;
     } catch (error) {
       throw toDeviceError("open", undefined, undefined, error);
     }
@@ -52,7 +53,7 @@ export class PlainFileDisk implements BlockDevice {
         "read",
         offset,
         into.length,
-        (callback) => fs.read(this.#fd, into, done, into.length - done, offset + done, callback),
+        (callback) => this.#fs.read(this.#fd, into, done, into.length - done, offset + done, callback),
       );
       if (count === 0) throw cutShort("read", offset, into.length);
       done += count;
@@ -70,9 +71,11 @@ export class PlainFileDisk implements BlockDevice {
 
   #write(offset: number, data: Uint8Array): void {
     try {
-      if (offset + data.length > fs.fstatSync(this.#fd).size) throw cutShort("write", offset, data.length);
+      if (offset + data.length > this.#fs.fstatSync(this.#fd).size) {
+        throw cutShort("write", offset, data.length);
+      }
       for (let done = 0; done < data.length;) {
-        done += fs.writeSync(this.#fd, data, done, data.length - done, offset + done);
+        done += this.#fs.writeSync(this.#fd, data, done, data.length - done, offset + done);
       }
     } catch (error) {
       throw toDeviceError("write", offset, data.length, error);
@@ -80,7 +83,7 @@ export class PlainFileDisk implements BlockDevice {
   }
 
   flush(): Promise<void> {
-    return this.#ask("flush", undefined, undefined, (callback) => fs.fdatasync(this.#fd, callback));
+    return this.#ask("flush", undefined, undefined, (callback) => this.#fs.fdatasync(this.#fd, callback));
   }
 
   trim(): never {
@@ -101,7 +104,7 @@ export class PlainFileDisk implements BlockDevice {
     if (this.#closed) return;
     this.#closed = true;
     await this.#order.idle();
-    fs.closeSync(this.#fd);
+    this.#fs.closeSync(this.#fd);
   }
 
   #ask<Result = void>(

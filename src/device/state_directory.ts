@@ -7,8 +7,8 @@
  * deleted and whose inode number a new one got is told apart by its time of creation.
  */
 
-import { resolve } from "node:path";
 import { type Log, silentLog } from "../base/log.ts";
+import { absolutePath } from "../os/absolute_path.ts";
 import { type FileStatus, fileStatus } from "../os/file_calls.ts";
 import type { Libc } from "../os/libc.ts";
 import { reasonOf } from "../os/reason.ts";
@@ -143,7 +143,7 @@ export class DiskState implements RecordStore {
  * @throws {OsError} If nothing is there.
  */
 export function findDiskState(lib: Libc, directory: string, path: string): DiskState {
-  return new DiskState(directory, resolve(path), fileStatus(lib, path));
+  return new DiskState(directory, absolutePath(path), fileStatus(lib, path));
 }
 
 function isNotForUs(error: unknown): boolean {

@@ -7,9 +7,10 @@
  * @see sd_listen_fds(3)
  */
 
-import { canonicalIpAddress } from "../base/ip_address.ts";
-import { createServer, type Server, type Socket } from "node:net";
+import type { Server, Socket } from "node:net";
 import { formatEndpoint } from "../base/endpoint.ts";
+import { canonicalIpAddress } from "../base/ip_address.ts";
+import { nodeModule } from "../base/node_module.ts";
 import { isListening, localAddress, type SocketAddress, socketCallsWork } from "../os/socket_calls.ts";
 import type { Connection } from "./connection.ts";
 import type { Listener } from "./listener.ts";
@@ -46,7 +47,7 @@ export async function listenDescriptor(fd: number): Promise<Listener> {
   if (address === null || !isListening(fd)) {
     throw new TypeError(`descriptor ${fd} is no listening TCP or Unix socket`);
   }
-  const server = createServer({
+  const server = nodeModule("node:net").createServer({
     allowHalfOpen: true,
     pauseOnConnect: true,
     noDelay: true,

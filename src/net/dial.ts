@@ -1,6 +1,6 @@
 /** Makes connections to servers. */
-import net from "node:net";
 import { type Endpoint, formatEndpoint } from "../base/endpoint.ts";
+import { nodeModule } from "../base/node_module.ts";
 import { reasonOf } from "../os/reason.ts";
 import type { Connection } from "./connection.ts";
 import { beforeUnixClient } from "./connection_descriptor.ts";
@@ -52,6 +52,7 @@ async function dialBound(
   signal: AbortSignal | undefined,
 ): Promise<Connection> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const net = nodeModule("node:net");
   // Only addresses of the same family can be reached from there.
   const family = net.isIPv6(bind) ? 6 : 4;
   const socket = net.connect({ host, port, localAddress: bind, family, noDelay: true, keepAlive: true });

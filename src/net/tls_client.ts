@@ -1,6 +1,6 @@
 /** TLS for the client's side of a connection that has begun in clear. */
-import process from "node:process";
 import type { TLSSocket } from "node:tls";
+import { nodeModule } from "../base/node_module.ts";
 import type { Connection } from "./connection.ts";
 import { checkCertificate } from "./tls_certificate.ts";
 import {
@@ -38,8 +38,8 @@ export async function connectTls(
   signal?: AbortSignal,
 ): Promise<Connection> {
   const { serverName, authorities, identity, trustAnybody = false } = settings;
-  const { connect } = process.getBuiltinModule("node:tls");
-  const { isIP } = process.getBuiltinModule("node:net");
+  const { connect } = nodeModule("node:tls");
+  const { isIP } = nodeModule("node:net");
   const done = Promise.withResolvers<Secured>();
   const fail = (error: Error & { code?: string }) => done.reject(new Error(reason(error, serverName)));
   const carrier = new Carrier(transport, () => fail(new Error("the server closed the connection")));

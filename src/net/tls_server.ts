@@ -1,6 +1,6 @@
 /** TLS for the server's side of a connection that has begun in clear. */
-import process from "node:process";
 import type { TLSSocket } from "node:tls";
+import { nodeModule } from "../base/node_module.ts";
 import type { Connection, Peer } from "./connection.ts";
 import { checkCertificate, commonName } from "./tls_certificate.ts";
 import {
@@ -31,9 +31,8 @@ export type AcceptTls = (transport: Connection, signal?: AbortSignal) => Promise
  */
 export function prepareTlsServer(settings: TlsServerSettings): AcceptTls {
   const { certificate, privateKey, clientAuthorities } = settings;
-  // Loaded at the first use: few servers speak TLS, and every start would pay for it.
-  const { createPrivateKey, X509Certificate } = process.getBuiltinModule("node:crypto");
-  const tls = process.getBuiltinModule("node:tls");
+  const { createPrivateKey, X509Certificate } = nodeModule("node:crypto");
+  const tls = nodeModule("node:tls");
   if (!new X509Certificate(certificate).checkPrivateKey(createPrivateKey(privateKey))) {
     throw new Error("the private key is not the one of the certificate");
   }

@@ -5,10 +5,9 @@
  * authorities beside those that it is given. Its Node-compatible sockets can do all, over anything that reads and
  * writes.
  */
-import { Buffer } from "node:buffer";
 import type { Socket } from "node:net";
-import { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
+import { nodeModule } from "../base/node_module.ts";
 import type { Connection, Peer } from "./connection.ts";
 import { BufferPool } from "./buffer_pool.ts";
 import { DirectTlsConnection } from "./direct_tls_connection.ts";
@@ -104,6 +103,7 @@ export class Carrier {
   /** @param onEnd Told when the peer has ended, and what it had sent before has had its effect. */
   constructor(transport: Connection, onEnd: () => void) {
     this.#transport = transport;
+    const { Duplex } = nodeModule("node:stream");
     const stream = new Duplex({
       read: () => this.#read(),
       write(chunk: Uint8Array, _encoding, done) {
@@ -145,6 +145,7 @@ export class Carrier {
   }
 
   #give(bytes: Uint8Array<ArrayBuffer> | null): void {
+    const { Buffer } = nodeModule("node:buffer");
     this.stream.push(bytes === null ? null : Buffer.from(bytes.buffer, 0, bytes.length));
   }
 }

@@ -5,16 +5,15 @@
  * Calls are of two kinds. Synchronous ones cost about as much as the system call they make. Those that return a
  * promise run on the thread pool, where errno is lost; what follows from that is decided here:
  *
- * - a read that failed is asked again through `node:fs`, whose errors carry a code;
+ * - a read that failed is asked again through the runtime, whose errors carry a code;
  * - a write or allocation that failed is asked again synchronously: both may be repeated, and mostly fail at once;
  * - a sync is **never** asked twice: the kernel reports a failed write-back once, and the second call would lie.
- *   It goes through `node:fs` in the first place.
+ *   It goes through the runtime in the first place.
  *
- * `node:fs` refuses to open anything under `/dev` unless the program may do everything, so devices are opened by
- * libc itself, and what fails on the pool there is EIO.
+ * So the runtime has the file open as well. It refuses to open anything under `/dev` unless the program may do
+ * everything: what fails on the pool there is EIO.
  */
 
-import * as fs from "node:fs";
 import { cString, lastError, type Libc } from "./libc.ts";
 import { errnoName, OsError } from "./os_error.ts";
 
@@ -102,6 +101,16 @@ export function fileStatus(lib: Libc, path: string): FileStatus {
   return statx(lib, AT_FDCWD, path, 0);
 }
 
+/** What a descriptor leads to. @throws {OsError} */
+export function descriptorStatus(lib: Libc, fd: number): FileStatus {
+  return statx(lib, fd, "", AT_EMPTY_PATH);
+}
+
+/** The device that holds a file as one number, `st_dev`. */
+export function deviceNumber({ deviceMajor, deviceMinor }: FileStatus): number {
+  return (deviceMinor >> 8) * 0x10_0000 + deviceMajor * 0x100 + (deviceMinor & 0xff);
+}
+
 /** Addresses of the memory behind buffers. Memory behind an ArrayBuffer never moves. */
 const addresses = new WeakMap<ArrayBufferLike, number>();
 let lastMemory: ArrayBufferLike | null = null;
@@ -140,21 +149,38 @@ function codeOf(error: unknown): string {
   return typeof code === "string" ? code : "EIO";
 }
 
+/** Opens the file that is open already, through the runtime. `null` if it will not, or another file is there now. */
+function openTwin(path: string, readOnly: boolean, status: FileStatus): Deno.FsFile | null {
+  // To open a pipe would wait for a peer.
+  if (status.kind === "other") return null;
+  try {
+    const twin = Deno.openSync(path, { read: true, write: !readOnly });
+    const { dev, ino } = twin.statSync();
+    if (dev === deviceNumber(status) && ino === Number(status.inode)) return twin;
+    twin.close();
+  } catch {
+    // Errors on the pool remain without a name.
+  }
+  return null;
+}
+
 /** An open file or block device. Offsets and lengths are in bytes. */
 export class OpenFile {
   #fd: number;
   readonly status: FileStatus;
   readonly #lib: Libc;
-  /** Opened through `node:fs`, so that `node:fs` knows the descriptor. */
-  readonly #known: boolean;
+  /** The same file as the runtime has it, if it will. */
+  readonly #twin: Deno.FsFile | null;
+  /** When the last read through the twin is over: it has one position. */
+  #twinRead: Promise<unknown> = Promise.resolve();
   /** The system tells what is in the page cache, as far as is known. */
   #tellsCached = true;
 
-  private constructor(lib: Libc, fd: number, known: boolean) {
+  private constructor(lib: Libc, fd: number, status: FileStatus, twin: Deno.FsFile | null) {
     this.#lib = lib;
     this.#fd = fd;
-    this.#known = known;
-    this.status = statx(lib, fd, "", AT_EMPTY_PATH);
+    this.status = status;
+    this.#twin = twin;
   }
 
   /**
@@ -164,16 +190,10 @@ export class OpenFile {
    */
   static open(lib: Libc, path: string, { readOnly = false }: { readOnly?: boolean } = {}): OpenFile {
     const flags = (readOnly ? O_RDONLY : O_RDWR) | O_NONBLOCK | O_CLOEXEC;
-    let fd: number;
-    try {
-      fd = fs.openSync(path, flags);
-    } catch (error) {
-      if (!(error instanceof Deno.errors.NotCapable)) throw new OsError(codeOf(error), "open", path);
-      fd = lib.open(cString(path), flags, 0);
-      if (fd < 0) throw lastError(lib, "open", path);
-      return new OpenFile(lib, fd, false);
-    }
-    return new OpenFile(lib, fd, true);
+    const fd = lib.open(cString(path), flags, 0);
+    if (fd < 0) throw lastError(lib, "open", path);
+    const status = descriptorStatus(lib, fd);
+    return new OpenFile(lib, fd, status, openTwin(path, readOnly, status));
   }
 
   /**
@@ -231,13 +251,17 @@ export class OpenFile {
   }
 
   #readForErrno(offset: number, into: Uint8Array): Promise<number> {
-    if (!this.#known) return Promise.reject(new OsError("EIO", "read"));
-    return new Promise((resolve, reject) => {
-      fs.read(this.#fd, into, 0, into.length, offset, (error, count) => {
-        if (error) reject(new OsError(codeOf(error), "read"));
-        else resolve(count);
-      });
+    const twin = this.#twin;
+    if (this.#fd < 0) return Promise.reject(new OsError("EBADF", "read"));
+    if (twin === null) return Promise.reject(new OsError("EIO", "read"));
+    const count = this.#twinRead.then(async () => {
+      await twin.seek(offset, Deno.SeekMode.Start);
+      return await twin.read(into) ?? 0;
+    }).catch((error) => {
+      throw new OsError(codeOf(error), "read");
     });
+    this.#twinRead = count.catch(() => {});
+    return count;
   }
 
   /** Writes all of it, now. Mostly into the page cache. @throws {OsError} After which any part may be written. */
@@ -273,13 +297,15 @@ export class OpenFile {
 
   /** Makes what was written durable. @throws {OsError} Once per failure: to ask again would hide it. */
   async sync(): Promise<void> {
-    if (!this.#known) {
+    if (this.#twin === null) {
       if (await this.#lib.fdatasyncOnPool(this.#fd) !== 0) throw new OsError("EIO", "fdatasync");
       return;
     }
-    await new Promise<void>((resolve, reject) => {
-      fs.fdatasync(this.#fd, (error) => error ? reject(new OsError(codeOf(error), "fdatasync")) : resolve());
-    });
+    try {
+      await this.#twin.syncData();
+    } catch (error) {
+      throw new OsError(codeOf(error), "fdatasync");
+    }
   }
 
   /** How often this thread has waited for something so far. */
@@ -390,7 +416,7 @@ export class OpenFile {
     const fd = this.#fd;
     if (fd < 0) return;
     this.#fd = -1;
-    if (this.#known) fs.closeSync(fd);
-    else this.#lib.close(fd);
+    this.#lib.close(fd);
+    this.#twin?.close();
   }
 }

@@ -1,10 +1,10 @@
 /** Images in a directory tree to which a proxy adds. */
-import { statfs } from "node:fs/promises";
-import { dirname } from "node:path";
 import type { Log } from "../../base/log.ts";
+import { nodeModule } from "../../base/node_module.ts";
 import type { BlockDevice } from "../../device/device.ts";
 import { DeviceError, narrowErrno } from "../../device/device_error.ts";
 import { openFileDisk } from "../../device/open_file_disk.ts";
+import { absolutePath } from "../../os/absolute_path.ts";
 import { OpenFile } from "../../os/file_calls.ts";
 import { libc } from "../../os/libc.ts";
 import { DirectoryStore } from "./directory_store.ts";
@@ -26,7 +26,7 @@ export class CopyDirectory extends DirectoryStore implements CopyStore {
     const draft = draftOf(absolute);
     try {
       if (this.identify(path) !== null) throw new Error("there is such a file");
-      await Deno.mkdir(dirname(absolute), { recursive: true, mode: 0o755 });
+      await Deno.mkdir(folderOf(absolute), { recursive: true, mode: 0o755 });
       {
         using file = await Deno.open(draft, { write: true, create: true, truncate: true, mode: 0o644 });
         await file.truncate(sizeBytes);
@@ -34,7 +34,7 @@ export class CopyDirectory extends DirectoryStore implements CopyStore {
         await file.sync();
       }
       await Deno.rename(draft, absolute);
-      await syncDirectory(dirname(absolute));
+      await syncDirectory(folderOf(absolute));
     } catch (error) {
       await Deno.remove(draft).catch(() => {});
       throw failure(absolute, error);
@@ -49,14 +49,14 @@ export class CopyDirectory extends DirectoryStore implements CopyStore {
     const absolute = this.absolute(path);
     const draft = draftOf(absolute);
     try {
-      await Deno.mkdir(dirname(absolute), { recursive: true, mode: 0o755 });
+      await Deno.mkdir(folderOf(absolute), { recursive: true, mode: 0o755 });
       {
         using file = await Deno.open(draft, { write: true, create: true, truncate: true, mode: 0o644 });
         for (let done = 0; done < bytes.length;) done += await file.write(bytes.subarray(done));
         await file.sync();
       }
       await Deno.rename(draft, absolute);
-      await syncDirectory(dirname(absolute));
+      await syncDirectory(folderOf(absolute));
     } catch (error) {
       await Deno.remove(draft).catch(() => {});
       throw failure(absolute, error);
@@ -67,16 +67,20 @@ export class CopyDirectory extends DirectoryStore implements CopyStore {
     const absolute = this.absolute(path);
     try {
       await Deno.remove(absolute);
-      await syncDirectory(dirname(absolute));
+      await syncDirectory(folderOf(absolute));
     } catch (error) {
       if (!(error instanceof Deno.errors.NotFound)) throw failure(absolute, error);
     }
   }
 
   async space(): Promise<Space> {
-    const { bsize, blocks, bavail } = await statfs(this.root);
+    const { bsize, blocks, bavail } = await nodeModule("node:fs/promises").statfs(this.root);
     return { totalBytes: bsize * blocks, freeBytes: bsize * bavail };
   }
+}
+
+function folderOf(absolute: string): string {
+  return absolutePath(`${absolute}/..`);
 }
 
 /** Where a file is made before it gets its name: hidden, so that no scan takes it for an image. */
