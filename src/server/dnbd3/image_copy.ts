@@ -14,8 +14,7 @@
 import type { Log } from "../../base/log.ts";
 import { printable } from "../../base/printable.ts";
 import { CheckedBlocks, type DoubtfulSource, fetchChecked } from "../../device/checked_blocks.ts";
-import { DeviceError } from "../../device/device_error.ts";
-import { type Clock, delay } from "../../os/clock.ts";
+import { delay } from "../../os/clock.ts";
 import { CacheMap } from "../../wire/dnbd3/cache_map.ts";
 import {
   encodeChecksumList,
@@ -26,61 +25,32 @@ import {
 import { BLOCK_BYTES, HASH_BLOCK_BYTES, Hops, PROTOCOL_VERSION } from "../../wire/dnbd3/constants.ts";
 import { hashBlockCount } from "../../wire/dnbd3/message.ts";
 import { CheckedHashBlocks } from "./checked_hash_blocks.ts";
+import { type Fetch, Fetches } from "./fetches.ts";
 import { checksumOf } from "./hash_block.ts";
 import type { Image, ImageUser } from "./image.ts";
-import type { CopyStore } from "./image_store.ts";
-import { MapKeeper } from "./map_keeper.ts";
+import { type KeepingTools, KeptCopy } from "./kept_copy.ts";
 import type { ProxySettings } from "./proxy_settings.ts";
 import { Replication } from "./replication.ts";
 import type { Uplink, Upstream } from "./uplink.ts";
 
 /** The longest block that is asked for at once. */
 const REQUEST_BYTES_MAX = 1024 * 1024;
-/** Bytes on their way; a client who wants more is dropped. What nobody waits for may be a quarter of it. */
-const UNDER_WAY_BYTES_MAX = 256 * 1024 * 1024;
-/** The map is saved this long after something was added to it, or after so much. */
-const SAVE_MS = 10_000;
-const SAVE_BYTES = 256 * 1024 * 1024;
 /** Without a request of a client for so long, and nothing to copy, the servers are left alone. */
 const IDLE_MS = 1_800_000;
-/** What came back to us, and was not answered for so long, goes in a circle. */
-const CIRCLE_MS = 1000;
 /** A server whose requests came back is not asked for so long. */
 const AVOID_MS = 300_000;
 /** A hash block that fits from nobody is tried again so much later. */
 const REPAIR_AGAIN_MS = 60_000;
-/** Somebody may have made room after so long. */
-const ROOM_AGAIN_MS = 60_000;
 /** Nobody knows any more which server sent what an earlier run has kept. */
 const HERE_BEFORE = "";
 /** Hash blocks in memory, where clients wait for their checksums and nothing can be kept. */
 const UNKEPT_MAX = 2;
 
-export interface CopyTools {
-  readonly store: CopyStore;
+export interface CopyTools extends KeepingTools {
   readonly upstream: Upstream;
   settings(): ProxySettings;
-  readonly clock: Clock;
-  readonly log: Log;
-  /** There is no room for so many bytes. Returns whether some was made. */
-  makeRoom(byteCount: number): Promise<boolean>;
   /** Told when the copy is complete, and need not be asked any more. */
   completed(image: Image): void;
-}
-
-/** Blocks on their way from another server. They lie in one hash block. */
-interface Fetch {
-  readonly offset: number;
-  readonly bytes: Uint8Array;
-  /** As sent. */
-  readonly hops: number;
-  readonly askedMs: number;
-  /** A client waits for it. */
-  isWanted: boolean;
-  /** Resolves when the bytes may be handed out. */
-  ready: Promise<void>;
-  /** Other servers that asked us for it after it had passed more proxies, and since when. */
-  returned: { readonly users: Set<ImageUser>; readonly sinceMs: number } | null;
 }
 
 export class ImageCopy {
@@ -92,15 +62,12 @@ export class ImageCopy {
   readonly #map: CacheMap;
   /** What the map has and what has arrived besides. */
   readonly #received: CacheMap;
-  readonly #keeper: MapKeeper;
+  readonly #kept: KeptCopy;
   readonly #tools: CopyTools;
   readonly #log: Log;
   readonly #replication: Replication;
   #uplink: Uplink | null;
-  /** By the number of the block. */
-  readonly #underWay = new Map<number, Fetch>();
-  readonly #fetches = new Set<Fetch>();
-  #underWayBytes = 0;
+  readonly #fetches: Fetches;
   /** By hash block: the servers that parts of it came from, as long as it has not been checked. */
   readonly #sources = new Map<number, Set<string>>();
   /** By hash block: what is being written into it. */
@@ -114,12 +81,6 @@ export class ImageCopy {
   /** When a client last wanted what is not here. */
   #missedMs = -Infinity;
   #openedMs: number;
-  #unsavedBytes = 0;
-  #unsavedSinceMs = Infinity;
-  /** Why nothing is kept any more, or null. */
-  #writeProblem: string | null = null;
-  /** When it may be over. */
-  #writeAgainMs = Infinity;
   #checkedList = false;
   #closing: Promise<void> | null = null;
   #finishing: Promise<void> | null = null;
@@ -135,22 +96,14 @@ export class ImageCopy {
     tools: CopyTools,
     options: { readonly uplink?: Uplink; readonly damaged?: number } = {},
   ): Promise<ImageCopy> {
-    const { store } = tools;
     const { uplink = null, damaged } = options;
-    const path = `${image.path}.map`;
     const map = image.map ?? fullMap(image.sizeBytes);
     if (damaged !== undefined) {
       const { offset, length } = hashBlockRange(damaged, image.sizeBytes);
       map.remove(offset, length);
     }
-    // One that was cut short, or is not there, gets its length.
-    const bytes = map.encode();
-    const inFile = await store.readSmall(path, bytes.length);
-    if (inFile === null || inFile.length < bytes.length) await store.writeSmall(path, bytes);
-    await image.startCopying(map, () => store.openForWriting(image.path));
-    await image.open();
-    const keeper = new MapKeeper(map, await store.openForWriting(path), () => image.file());
-    const copy = new ImageCopy(image, map, keeper, tools, uplink);
+    const kept = await KeptCopy.open(image, map, tools);
+    const copy = new ImageCopy(image, map, kept, tools, uplink);
     if (damaged !== undefined) copy.repair(damaged);
     copy.tick();
     return copy;
@@ -159,14 +112,15 @@ export class ImageCopy {
   private constructor(
     image: Image,
     map: CacheMap,
-    keeper: MapKeeper,
+    kept: KeptCopy,
     tools: CopyTools,
     uplink: Uplink | null,
   ) {
     this.image = image;
     this.#map = map;
     this.#received = new CacheMap(image.sizeBytes, map.encode());
-    this.#keeper = keeper;
+    this.#kept = kept;
+    this.#fetches = new Fetches(tools.clock);
     this.#tools = tools;
     this.#log = tools.log;
     this.#uplink = uplink;
@@ -186,18 +140,17 @@ export class ImageCopy {
       users: () => image.users.size,
       isUnderWay: (offset) => this.#isTaken(offset),
       fetch: (offset, length, hops) => {
-        if (this.#writeProblem !== null) throw this.#missing("it cannot be kept");
+        if (kept.problem !== null) throw this.#missing("it cannot be kept");
         return this.#startFetch(offset, length, hops).ready;
       },
-      idleMs: () => this.#hasWanted() ? 0 : tools.clock.now() - this.#missedMs,
+      idleMs: () => this.#fetches.wanted > 0 ? 0 : tools.clock.now() - this.#missedMs,
     });
   }
 
   /** What stands in the way of a complete copy, as far as is known. */
   get problems(): { readonly write: boolean; readonly noUplink: boolean; readonly queue: boolean } {
     const noUplink = this.#uplink !== null && this.#uplink.status().server === null;
-    const queue = this.#underWayBytes > UNDER_WAY_BYTES_MAX / 2;
-    return { write: this.#writeProblem !== null, noUplink, queue };
+    return { write: this.#kept.problem !== null, noUplink, queue: this.#fetches.areMany };
   }
 
   /** The present connection to other servers, for status. */
@@ -218,15 +171,13 @@ export class ImageCopy {
       receivedBytes: this.receivedBytes,
       waiting: this.waiting,
       mismatches: this.mismatches,
-      writeProblem: this.#writeProblem,
+      writeProblem: this.#kept.problem,
     };
   }
 
   /** Requests of clients that wait for another server. */
   get waiting(): number {
-    let count = 0;
-    for (const fetch of this.#fetches) if (fetch.isWanted) count++;
-    return count;
+    return this.#fetches.wanted;
   }
 
   /**
@@ -251,35 +202,21 @@ export class ImageCopy {
     if (this.#closing !== null || this.#finishing !== null) return;
     const nowMs = this.#tools.clock.now();
     this.#findCircles(nowMs);
-    if (nowMs - this.#unsavedSinceMs >= SAVE_MS || this.#unsavedBytes >= SAVE_BYTES) {
-      this.save().catch(() => {});
-    }
+    this.#kept.tick(nowMs);
     if (nowMs >= this.#repairAgainMs) {
       this.#repairAgainMs = Infinity;
       for (const hashBlock of this.image.badHashBlocks) this.repair(hashBlock);
     }
-    if (nowMs >= this.#writeAgainMs && this.#keeper.failure === null) {
-      this.#writeAgainMs = Infinity;
-      this.#writeProblem = null;
-    }
     if (this.#uplink === null) return;
     this.#adoptChecksums(this.#uplink);
-    if (this.#writeProblem === null) this.#replication.pump();
+    if (this.#kept.problem === null) this.#replication.pump();
     const idleMs = nowMs - Math.max(this.#missedMs, this.#openedMs);
-    if (idleMs >= IDLE_MS && this.#fetches.size === 0) this.#closeUplink();
+    if (idleMs >= IDLE_MS && this.#fetches.asked.size === 0) this.#closeUplink();
   }
 
   /** Makes durable what is here. */
-  async save(): Promise<void> {
-    if (this.#finishing !== null || this.#keeper.failure !== null) return;
-    this.#unsavedBytes = 0;
-    this.#unsavedSinceMs = Infinity;
-    try {
-      await this.#keeper.save();
-    } catch (error) {
-      this.#writeFailed(error);
-      throw error;
-    }
+  save(): Promise<void> {
+    return this.#kept.save();
   }
 
   /** Ends all copying, and makes durable what is here. */
@@ -289,12 +226,11 @@ export class ImageCopy {
 
   async #close(): Promise<void> {
     await this.#closeUplink();
-    await Promise.all([...this.#fetches].map((fetch) => fetch.ready.catch(() => {})));
+    await Promise.all([...this.#fetches.asked].map((fetch) => fetch.ready.catch(() => {})));
     await Promise.all([...this.#writing.values()].flatMap((each) => [...each]));
     await this.#repairing;
     if (this.#finishing !== null) return await this.#finishing;
-    await this.save().catch(() => {});
-    await this.#keeper.close();
+    await this.#kept.close();
   }
 
   // --- Reading ---
@@ -336,18 +272,18 @@ export class ImageCopy {
       const hashBlock = hashBlockOf(at);
       const hashEnd = Math.min(end, hashBlockEnd(at));
       const repair = this.#repairs.get(hashBlock);
-      const fetch = this.#underWay.get(at / BLOCK_BYTES);
+      const fetch = this.#fetches.at(at);
       if (repair !== undefined) {
         until = hashEnd;
         const from = at;
         parts.push(repair.then(() => this.#readHere(from, hashEnd, offset, into)));
       } else if (fetch !== undefined) {
         until = Math.min(end, fetch.offset + fetch.bytes.length);
-        this.#join(fetch, passed, flags, user);
+        this.#fetches.join(fetch, passed, flags === 0, user);
         parts.push(this.#handOver(fetch, offset, into, passed, user));
       } else if (this.image.has(at, BLOCK_BYTES)) {
         until = at + BLOCK_BYTES;
-        while (until < hashEnd && !this.#underWay.has(until / BLOCK_BYTES) && this.#map.has(until, 1)) {
+        while (until < hashEnd && this.#fetches.at(until) === undefined && this.#map.has(until, 1)) {
           until += BLOCK_BYTES;
         }
         parts.push(this.#readHere(at, until, offset, into));
@@ -383,7 +319,7 @@ export class ImageCopy {
 
   /** A block is here or on its way. */
   #isTaken(offset: number): boolean {
-    return this.#map.has(offset, 1) || this.#underWay.has(offset / BLOCK_BYTES) ||
+    return this.#map.has(offset, 1) || this.#fetches.at(offset) !== undefined ||
       this.#repairs.has(hashBlockOf(offset));
   }
 
@@ -429,8 +365,8 @@ export class ImageCopy {
       parts.push(this.#readCheckedPart(at, into.subarray(at - offset, until - offset), passed));
     }
     for (let at = offset - offset % BLOCK_BYTES; at < end;) {
-      const fetch = this.#underWay.get(at / BLOCK_BYTES);
-      if (fetch !== undefined) this.#join(fetch, passed, 0, user);
+      const fetch = this.#fetches.at(at);
+      if (fetch !== undefined) this.#fetches.join(fetch, passed, true, user);
       at = fetch === undefined ? at + BLOCK_BYTES : fetch.offset + wholeBlocks(fetch.bytes.length);
     }
     await allOf(parts);
@@ -438,7 +374,7 @@ export class ImageCopy {
 
   /** A range in one hash block. */
   async #readCheckedPart(offset: number, into: Uint8Array, passed: number): Promise<void> {
-    const isHere = this.#writeProblem === null && await this.#checked.gather(hashBlockOf(offset), passed + 1);
+    const isHere = this.#kept.problem === null && await this.#checked.gather(hashBlockOf(offset), passed + 1);
     if (isHere || this.#checked.has(offset, into.length)) return await this.image.read(offset, into);
     // It cannot be kept, so there is no place for it but in memory.
     this.#unkept ??= new CheckedBlocks(this.#source, {
@@ -460,7 +396,7 @@ export class ImageCopy {
         at += BLOCK_BYTES;
         continue;
       }
-      const fetch = this.#underWay.get(at / BLOCK_BYTES) ??
+      const fetch = this.#fetches.at(at) ??
         this.#startFetch(
           at,
           this.#missingRun(at, this.#requestLimit(at, offset + length, hashBlock)),
@@ -471,14 +407,6 @@ export class ImageCopy {
       at = fetch.offset + fetch.bytes.length;
     }
     await allOf(parts);
-  }
-
-  /** Somebody more waits for a fetch. */
-  #join(fetch: Fetch, passed: number, flags: number, user: ImageUser | null): void {
-    if (flags === 0) fetch.isWanted = true;
-    if (user === null || passed <= (fetch.hops & Hops.CountMask)) return;
-    fetch.returned ??= { users: new Set(), sinceMs: this.#tools.clock.now() };
-    fetch.returned.users.add(user);
   }
 
   /** Fetches what a client is likely to want next. */
@@ -492,7 +420,7 @@ export class ImageCopy {
         continue;
       }
       const run = this.#missingRun(at, this.#requestLimit(at, end, hashBlockOf(at)));
-      if (this.#underWayBytes + run > UNDER_WAY_BYTES_MAX / 4) return;
+      if (!this.#fetches.hasRoom(run, false)) return;
       this.#startFetch(at, run, hops);
       at += run;
     }
@@ -516,24 +444,9 @@ export class ImageCopy {
   /** @throws If too much is on its way, or there is nobody to ask. */
   #startFetch(offset: number, length: number, hops: number): Fetch {
     const uplink = this.#connect();
-    // What nobody waits for leaves room for what somebody does.
     const isWanted = (hops & ~Hops.CountMask) === 0;
-    const bytesMax = isWanted ? UNDER_WAY_BYTES_MAX : UNDER_WAY_BYTES_MAX / 4;
-    if (this.#underWayBytes + length > bytesMax) throw this.#missing("too much is waited for");
-    const fetch: Fetch = {
-      offset,
-      bytes: new Uint8Array(length),
-      hops,
-      askedMs: this.#tools.clock.now(),
-      isWanted: false,
-      ready: Promise.resolve(),
-      returned: null,
-    };
-    this.#underWayBytes += length;
-    this.#fetches.add(fetch);
-    for (let at = offset; at < offset + length; at += BLOCK_BYTES) {
-      this.#underWay.set(at / BLOCK_BYTES, fetch);
-    }
+    if (!this.#fetches.hasRoom(length, isWanted)) throw this.#missing("too much is waited for");
+    const fetch = this.#fetches.begin(offset, length, hops);
     fetch.ready = this.#obtain(fetch, uplink);
     fetch.ready.catch(() => {});
     return fetch;
@@ -544,10 +457,10 @@ export class ImageCopy {
     try {
       server = await uplink.fetch(fetch.offset, fetch.bytes, fetch.hops);
     } catch (error) {
-      this.#forget(fetch);
+      this.#fetches.forget(fetch);
       throw error;
     } finally {
-      this.#fetches.delete(fetch);
+      this.#fetches.answered(fetch);
     }
     const { length } = fetch.bytes;
     this.receivedBytes += length;
@@ -555,7 +468,7 @@ export class ImageCopy {
     const hashBlock = hashBlockOf(fetch.offset);
     remember(this.#sources, hashBlock, server);
     this.#received.add(fetch.offset, length);
-    const writing = this.#write(fetch.offset, fetch.bytes);
+    const writing = this.#kept.write(fetch.offset, fetch.bytes);
     const others = this.#writing.get(hashBlock) ?? new Set();
     this.#writing.set(hashBlock, others);
     others.add(writing);
@@ -575,7 +488,7 @@ export class ImageCopy {
     const { offset, bytes } = fetch;
     if (!await writing) {
       this.#received.remove(offset, bytes.length);
-      return this.#forget(fetch);
+      return this.#fetches.forget(fetch);
     }
     if (isLast) {
       await Promise.all(this.#writing.get(hashBlock)!);
@@ -583,7 +496,7 @@ export class ImageCopy {
         if (!await this.#fits(hashBlock)) {
           // Whoever waits for the fetch gets what the repair brings.
           const repairing = this.#repair(hashBlock);
-          this.#forget(fetch);
+          this.#fetches.forget(fetch);
           await repairing;
           return void await this.image.read(offset, bytes);
         }
@@ -591,66 +504,20 @@ export class ImageCopy {
       }
       this.#sources.delete(hashBlock);
     }
-    this.#map.add(offset, bytes.length);
-    this.#forget(fetch);
-    this.#changed(bytes.length);
+    this.#kept.note(offset, bytes.length);
+    this.#fetches.forget(fetch);
+    this.#changed();
   }
 
-  /** Nobody can wait for the fetch any more. */
-  #forget(fetch: Fetch): void {
-    this.#underWayBytes -= fetch.bytes.length;
-    for (let at = fetch.offset; at < fetch.offset + fetch.bytes.length; at += BLOCK_BYTES) {
-      if (this.#underWay.get(at / BLOCK_BYTES) === fetch) this.#underWay.delete(at / BLOCK_BYTES);
-    }
-  }
-
-  /** @returns Whether it is in the file. */
-  async #write(offset: number, bytes: Uint8Array): Promise<boolean> {
-    if (this.#writeProblem !== null) return false;
-    for (let attempt = 1;; attempt++) {
-      try {
-        const file = await this.image.file();
-        await file.write(offset, bytes);
-        return true;
-      } catch (error) {
-        const noRoom = error instanceof DeviceError && (error.errno === "ENOSPC" || error.errno === "EDQUOT");
-        if (noRoom && attempt === 1 && await this.#tools.makeRoom(bytes.length)) continue;
-        this.#writeFailed(error);
-        if (noRoom) this.#writeAgainMs = this.#tools.clock.now() + ROOM_AGAIN_MS;
-        return false;
-      }
-    }
-  }
-
-  #writeFailed(error: unknown): void {
-    if (this.#writeProblem !== null) return;
-    this.#writeProblem = (error as Error).message;
-    this.#log.error(
-      `image ${printable(`${this.image}`)}: nothing more is kept of it: ${printable(this.#writeProblem)}`,
-    );
-  }
-
-  #changed(byteCount: number): void {
-    if (this.#unsavedSinceMs === Infinity) this.#unsavedSinceMs = this.#tools.clock.now();
-    this.#unsavedBytes += byteCount;
+  /** The map has more than before. */
+  #changed(): void {
     if (this.#map.complete) this.#finishing ??= this.#complete();
     else this.#replication.pump();
   }
 
   /** All is here. */
   async #complete(): Promise<void> {
-    try {
-      await (await this.image.file()).flush();
-      await this.#keeper.close();
-      await this.#tools.store.remove(`${this.image.path}.map`);
-    } catch (error) {
-      // The map in the file lags behind, which does no harm but to the next start.
-      this.#log.error(
-        `image ${printable(`${this.image}`)}: all is here, but is not durable: ${(error as Error).message}`,
-      );
-      this.#writeFailed(error);
-      return;
-    }
+    if (!await this.#kept.makeWhole()) return;
     this.image.becomeComplete();
     this.#log.info(
       `image ${printable(`${this.image}`)} is complete${this.image.checksums === null ? ", unverified" : ""}`,
@@ -676,7 +543,7 @@ export class ImageCopy {
     this.#checkedList = true;
     this.image.checksums = checksums;
     this.#tools.store.writeSmall(`${this.image.path}.crc`, encodeChecksumList(checksums))
-      .catch((error) => this.#writeFailed(error));
+      .catch((error) => this.#kept.fail(error));
     for (let hashBlock = 0; hashBlock < checksums.checksums.length; hashBlock++) {
       if (this.#map.hashBlockState(hashBlock) === "complete") this.#checkLater(hashBlock);
     }
@@ -709,7 +576,7 @@ export class ImageCopy {
     const repaired = repair.finally(() => this.#repairs.delete(hashBlock));
     repaired.catch(() => {});
     this.#repairs.set(hashBlock, repaired);
-    repaired.then(() => this.#changed(length), () => {});
+    repaired.then(() => this.#changed(), () => {});
     return repaired;
   }
 
@@ -723,13 +590,13 @@ export class ImageCopy {
     this.#sources.delete(hashBlock);
     await this.save().catch(() => {});
     const fits = await fetchChecked(this.#source, offset, bytes, expected).catch(() => false);
-    if (!fits || !await this.#write(offset, bytes)) {
+    if (!fits || !await this.#kept.write(offset, bytes)) {
       this.image.markBad(hashBlock);
       this.#repairAgainMs = this.#tools.clock.now() + REPAIR_AGAIN_MS;
       throw this.#refused(hashBlock);
     }
     this.#received.add(offset, length);
-    this.#map.add(offset, length);
+    this.#kept.note(offset, length);
     this.#checked.add(hashBlock);
     this.image.markGood(hashBlock);
     this.#log.info(`image ${printable(`${this.image}`)}: hash block ${hashBlock} is in order again`);
@@ -748,20 +615,9 @@ export class ImageCopy {
 
   // --- Other servers ---
 
-  #hasWanted(): boolean {
-    for (const fetch of this.#fetches) if (fetch.isWanted) return true;
-    return false;
-  }
-
-  /**
-   * A request that comes back to us from another server, having passed more proxies than when we sent it, and that
-   * nobody answers, goes in a circle. Both ends of it let go.
-   */
+  /** Of what goes in a circle both ends let go. */
   #findCircles(nowMs: number): void {
-    for (const fetch of this.#fetches) {
-      if (fetch.returned === null || nowMs - fetch.returned.sinceMs < CIRCLE_MS) continue;
-      const { users } = fetch.returned;
-      fetch.returned = null;
+    for (const users of this.#fetches.takeCircles(nowMs)) {
       this.#uplink?.avoidServer("what it is asked for comes back to us", AVOID_MS);
       for (const user of users) user.drop("it asks for what we have asked of it: a circle");
     }
