@@ -20,23 +20,14 @@ import { BLOCK_BYTES, Command } from "../../wire/dnbd3/constants.ts";
 import { BlockRefusedError } from "../../wire/dnbd3/handshake_client.ts";
 import type { SelectedImage, ServerEntry } from "../../wire/dnbd3/message.ts";
 import { WireError } from "../../wire/wire_error.ts";
-import { type BlockRequest, ImageLink, type LinkOwner } from "./image_link.ts";
-import {
-  type Dial,
-  type KnownImage,
-  MismatchError,
-  reachAgain,
-  type ReachedServer,
-  reachFirst,
-} from "./reach_server.ts";
+import { BlockRequests, type ClientRequest } from "./block_requests.ts";
+import { findFirstServer, type FirstServerOptions } from "./first_server.ts";
+import { ImageLink, type LinkOwner } from "./image_link.ts";
+import { type KnownImage, MismatchError, reachAgain, type ReachedServer } from "./reach_server.ts";
 import { type KnownServer, roundTripMs, ServerBook } from "./server_book.ts";
 
 /** Blocks asked for and not answered; servers drop who asks for many more. */
 const WINDOW_BLOCKS = 128;
-/** The first servers are tried this far apart, each while those before may still succeed. */
-const STAGGER_MS = 200;
-const FIRST_DIAL_MS = 1500;
-const FIRST_HANDSHAKE_MS = 13_000;
 /** Limits of a measurement. */
 const MEASURE_DIAL_MS = 333;
 /** A server in whose place we have nothing gets a little longer. */
@@ -61,49 +52,26 @@ const HUNG_MS = 60_000;
 /** After so long a silence, a server is given up even if there is no other. */
 const DEAD_MS = 30_000;
 
-export interface ImageClientOptions {
-  readonly name: string;
-  /** 0: the newest there is at the start. */
-  readonly revision: number;
+export interface ImageClientOptions extends Omit<FirstServerOptions, "refuse" | "dialMs" | "handshakeMs"> {
   /** At least one. */
   readonly servers: readonly TcpEndpoint[];
-  readonly dial: Dial;
-  readonly clock: Clock;
   readonly log: Log;
   /** Numbers from 0 to below 1. */
   readonly random: () => number;
   /** Ask servers for further ones. Default `true`. */
   readonly learn?: boolean;
-  /** Bits of the selection. Default: a client. */
-  readonly flags?: number;
   /** A request that is not answered within this time fails. Default: it waits. */
   readonly deadlineMs?: number;
   /** A server that is asked and says nothing for so long is given up. Default: half a minute. */
   readonly silenceMs?: number;
 }
 
-export interface OpenImageOptions extends ImageClientOptions {
-  /** Looks at what a server offers; says why it is not wanted, or null. */
-  readonly refuse?: (image: SelectedImage) => string | null;
-  /** How long the first server may take, in ms. Default: as dnbd3's own client has it. */
-  readonly dialMs?: number;
-  readonly handshakeMs?: number;
-}
+export interface OpenImageOptions extends ImageClientOptions, FirstServerOptions {}
 
 /** So much of a wanted block is enough to see that a server can deliver it. */
 const PROOF_BYTES_MAX = 64 * 1024;
 /** What is read to measure a server. */
 const FIRST_BLOCK = { offset: 0, sizeBytes: BLOCK_BYTES };
-
-interface ClientRequest extends BlockRequest {
-  readonly resolve: (server: string) => void;
-  readonly reject: (error: unknown) => void;
-  readonly askedMs: number;
-  /** When it was given to the present link. */
-  sentMs: number;
-  /** Servers that refused it. */
-  refusals: number;
-}
 
 /** Where an image comes from, for status. */
 export interface ImageClientStatus {
@@ -139,14 +107,10 @@ export class ImageClient implements LinkOwner<ClientRequest> {
   #link: ImageLink<ClientRequest> | null = null;
   #connectedMs = 0;
   #changes = -1;
-  /** Asked for, and not given to a link. */
-  #queue: ClientRequest[] = [];
-  /** Given to a link, this one or an older one that has not ended yet. */
-  readonly #underWay = new Set<ClientRequest>();
+  readonly #requests = new BlockRequests();
   /** Ends the look at the servers that is going on. */
   #looking: AbortController | null = null;
   #lookedForHangingMs = -Infinity;
-  #looks = 0;
   readonly #timers = new Map<"look" | "tick" | "keepalive", Disposable>();
   /** Links that have not ended: to whom, and how to tell of the end. */
   readonly #links = new Map<
@@ -161,7 +125,7 @@ export class ImageClient implements LinkOwner<ClientRequest> {
    */
   static async open(options: OpenImageOptions, signal?: AbortSignal): Promise<ImageClient> {
     const book = bookOf(options);
-    const { server, reached } = await openFirst(book, options, signal);
+    const { server, reached } = await findFirstServer(book, options, signal);
     const client = new ImageClient(options, book, reached);
     client.#adopt(server, reached);
     return client;
@@ -193,7 +157,7 @@ export class ImageClient implements LinkOwner<ClientRequest> {
       server: this.#server?.text ?? null,
       connectedMs: this.#server === null ? 0 : this.#clock.now() - this.#connectedMs,
       changes: this.#changes,
-      waiting: this.#queue.length + this.#underWay.size,
+      waiting: this.#requests.count,
       verified: this.#checksums !== null,
       servers: this.#book.all.map((server) => ({
         server: server.text,
@@ -220,7 +184,7 @@ export class ImageClient implements LinkOwner<ClientRequest> {
       reject(new DeviceError("ESHUTDOWN", "read", offset, into.length));
       return promise;
     }
-    this.#queue.push(request);
+    this.#requests.add(request);
     if (!this.#book.hasUsable) this.#failAll();
     this.#pump();
     this.#startTicking();
@@ -261,25 +225,22 @@ export class ImageClient implements LinkOwner<ClientRequest> {
       for (const link of this.#links.keys()) link.close(reason);
     }
     await Promise.all([...this.#links.values()].map(({ end }) => end.promise));
-    const unanswered = this.#queue.splice(0);
-    for (const request of unanswered) this.#fail(request, "ESHUTDOWN", "the image was closed");
+    this.#requests.failQueued({ errno: "ESHUTDOWN", detail: "the image was closed" });
   }
 
   // --- What a link says ---
 
   answered(link: ImageLink<ClientRequest>, request: ClientRequest): void {
-    this.#underWay.delete(request);
+    this.#requests.answered(request);
     request.resolve(this.#links.get(link)!.server.text);
     this.#pump();
   }
 
   refused(link: ImageLink<ClientRequest>, request: ClientRequest): void {
-    this.#underWay.delete(request);
     request.refusals++;
-    this.#queue.unshift(request);
-    this.#failRefused(request);
+    this.#requests.takeBack(request);
     // Whoever refuses one block of an image it offered is no server to stay with, unless all others do as well.
-    if (this.#queue[0] === request) link.close(new Error(`it refused a block at ${request.offset}`));
+    if (!this.#failRefused(request)) link.close(new Error(`it refused a block at ${request.offset}`));
   }
 
   told(_link: ImageLink<ClientRequest>, servers: ServerEntry[]): void {
@@ -291,8 +252,7 @@ export class ImageClient implements LinkOwner<ClientRequest> {
   ended(link: ImageLink<ClientRequest>, unanswered: ClientRequest[], reason: Error): void {
     this.#links.get(link)?.end.resolve();
     this.#links.delete(link);
-    for (const request of unanswered) this.#underWay.delete(request);
-    this.#queue.unshift(...unanswered);
+    this.#requests.takeBack(...unanswered);
     if (link !== this.#link) return this.#pump();
     this.#link = null;
     if (this.#stop.signal.aborted) return;
@@ -301,7 +261,7 @@ export class ImageClient implements LinkOwner<ClientRequest> {
     this.#book.failed(server);
     if (reason instanceof WireError) this.#book.mismatched(server);
     this.#log.warn(
-      `${this.#name}: lost ${server.text}: ${reason.message}; ${this.#queue.length} blocks wait`,
+      `${this.#name}: lost ${server.text}: ${reason.message}; ${this.#requests.queued} blocks wait`,
     );
     if (!this.#book.hasUsable) this.#failAll();
     this.#look("now");
@@ -313,32 +273,16 @@ export class ImageClient implements LinkOwner<ClientRequest> {
   #pump(): void {
     const link = this.#link;
     if (link === null) return;
-    while (this.#queue.length > 0 && link.unansweredCount < WINDOW_BLOCKS) {
-      const request = this.#queue.shift()!;
-      request.sentMs = this.#clock.now();
-      this.#underWay.add(request);
+    while (link.unansweredCount < WINDOW_BLOCKS) {
+      const request = this.#requests.next(this.#clock.now());
+      if (request === undefined) return;
       link.submit(request);
     }
   }
 
-  #fail(request: ClientRequest, errno: "EIO" | "ESHUTDOWN" | "ETIMEDOUT", detail: string): void {
-    request.reject(new DeviceError(errno, "read", request.offset, request.into.length, { detail }));
-  }
-
   /** There is no server left that could be asked. */
   #failAll(): void {
-    for (const request of this.#queue.splice(0)) {
-      this.#fail(request, "EIO", "every server sent what is not in the image");
-    }
-  }
-
-  /** The request that has waited longest, or none. */
-  #oldest(): ClientRequest | undefined {
-    let oldest: ClientRequest | undefined;
-    for (const request of this.#underWay) {
-      if (oldest === undefined || request.sentMs < oldest.sentMs) oldest = request;
-    }
-    return oldest ?? this.#queue[0];
+    this.#requests.failQueued({ errno: "EIO", detail: "every server sent what is not in the image" });
   }
 
   /**
@@ -346,14 +290,14 @@ export class ImageClient implements LinkOwner<ClientRequest> {
    * what one server cannot deliver must not keep from the others those that it can.
    */
   #wantedProof(): ClientRequest | undefined {
-    if (this.#link !== null || this.#queue.length === 0) return this.#oldest();
-    return this.#queue[this.#looks++ % this.#queue.length];
+    const { queued } = this.#requests;
+    return this.#link !== null || queued === 0 ? this.#requests.oldest() : this.#requests.inTurn();
   }
 
   #startTicking(): void {
     this.#timer("tick", TICK_MS, () => {
       this.#tick();
-      if (this.#queue.length + this.#underWay.size > 0) this.#startTicking();
+      if (this.#requests.count > 0) this.#startTicking();
     });
   }
 
@@ -362,7 +306,7 @@ export class ImageClient implements LinkOwner<ClientRequest> {
     const now = this.#clock.now();
     this.#failLate(now);
     const link = this.#link;
-    const oldest = this.#oldest();
+    const oldest = this.#requests.oldest();
     if (link === null || oldest === undefined) return;
     const silentMs = now - Math.max(link.heardMs, oldest.sentMs);
     const ownMs = this.#server === null ? Infinity : roundTripMs(this.#server);
@@ -379,12 +323,9 @@ export class ImageClient implements LinkOwner<ClientRequest> {
   #failLate(now: number): void {
     const { deadlineMs } = this.#options;
     if (deadlineMs === undefined) return;
-    const isLate = (request: ClientRequest) => now - request.askedMs >= deadlineMs;
-    const late = this.#queue.filter(isLate);
-    this.#queue = this.#queue.filter((request) => !isLate(request));
-    for (const request of late) this.#fail(request, "ETIMEDOUT", `not answered for ${deadlineMs / 1000} s`);
-    // The buffers of those that are under way come back when the link ends, and are looked at again then.
-    if ([...this.#underWay].some(isLate)) this.#link?.close(new Error("it does not answer"));
+    const failure = { errno: "ETIMEDOUT", detail: `not answered for ${deadlineMs / 1000} s` } as const;
+    const more = this.#requests.failAskedBefore(now - deadlineMs, failure);
+    if (more) this.#link?.close(new Error("it does not answer"));
   }
 
   // --- Servers ---
@@ -495,12 +436,10 @@ export class ImageClient implements LinkOwner<ClientRequest> {
     if (oldest !== undefined) this.#failRefused(oldest);
   }
 
-  /** Gives up a request that every server has refused; one that a link has is left to it. */
-  #failRefused(request: ClientRequest): void {
-    const at = this.#queue.indexOf(request);
-    if (request.refusals < this.#book.all.length || at < 0) return;
-    this.#queue.splice(at, 1);
-    this.#fail(request, "EIO", "every server refuses it");
+  /** Gives up a request that every server has refused. Returns whether it did. */
+  #failRefused(request: ClientRequest): boolean {
+    return request.refusals >= this.#book.all.length &&
+      this.#requests.fail(request, { errno: "EIO", detail: "every server refuses it" });
   }
 
   async #reach(
@@ -546,63 +485,4 @@ function bookOf({ servers, random, clock }: ImageClientOptions): ServerBook {
   const book = new ServerBook(random, () => clock.now());
   for (const endpoint of servers) book.add(endpoint);
   return book;
-}
-
-async function openFirst(
-  book: ServerBook,
-  options: OpenImageOptions,
-  signal: AbortSignal | undefined,
-): Promise<{ server: KnownServer; reached: ReachedServer }> {
-  const { clock, dial, flags = 0, name, revision } = options;
-  const won = new AbortController();
-  const abort = () => won.abort(signal!.reason);
-  signal?.addEventListener("abort", abort);
-  signal?.throwIfAborted();
-  const attempts = book.all.map(async (server, index) => {
-    if (index > 0) await pause(clock, index * STAGGER_MS, won.signal);
-    won.signal.throwIfAborted();
-    const { dialMs = FIRST_DIAL_MS, handshakeMs = FIRST_HANDSHAKE_MS } = options;
-    try {
-      const reached = await reachFirst(server.endpoint, { name, revision }, {
-        dial,
-        clock,
-        flags,
-        dialMs,
-        handshakeMs,
-        signal: won.signal,
-      }, options.refuse);
-      if (won.signal.aborted) {
-        reached.connection.close();
-        won.signal.throwIfAborted();
-      }
-      won.abort(new Error("another server was first"));
-      return { server, reached };
-    } catch (error) {
-      if (!won.signal.aborted) book.failed(server);
-      throw new Error(`${server.text}: ${(error as Error).message}`, { cause: error });
-    }
-  });
-  try {
-    return await Promise.any(attempts);
-  } catch (error) {
-    signal?.throwIfAborted();
-    if (!(error instanceof AggregateError)) throw error;
-    throw new AggregateError(error.errors, error.errors.map((each) => (each as Error).message).join("; "));
-  } finally {
-    signal?.removeEventListener("abort", abort);
-    await Promise.allSettled(attempts);
-  }
-}
-
-/** Waits, but no longer than until the signal fires. */
-function pause(clock: Clock, delayMs: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = clock.timer(delayMs, done);
-    signal.addEventListener("abort", done);
-    function done() {
-      timer[Symbol.dispose]();
-      signal.removeEventListener("abort", done);
-      resolve();
-    }
-  });
 }
