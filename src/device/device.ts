@@ -77,6 +77,12 @@ export interface DiskIdentity {
   readonly durable: boolean;
 }
 
+/**
+ * Is shown the bytes of a range, which are the disk's again when it returns; or the pipe in which they are, which is to
+ * be given back to `pipes`; or `null` and why they cannot be had. Does not throw.
+ */
+export type Shown = (bytes: Uint8Array | Pipe | null, error?: unknown) => void;
+
 /** A disk. All offsets and lengths are in bytes. Failures are {@linkcode DeviceError}s, thrown or rejected. */
 export interface BlockDevice {
   /** Exact below 2^53. */
@@ -138,10 +144,11 @@ export interface BlockDevice {
    * As {@linkcode read}, for who only passes the bytes on: they are shown where the disk has them. Only disks have
    * this whose bytes come from elsewhere, in buffers of their own.
    *
-   * @param done Called once, now or later, with the bytes, which are the disk's again when it returns, or with
-   *   `null` and why they cannot be had. Does not throw.
+   * @param done Called once, now or later.
+   * @param openPipe The bytes may be given in a pipe that this opens, or `null` if there is none; it may hold others
+   *   already, behind which they come. Default: they may not.
    */
-  show?(offset: number, length: number, done: (bytes: Uint8Array | null, error?: unknown) => void): void;
+  show?(offset: number, length: number, done: Shown, openPipe?: () => Pipe | null): void;
   /** Ends all use; does not flush. Idempotent. */
   close(): Promise<void>;
 }

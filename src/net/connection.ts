@@ -79,6 +79,8 @@ export interface Connection {
    * do without.
    */
   sendFile?(bytes: Uint8Array, file: OpenFile, offset: number, length: number): void | Promise<void>;
+  /** Writes all that a pipe holds, which is the connection's until then. Otherwise like {@linkcode write}. */
+  sendPipe?(pipe: Pipe): void | Promise<void>;
   /** Closes both directions and ends every outstanding read and write. Idempotent, never throws. */
   close(): void;
 }

@@ -62,6 +62,7 @@ export class NativeConnection implements Connection {
   readonly peer: Peer;
   readonly sendFile: Connection["sendFile"];
   moveNow: Connection["moveNow"];
+  sendPipe: Connection["sendPipe"];
   readonly #conn: Deno.Conn;
   #fd: number | null;
   #watched: Disposable | null = null;
@@ -82,6 +83,7 @@ export class NativeConnection implements Connection {
     if (this.#fd !== null) {
       this.sendFile = this.#sendFile.bind(this);
       this.moveNow = this.#moveNow.bind(this);
+      this.sendPipe = this.#sendPipe.bind(this);
     }
     if (conn.remoteAddr.transport === "tcp") {
       (conn as Deno.TcpConn).setNoDelay(true);
@@ -237,6 +239,35 @@ export class NativeConnection implements Connection {
       const count = this.#sendFileNow(file, offset, step);
       offset += count;
       length -= count;
+    }
+  }
+
+  #sendPipe(pipe: Pipe): void | Promise<void> {
+    if (this.#closed) throw new Deno.errors.BrokenPipe("the connection is closed");
+    if (this.#pendingWrites === 0 && this.#sendPipeNow(pipe)) return;
+    return this.#later(() => this.#sendPipeThrough(pipe));
+  }
+
+  /** Sends what the socket takes of what the pipe holds. @returns Whether that was all. */
+  #sendPipeNow(pipe: Pipe): boolean {
+    while (pipe.heldBytes > 0) {
+      if (this.#fd === null) throw new Deno.errors.BrokenPipe("the connection is closed");
+      const count = pipe.send(this.#fd, pipe.heldBytes, false);
+      if (count > 0) continue;
+      // Whether the connection is broken a write will say.
+      if (count !== WOULD_BLOCK) this.sendPipe = undefined;
+      return false;
+    }
+    return true;
+  }
+
+  /** As with a file, only a write by the runtime can wait until the socket takes more. */
+  async #sendPipeThrough(pipe: Pipe): Promise<void> {
+    while (pipe.heldBytes > 0) {
+      const page = new Uint8Array(Math.min(pipe.heldBytes, PAGE_BYTES));
+      pipe.take(page);
+      await this.#writeThrough(page);
+      this.#sendPipeNow(pipe);
     }
   }
 

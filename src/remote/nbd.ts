@@ -12,11 +12,13 @@ import type {
   BlockSizes,
   DiskIdentity,
   Extent,
+  Shown,
   WriteOptions,
   ZeroOptions,
 } from "../device/device.ts";
 import { AllocationStatus, BASE_ALLOCATION, Command, CommandFlag } from "../wire/nbd/constants.ts";
 import type { OpenFile } from "../os/file_calls.ts";
+import type { Pipe } from "../os/pipe.ts";
 import type { StatusExtent } from "../wire/nbd/chunk.ts";
 import type { ExportFacts } from "./nbd_export.ts";
 import { OverlapGate } from "./overlap_gate.ts";
@@ -73,15 +75,16 @@ export class NbdDisk implements BlockDevice {
     return this.#perform(Command.READ, 0, offset, into.length, this.#payloadBytesMax, into);
   }
 
-  show(offset: number, length: number, done: (bytes: Uint8Array | null, error?: unknown) => void): void {
+  show(offset: number, length: number, done: Shown, openPipe?: () => Pipe | null): void {
     if (length === 0 || length > this.#payloadBytesMax) {
       const bytes = new Uint8Array(length);
       Promise.resolve(this.read(offset, bytes)).then(() => done(bytes), (error) => done(null, error));
       return;
     }
     const transaction = new Transaction(Command.READ, 0, offset, length, null);
+    transaction.openPipe = openPipe ?? null;
     this.#begin(transaction, (error) => {
-      if (error === null) done(transaction.shown);
+      if (error === null) done(transaction.take());
       else done(null, error);
     });
   }

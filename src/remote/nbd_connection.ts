@@ -4,7 +4,7 @@
  * Requests that are handed over in one turn of the event loop leave in one write, short payloads among them;
  * replies are taken from one buffer, as many as a read brought, in whatever order the server answers. Data of a
  * READ go to their place in the caller's buffer: past the receive buffer when much of them is still to come. A READ
- * without a buffer is shown its data where they were received.
+ * without a buffer is shown its data where they were received, or in a pipe into which they went without being copied.
  *
  * Nothing the server says is believed before it is held against the request. A server that breaks the protocol
  * ends the connection, because from there on no byte of it means anything.
@@ -20,9 +20,11 @@
 import { printable } from "../base/printable.ts";
 import type { Connection } from "../net/connection.ts";
 import type { Clock } from "../os/clock.ts";
+import { type Pipe, pipes } from "../os/pipe.ts";
 import {
   checkChunk,
   DATA_OFFSET_BYTES,
+  dataChunkOverhead,
   decodeBlockStatusPayload,
   decodeDataOffset,
   decodeErrorPayload,
@@ -47,6 +49,7 @@ import {
   type ReplyHeader,
   replyHeaderBytes,
   requestBytes,
+  SIMPLE_REPLY_BYTES,
 } from "../wire/nbd/transmission.ts";
 import { WireError } from "../wire/wire_error.ts";
 import { Coverage } from "./coverage.ts";
@@ -61,8 +64,10 @@ const RECEIVE_BYTES_FIRST = 16 * 1024;
 const IN_PLACE_BYTES_MIN = 16 * 1024;
 /** A READ without a buffer is shown no more than this in the receive buffer. */
 const SHOWN_BYTES_MAX = RECEIVE_BYTES / 2 + 64;
-/** What stands before the data of a reply, at most. */
-const DATA_HEADER_BYTES_MAX = 40;
+/** Data that go into a pipe and were received already are copied into it, if they are no more. */
+const PUT_BYTES_MAX = 16 * 1024;
+/** So much is read where the next data of a pipe have to be waited for. */
+const WAITED_BYTES = 4096;
 /** Requests that leave in one write. */
 const SEND_BYTES = 256 * 1024;
 /** Longer payloads are not copied behind their header but written on their own. */
@@ -114,6 +119,15 @@ interface Target {
   readonly complete: () => void;
 }
 
+/** A pipe on its way to hold all data of a READ. */
+interface Piping {
+  readonly pipe: Pipe;
+  /** What it holds before them. */
+  readonly headBytes: number;
+  readonly transaction: Transaction;
+  readonly cookie: bigint;
+}
+
 export class NbdConnection {
   /** What was agreed in the handshake. */
   readonly agreement: ClientAgreement;
@@ -156,6 +170,12 @@ export class NbdConnection {
   /** The length of the reply of which a part is in the buffer, where it is awaited whole and known; else 0. */
   #awaitedBytes = 0;
   #target: Target | null = null;
+  /** What is received goes there. Never beside a target. */
+  #piping: Piping | null = null;
+  /** Whether the last READ that was answered had its data put into a pipe. */
+  #lastPiped = false;
+  /** What stands before the data of a READ that is answered in one go. */
+  readonly #dataOverhead: number;
   readonly #header: ReplyHeader = {
     form: "simple",
     cookie: 0n,
@@ -190,6 +210,8 @@ export class NbdConnection {
     this.#window = probeWindow(agreement);
     this.#connection = connection;
     this.agreement = agreement;
+    const { structured, extended } = agreement;
+    this.#dataOverhead = structured || extended ? dataChunkOverhead(extended) : SIMPLE_REPLY_BYTES;
     this.#owner = owner;
     // The handshake reads less at a time than fits in here.
     this.#received.set(rest);
@@ -287,6 +309,7 @@ export class NbdConnection {
     }
     this.#look?.[Symbol.dispose]();
     this.#look = null;
+    if (this.#piping !== null) this.#giveBack(this.#piping);
     await this.#sending;
     const unanswered = [...this.#unanswered.values(), ...this.#queue].filter((each) => each !== this.#probe);
     this.#unanswered.clear();
@@ -448,6 +471,11 @@ export class NbdConnection {
   async #receive(): Promise<void> {
     while (true) {
       const target = this.#target;
+      if (this.#piping !== null) {
+        if (this.#fillPipe(this.#piping)) await undefined;
+        else if (!await this.#waitToFill(this.#piping)) return;
+        continue;
+      }
       // A target that waits has emptied the buffer.
       const inPlace = target !== null && target.bytes.length - target.filled >= IN_PLACE_BYTES_MIN;
       const into = inPlace ? target.bytes.subarray(target.filled) : this.#room();
@@ -464,13 +492,86 @@ export class NbdConnection {
     }
   }
 
+  /** Moves what has been received into a pipe. @returns `false` if nothing could be. */
+  #fillPipe(piping: Piping): boolean {
+    const { pipe, headBytes, transaction } = piping;
+    const missing = headBytes + transaction.length - pipe.heldBytes;
+    const count = this.#connection.moveNow?.(pipe, missing, true);
+    if (count === undefined) return false;
+    this.#heard = true;
+    if (count === missing) this.#finishPiped(piping);
+    else if (count === 0) this.#takeOut(piping, new Uint8Array(0));
+    return true;
+  }
+
+  #finishPiped({ pipe, transaction, cookie }: Piping): void {
+    this.#piping = null;
+    transaction.piped = pipe;
+    this.#finish(cookie, transaction);
+  }
+
+  /** Waits for more, which only who reads can. @returns `false` if the connection is over. */
+  async #waitToFill(piping: Piping): Promise<boolean> {
+    const { pipe, headBytes, transaction } = piping;
+    const bytes = new Uint8Array(Math.min(WAITED_BYTES, headBytes + transaction.length - pipe.heldBytes));
+    const count = await this.#connection.read(bytes);
+    if (count === null || this.#endReason !== null) return false;
+    this.#heard = true;
+    this.#put(piping, bytes.subarray(0, count));
+    return true;
+  }
+
+  /** Puts what was received into the pipe, or where that takes no more, goes on without it. */
+  #put(piping: Piping, bytes: Uint8Array<ArrayBuffer>): void {
+    const { pipe, headBytes, transaction } = piping;
+    const count = this.#connection.moveNow === undefined ? 0 : pipe.put(bytes);
+    if (count === bytes.length) {
+      if (pipe.heldBytes === headBytes + transaction.length) this.#finishPiped(piping);
+      return;
+    }
+    this.#takeOut(piping, bytes.subarray(count));
+    this.#parse();
+  }
+
+  /** Goes on without the pipe, which takes no more, with what it holds and `rest` behind that. */
+  #takeOut(piping: Piping, rest: Uint8Array): void {
+    const { pipe, headBytes, transaction, cookie } = piping;
+    const place = transaction.place = new Uint8Array(transaction.length);
+    const filled = pipe.heldBytes - headBytes;
+    pipe.take(new Uint8Array(headBytes));
+    pipe.take(place.subarray(0, filled));
+    this.#giveBack(piping);
+    place.set(rest, filled);
+    transaction.coverage = whole(transaction.length);
+    const complete = () => this.#finish(cookie, transaction);
+    this.#target = { bytes: place, filled: filled + rest.length, complete };
+  }
+
+  #giveBack({ pipe }: Piping): void {
+    this.#piping = null;
+    pipes.give(pipe);
+  }
+
   /** The free end of the buffer: never empty, for what is left in it is the beginning of a message that fits. */
   #room(): Uint8Array {
     const awaited = this.#awaitedBytes;
+    if (this.#awaitsPiped) {
+      this.#makeRoom();
+      return this.#received.subarray(this.#end, this.#dataOverhead);
+    }
     if (awaited === 0 || this.#start + awaited > this.#received.length) this.#makeRoom();
     // Behind long data no more than the beginning of the next reply, the rest of which might have to be moved.
-    const limit = awaited > 0 ? this.#start + awaited + DATA_HEADER_BYTES_MAX : this.#received.length;
+    const limit = awaited > 0 ? this.#start + awaited + this.#dataOverhead : this.#received.length;
     return this.#received.subarray(this.#end, limit);
+  }
+
+  /** Whether a header comes next whose data should probably go into a pipe: most servers answer in order. */
+  get #awaitsPiped(): boolean {
+    if (this.#target !== null || this.#awaitedBytes > 0) return false;
+    if (this.#connection.moveNow === undefined) return false;
+    if (this.#end - this.#start >= this.#dataOverhead) return false;
+    for (const { openPipe } of this.#unanswered.values()) return openPipe !== null;
+    return this.#lastPiped;
   }
 
   #makeRoom(): void {
@@ -490,7 +591,7 @@ export class NbdConnection {
   /** Takes from the buffer all that is complete. */
   #parse(): void {
     this.#awaitedBytes = 0;
-    while (true) {
+    while (this.#piping === null) {
       if (this.#target !== null) {
         if (!this.#fillTarget(this.#target)) return;
       } else if (!this.#parseMessage()) {
@@ -524,6 +625,7 @@ export class NbdConnection {
     if (transaction === undefined) throw new WireError(`reply with the unknown cookie ${header.cookie}`);
     if (header.form === "simple") {
       const succeeds = header.error === 0 && !this.agreement.structured;
+      if (succeeds && this.#beginPiping(transaction, headerBytes, available)) return true;
       if (succeeds && isShown(transaction, headerBytes)) {
         return this.#show(transaction, headerBytes, available);
       }
@@ -566,6 +668,7 @@ export class NbdConnection {
       const length = payloadBytes - DATA_OFFSET_BYTES;
       const dataAt = headerBytes + DATA_OFFSET_BYTES;
       const isWhole = done && length === transaction.length && transaction.coverage === null;
+      if (isWhole && this.#beginPiping(transaction, dataAt, available)) return true;
       if (isWhole && isShown(transaction, dataAt)) {
         return this.#show(transaction, dataAt, available);
       }
@@ -592,6 +695,23 @@ export class NbdConnection {
     this.#takePayload(transaction, type, this.#view, this.#start + headerBytes, payloadBytes);
     this.#start += headerBytes + payloadBytes;
     complete();
+    return true;
+  }
+
+  /** Has the data of a READ received into a pipe, if most of them are still to come. @returns Whether it can be had. */
+  #beginPiping(transaction: Transaction, dataAt: number, available: number): boolean {
+    const thereBytes = available - dataAt;
+    if (transaction.openPipe === null || thereBytes > PUT_BYTES_MAX || thereBytes >= transaction.length) {
+      return false;
+    }
+    if (this.#connection.moveNow === undefined) return false;
+    const pipe = transaction.openPipe();
+    if (pipe === null) return false;
+    const piping = { pipe, headBytes: pipe.heldBytes, transaction, cookie: this.#header.cookie };
+    const there = this.#received.subarray(this.#start + dataAt, this.#start + available);
+    this.#piping = piping;
+    this.#start += available;
+    if (thereBytes > 0) this.#put(piping, there);
     return true;
   }
 
@@ -644,11 +764,13 @@ export class NbdConnection {
   #finish(cookie: bigint, transaction: Transaction): void {
     const { failure } = transaction;
     if (failure === null) {
-      const isRead = transaction.type === Command.READ && transaction.shown === null;
+      const isRead = transaction.type === Command.READ && transaction.shown === null &&
+        transaction.piped === null;
       if (isRead && !transaction.coverage?.isComplete(transaction.length)) {
         throw new WireError(`READ of ${transaction.length} bytes succeeded with some missing`);
       }
       if (isRead) transaction.shown = placeOf(transaction);
+      if (transaction.type === Command.READ) this.#lastPiped = transaction.piped !== null;
       if (transaction.type === Command.BLOCK_STATUS && transaction !== this.#probe) {
         for (const { name } of this.agreement.contexts) {
           if (transaction.statuses.has(name)) continue;

@@ -6,6 +6,7 @@
  */
 import { DeviceError, type DeviceOperation, type ErrnoName } from "../device/device_error.ts";
 import type { OpenFile } from "../os/file_calls.ts";
+import { type Pipe, pipes } from "../os/pipe.ts";
 import { Command, CommandFlag } from "../wire/nbd/constants.ts";
 import type { ChunkRequest, StatusExtent } from "../wire/nbd/chunk.ts";
 import { Coverage } from "./coverage.ts";
@@ -41,6 +42,10 @@ export class Transaction implements ChunkRequest {
   shown: Uint8Array | null = null;
   /** READ without a buffer: where data are put together that cannot be shown as they come. */
   place: Uint8Array | null = null;
+  /** READ without a buffer: opens a pipe in which what comes may be given, behind what it holds already. */
+  openPipe: (() => Pipe | null) | null = null;
+  /** READ: the pipe that holds what came; it is given back when {@linkcode settled} has returned, unless that took it. */
+  piped: Pipe | null = null;
   /** Called once, at the end: with `null` if it succeeded. */
   settled: (error: DeviceError | null) => void = nobody;
 
@@ -89,7 +94,15 @@ export class Transaction implements ChunkRequest {
     this.failure = null;
     this.coverage = null;
     this.shown = null;
+    this.#giveBackPipe();
     this.#statuses = null;
+  }
+
+  /** @returns What was shown: bytes, or a pipe that is the caller's from now on. */
+  take(): Uint8Array | Pipe | null {
+    const { piped, shown } = this;
+    this.piped = null;
+    return piped ?? shown;
   }
 
   /** Ends it, once: whatever is called afterwards has no effect. */
@@ -111,5 +124,11 @@ export class Transaction implements ChunkRequest {
     const { settled } = this;
     this.settled = nobody;
     settled(error);
+    this.#giveBackPipe();
+  }
+
+  #giveBackPipe(): void {
+    if (this.piped !== null) pipes.give(this.piped);
+    this.piped = null;
   }
 }

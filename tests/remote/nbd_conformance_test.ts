@@ -23,7 +23,7 @@ class ShownDisk extends NbdDisk {
     return new Promise((resolve, reject) => {
       this.show(offset, into.length, (bytes, error) => {
         if (bytes === null) return reject(error);
-        into.set(bytes);
+        into.set(bytes as Uint8Array);
         resolve();
       });
     });

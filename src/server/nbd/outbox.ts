@@ -7,6 +7,7 @@
 import type { BufferPool, PooledBuffer } from "../../net/buffer_pool.ts";
 import type { Connection } from "../../net/connection.ts";
 import type { OpenFile } from "../../os/file_calls.ts";
+import type { Pipe } from "../../os/pipe.ts";
 
 const CHUNK_BYTES = 256 * 1024;
 /** Where all clients together have much in memory: a reply that waits keeps a whole chunk. */
@@ -18,12 +19,16 @@ const LATE_BYTES_MAX = 64 * 1024;
 /** Data of this size are worth a write of their own. */
 const UNCOPIED_BYTES_MIN = 32 * 1024;
 
-/** A buffer, and how many writes and unfinished replies still need it. */
-interface Chunk {
-  readonly buffer: PooledBuffer;
+/** What is on its way, and how many writes and unfinished replies still need it. */
+interface Leaving {
+  readonly buffer: PooledBuffer | null;
   users: number;
   /** Called when nobody needs it any more. */
   readonly onLeft?: () => void;
+}
+
+interface Chunk extends Leaving {
+  readonly buffer: PooledBuffer;
 }
 
 /** Room for one reply whose data are still to come. */
@@ -149,6 +154,21 @@ export class Outbox {
       () => this.#connection.sendFile!(bytes, file, offset, length),
     );
     if (chunk.users === 0) this.#from = this.#to = 0;
+  }
+
+  /** Whether {@linkcode sendPipe} may be called. */
+  get sendsPipes(): boolean {
+    return this.#connection.sendPipe !== undefined;
+  }
+
+  /**
+   * Sends what a pipe holds: a whole reply, or several.
+   *
+   * @param ended Called once, when the pipe is needed no more.
+   */
+  sendPipe(pipe: Pipe, ended: () => void): void {
+    const leaving = { buffer: null, users: 1, onLeft: ended };
+    this.#send(leaving, pipe.heldBytes, true, () => this.#connection.sendPipe!(pipe));
   }
 
   /**
@@ -277,7 +297,7 @@ export class Outbox {
   }
 
   #send(
-    chunk: Chunk,
+    chunk: Leaving,
     byteCount: number,
     leaves: boolean,
     send: () => void | Promise<void>,
@@ -326,11 +346,14 @@ export class Outbox {
     this.#drained = null;
   }
 
-  #leave(chunk: Chunk): void {
+  #leave(chunk: Leaving): void {
     chunk.users--;
     if (chunk.users > 0) return;
-    if (chunk !== this.#chunk) this.#pool.give(chunk.buffer);
-    else if (this.#from === this.#to) this.#from = this.#to = 0;
+    if (chunk === this.#chunk) {
+      if (this.#from === this.#to) this.#from = this.#to = 0;
+    } else if (chunk.buffer !== null) {
+      this.#pool.give(chunk.buffer);
+    }
     chunk.onLeft?.();
   }
 

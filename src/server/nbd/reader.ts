@@ -6,6 +6,7 @@
  */
 import { isZero } from "../../base/zero_check.ts";
 import type { Extent } from "../../device/device.ts";
+import { Pipe, pipes } from "../../os/pipe.ts";
 import { Command, CommandFlag } from "../../wire/nbd/constants.ts";
 import type { Request } from "../../wire/nbd/transmission.ts";
 import type { Export } from "../export_table.ts";
@@ -25,8 +26,16 @@ const SEND_AT_ONCE_BYTES = 192 * 1024;
 /** From this size cached data are sent from the file itself: for less the calls cost more than the copy. */
 const SEND_FILE_BYTES_MIN = 64 * 1024;
 
+/** What comes from elsewhere in this size passes through a pipe, if that can be had: one holds so much, however it came. */
+const PIPED_BYTES_MIN = 64 * 1024;
+const PIPED_BYTES_MAX = 256 * 1024;
+
 /** A disk that so often in a row did not know its holes at once, as one far away, is no longer asked. */
 const LATE_EXTENTS_MAX = 8;
+
+/** What stands before data. */
+const headerBytes = new Uint8Array(64);
+const headerView = new DataView(headerBytes.buffer);
 
 /** A READ that is answered in several chunks. */
 interface Parts {
@@ -131,12 +140,16 @@ export class Reader implements PartReader {
     const { offset, length } = request;
     this.#backlog.begin(length);
     this.#pool.expect(length);
+    const mayPipe = length >= PIPED_BYTES_MIN && length <= PIPED_BYTES_MAX && this.#replies.outbox.sendsPipes;
     this.#exported.device.show!(offset, length, (bytes, error) => {
       const { outbox, dataOverhead } = this.#replies;
       this.#pool.expect(-length);
       if (bytes === null) {
         this.#replies.failure(request, error);
         outbox.flushSoon();
+      } else if (bytes instanceof Pipe) {
+        this.#replies.passed(request, offset, length, true);
+        outbox.sendPipe(bytes, () => pipes.give(bytes));
       } else {
         outbox.reserve(dataOverhead + length);
         this.#replies.data(outbox.view, outbox.at, request, offset, length, true);
@@ -144,7 +157,18 @@ export class Reader implements PartReader {
       }
       this.#times.answeredLater(Command.READ, sinceMs);
       this.#backlog.end(length);
-    });
+    }, mayPipe ? () => this.#openPipe(request) : undefined);
+  }
+
+  /** A pipe with all that stands before the data of a READ. */
+  #openPipe(request: Answered): Pipe | null {
+    const { dataOverhead } = this.#replies;
+    const pipe = pipes.take();
+    if (pipe === null) return null;
+    this.#replies.beforeData(headerView, 0, request, request.offset, request.length, true);
+    if (pipe.put(headerBytes.subarray(0, dataOverhead)) === dataOverhead) return pipe;
+    pipes.give(pipe);
+    return null;
   }
 
   #readLater(shared: Request, reading: Promise<void>): void {

@@ -95,7 +95,19 @@ export class Replies {
     dataBytes: number,
     isLast: boolean,
   ): void {
-    if (this.#trace.wanted) this.#trace.reply(request.cookie, { data: dataBytes, offset, last: isLast });
+    this.passed(request, offset, dataBytes, isLast);
+    this.beforeData(view, at, request, offset, dataBytes, isLast);
+  }
+
+  /** As {@linkcode data}, for a reply that may not leave; if it does, {@linkcode passed} is to be called. */
+  beforeData(
+    view: DataView,
+    at: number,
+    request: Answered,
+    offset: number,
+    dataBytes: number,
+    isLast: boolean,
+  ): void {
     if (!this.chunked) {
       encodeSimpleReply(view, at, request.cookie, 0);
       return;
@@ -111,6 +123,11 @@ export class Replies {
       offset,
       dataBytes,
     );
+  }
+
+  /** Notes that data leave. */
+  passed(request: Answered, offset: number, dataBytes: number, isLast: boolean): void {
+    if (this.#trace.wanted) this.#trace.reply(request.cookie, { data: dataBytes, offset, last: isLast });
   }
 
   /** Tells of a hole in the range of a READ; only where replies are in chunks. */
