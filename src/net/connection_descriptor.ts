@@ -16,6 +16,7 @@ import {
   isListening,
   localAddress,
   peerAddress,
+  peerPort,
   type SocketAddress,
   socketCallsWork,
   socketCookie,
@@ -35,7 +36,7 @@ const OTHERS_MAX = 1024;
 export function claimDescriptor(connection: Deno.Conn): number | null {
   if (!socketCallsWork() || isUnixClient(connection)) return null;
   const told = toldDescriptor(connection);
-  const fd = told !== null && belongsTo(told, connection) ? told : search(connection);
+  const fd = told !== null && fits(told, connection) ? told : search(connection);
   const cookie = fd === null ? null : socketCookie(fd);
   if (fd === null || cookie === null) return null;
   claimed.set(fd, cookie);
@@ -106,6 +107,25 @@ function toldDescriptor(connection: Deno.Conn): number | null {
     if (symbol.description !== "Deno.internal.fd") continue;
     const value = (connection as unknown as Record<symbol, unknown>)[symbol];
     return typeof value === "number" ? value : null;
+  }
+  return null;
+}
+
+/** Whether a descriptor that was told may be the connection's; what is told need not be searched. */
+function fits(fd: number, connection: Deno.Conn): boolean {
+  const { remoteAddr } = connection;
+  return remoteAddr.transport === "tcp" ? peerPort(fd) === remoteAddr.port : belongsTo(fd, connection);
+}
+
+/** The descriptor of a listening TCP socket; `null` where it cannot be told. */
+export function listenerDescriptor({ hostname, port }: Deno.NetAddr): number | null {
+  if (!socketCallsWork()) return null;
+  const address = canonicalIpAddress(hostname);
+  for (let fd = 0; fd < OTHERS_MAX; fd++) {
+    if (!isListening(fd)) continue;
+    const local = localAddress(fd);
+    if (local?.transport !== "tcp" || local.port !== port) continue;
+    if (canonicalIpAddress(local.address) === address) return fd;
   }
   return null;
 }

@@ -2,7 +2,8 @@
 import { bracketed } from "../base/endpoint.ts";
 import { reasonOf } from "../os/reason.ts";
 import { type Connection } from "./connection.ts";
-import { NativeConnection } from "./native_connection.ts";
+import { listenerDescriptor } from "./connection_descriptor.ts";
+import { type Inherited, NativeConnection, prepareListener } from "./native_connection.ts";
 
 /** What the address of a Unix socket has room for. */
 const SOCKET_PATH_BYTES_MAX = 107;
@@ -32,9 +33,10 @@ export function listenTcp(hostname: string, port: number): Listener {
     const place = bracketed(hostname);
     throw new Error(`cannot listen on ${place}:${port}: ${reasonOf(error)}`, { cause: error });
   }
-  const { port: bound } = listener.addr as Deno.NetAddr;
-  const text = `${bracketed(hostname)}:${bound}`;
-  return new NativeListener(listener, text, bound, () => {});
+  const address = listener.addr as Deno.NetAddr;
+  const text = `${bracketed(hostname)}:${address.port}`;
+  const inherited = prepareListener(listenerDescriptor(address), hostname);
+  return new NativeListener(listener, text, address.port, () => {}, inherited);
 }
 
 /**
@@ -117,6 +119,7 @@ async function removeStaleSocket(path: string): Promise<void> {
 class NativeListener implements Listener {
   readonly #listener: Deno.Listener;
   readonly #afterClose: () => void;
+  readonly #inherited: Inherited | undefined;
   #closed = false;
 
   constructor(
@@ -124,7 +127,9 @@ class NativeListener implements Listener {
     readonly text: string,
     readonly port: number | null,
     afterClose: () => void,
+    inherited?: Inherited,
   ) {
+    this.#inherited = inherited;
     this.#listener = listener;
     this.#afterClose = afterClose;
   }
@@ -132,7 +137,7 @@ class NativeListener implements Listener {
   async accept(): Promise<Connection | null> {
     while (!this.#closed) {
       try {
-        return new NativeConnection(await this.#listener.accept());
+        return new NativeConnection(await this.#listener.accept(), undefined, this.#inherited);
       } catch (error) {
         if (this.#closed) return null;
         // A client that was gone before we looked is no reason to stop; a full descriptor table passes.

@@ -25,6 +25,7 @@ import {
   sendNowAndMore,
   setCongestionControl,
   setKeepAlive,
+  setNoDelay,
   setSendBuffer,
   unacknowledgedMs,
   WOULD_BLOCK,
@@ -58,6 +59,34 @@ const KEEP_ALIVE = { idleSeconds: 5, intervalSeconds: 5, probes: 2 };
 
 const nowMs = () => systemClock.now();
 
+/** What a connection need not be given because it has it from its listener. */
+export interface Inherited {
+  /** No delay, and probes. */
+  readonly options: boolean;
+  readonly congestionControl: boolean;
+}
+
+const NOTHING_INHERITED: Inherited = { options: false, congestionControl: false };
+
+function setOptions(fd: number): void {
+  setNoDelay(fd);
+  setKeepAlive(fd, KEEP_ALIVE);
+}
+
+/**
+ * Gives a listening TCP socket the options that its connections are to have: the system hands them on, and a connection
+ * that is over at once costs less.
+ *
+ * @param fd `null` where it cannot be told.
+ * @param hostname Where it listens.
+ */
+export function prepareListener(fd: number | null, hostname: string): Inherited {
+  if (fd === null) return NOTHING_INHERITED;
+  setOptions(fd);
+  const congestionControl = isLoopback(hostname) && setCongestionControl(fd, HERE_CONGESTION_CONTROL);
+  return { options: true, congestionControl };
+}
+
 export class NativeConnection implements Connection {
   readonly peer: Peer;
   readonly sendFile: Connection["sendFile"];
@@ -74,8 +103,15 @@ export class NativeConnection implements Connection {
   #lastWrite: Promise<void> = Promise.resolve();
   #pendingWrites = 0;
 
-  /** @param claim How its descriptor is found. */
-  constructor(conn: Deno.Conn, claim: (conn: Deno.Conn) => number | null = claimDescriptor) {
+  /**
+   * @param claim How its descriptor is found.
+   * @param inherited What it has from its listener: see {@linkcode prepareListener}.
+   */
+  constructor(
+    conn: Deno.Conn,
+    claim: (conn: Deno.Conn) => number | null = claimDescriptor,
+    inherited: Inherited = NOTHING_INHERITED,
+  ) {
     this.#conn = conn;
     this.#fd = claim(conn);
     this.peer = describePeer(conn, this.#fd);
@@ -86,15 +122,20 @@ export class NativeConnection implements Connection {
       this.sendPipe = this.#sendPipe.bind(this);
     }
     if (conn.remoteAddr.transport === "tcp") {
-      (conn as Deno.TcpConn).setNoDelay(true);
-      if (this.#fd !== null && staysHere(conn)) setCongestionControl(this.#fd, HERE_CONGESTION_CONTROL);
-      if (this.#fd !== null) this.#watched = this.#watch(this.#fd);
-      else (conn as Deno.TcpConn).setKeepAlive(true);
+      if (this.#fd === null) {
+        (conn as Deno.TcpConn).setNoDelay(true);
+        (conn as Deno.TcpConn).setKeepAlive(true);
+        return;
+      }
+      if (!inherited.options) setOptions(this.#fd);
+      if (!inherited.congestionControl && staysHere(conn)) {
+        setCongestionControl(this.#fd, HERE_CONGESTION_CONTROL);
+      }
+      this.#watched = this.#watch(this.#fd);
     }
   }
 
   #watch(fd: number): Disposable {
-    setKeepAlive(fd, KEEP_ALIVE);
     return deadPeers.watch({ unheardMs: () => unacknowledgedMs(fd), gone: () => this.close() });
   }
 

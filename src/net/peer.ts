@@ -7,7 +7,8 @@ import type { Peer } from "./connection.ts";
 
 /** The peer of a TCP connection. */
 export function tcpPeer(hostname: string, port: number): Peer {
-  const address = canonicalIpAddress(hostname);
+  // The runtime writes IPv4 addresses as we do, and there may be many connections.
+  const address = hostname.includes(":") ? canonicalIpAddress(hostname) : hostname;
   return { transport: "tcp", address, text: `${bracketed(address)}:${port}` };
 }
 

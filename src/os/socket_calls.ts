@@ -24,6 +24,7 @@ const SO_ACCEPTCONN = 30;
 const SO_KEEPALIVE = 9;
 const SO_COOKIE = 57;
 const IPPROTO_TCP = 6;
+const TCP_NODELAY = 1;
 const TCP_KEEPIDLE = 4;
 const TCP_KEEPINTVL = 5;
 const TCP_KEEPCNT = 6;
@@ -122,6 +123,18 @@ export function peerAddress(fd: number): SocketAddress | null {
   return calls().getpeername(fd, bytes, length) === 0 ? parseAddress(bytes, length[0]) : null;
 }
 
+/** The port that a TCP socket is connected to; `null` if it is no such socket. */
+export function peerPort(fd: number): number | null {
+  asked[0] = ADDRESS_BYTES;
+  if (calls().getpeername(fd, answered, asked) !== 0) return null;
+  // The family is little endian, as this machine is; the port big endian.
+  const family = answered[0];
+  return family === AF_INET || family === AF_INET6 ? answered[2] * 256 + answered[3] : null;
+}
+
+const asked = new Uint32Array(1);
+const answered = new Uint8Array(ADDRESS_BYTES);
+
 /** Whether a socket listens. */
 export function isListening(fd: number): boolean {
   return getOption(fd, SOL_SOCKET, SO_ACCEPTCONN) === 1;
@@ -140,6 +153,11 @@ export function peerCredentials(fd: number): { pid: number; uid: number; gid: nu
   const length = new Uint32Array([12]);
   const result = calls().getsockopt(fd, SOL_SOCKET, SO_PEERCRED, value, length);
   return result === 0 ? { pid: value[0], uid: value[1], gid: value[2] } : null;
+}
+
+/** Has TCP send at once what is there. */
+export function setNoDelay(fd: number): void {
+  setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 }
 
 /** When a silent peer is given up. */

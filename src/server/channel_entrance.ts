@@ -58,13 +58,10 @@ export class ChannelEntrance {
 
   async #welcome(transport: Connection, handle: (connection: Connection) => void): Promise<void> {
     const { peer } = transport;
-    const { encryption, identity, keys, clock, handshakeMs } = this.#options;
+    const { encryption, identity, keys, handshakeMs } = this.#options;
     const handshake = new AbortController();
     this.#handshakes.add(handshake);
-    using _stranger = this.#strangers.enter(peer, (reason) => handshake.abort(reason));
-    using _timer = handshakeMs === 0 ? null : clock.timer(handshakeMs, () => {
-      handshake.abort(new Error(`the handshake took longer than ${handshakeMs / 1000} s`));
-    });
+    using _stranger = this.#strangers.enter(peer, (reason) => handshake.abort(reason), handshakeMs);
     try {
       const accepted = await acceptSecureConnection(transport, {
         encryption,

@@ -8,6 +8,7 @@
 import type { Log } from "../base/log.ts";
 import type { Peer } from "../net/connection.ts";
 import type { Clock } from "../os/clock.ts";
+import { WireError } from "../wire/wire_error.ts";
 
 export interface StrangerLimits {
   /** In the handshake at the same time. */
@@ -24,6 +25,12 @@ const COMPLAINTS_MAX = 1024;
 /** Called with the reason. */
 type End = (reason: Error) => void;
 
+interface Due {
+  readonly address: string;
+  readonly withinMs: number;
+  readonly dueMs: number;
+}
+
 interface Complaint {
   readonly sinceMs: number;
   /** Those that were not told. */
@@ -36,6 +43,9 @@ export class Strangers {
   readonly #clock: Clock;
   /** What ends each, by address; in each set the oldest first. */
   readonly #ends = new Map<string, Set<End>>();
+  /** When those have to be through that may not take for ever, in the order in which they came. */
+  readonly #due = new Map<End, Due>();
+  #timer: Disposable | null = null;
   readonly #complaints = new Map<string, Complaint>();
   #count = 0;
 
@@ -54,9 +64,10 @@ export class Strangers {
    * Lets one in; the oldest is ended if there are too many.
    *
    * @param end Ends this one.
+   * @param withinMs It is ended when it takes longer; 0: it may take for ever.
    * @returns To be disposed of when its handshake is over, whatever came of it.
    */
-  enter({ address }: Peer, end: End): Disposable {
+  enter({ address }: Peer, end: End, withinMs: number): Disposable {
     const fromThere = this.#ends.get(address) ?? new Set();
     if (fromThere.size >= this.#limits.halfOpenPerAddress) {
       this.#endOldest(address, `${fromThere.size} handshakes of its address are under way`);
@@ -66,7 +77,28 @@ export class Strangers {
     fromThere.add(end);
     this.#ends.set(address, fromThere);
     this.#count++;
+    if (withinMs > 0) this.#expect(end, { address, withinMs, dueMs: this.#clock.now() + withinMs });
     return { [Symbol.dispose]: () => this.#leave(address, end) };
+  }
+
+  /** One timer, which outlasts who has left, is enough for all: who comes later is due later, but for those of a moment after a reload. */
+  #expect(end: End, due: Due): void {
+    this.#due.set(end, due);
+    if (this.#timer === null) this.#lookIn(due.withinMs);
+  }
+
+  #lookIn(ms: number): void {
+    this.#timer = this.#clock.timer(ms, () => this.#endDue(), { background: true });
+  }
+
+  #endDue(): void {
+    this.#timer = null;
+    const nowMs = this.#clock.now();
+    for (const [end, { address, withinMs, dueMs }] of this.#due) {
+      if (dueMs > nowMs) return this.#lookIn(dueMs - nowMs);
+      this.#leave(address, end);
+      end(new WireError(`the handshake took longer than ${withinMs / 1000} s`));
+    }
   }
 
   /**
@@ -103,7 +135,7 @@ export class Strangers {
   #endOldest(address: string, reason: string): void {
     const [oldest] = this.#ends.get(address)!;
     this.#leave(address, oldest);
-    oldest(new Error(reason));
+    oldest(new WireError(reason));
   }
 
   #leave(address: string, end: End): void {
@@ -111,6 +143,7 @@ export class Strangers {
     if (fromThere === undefined || !fromThere.delete(end)) return;
     if (fromThere.size === 0) this.#ends.delete(address);
     this.#count--;
+    this.#due.delete(end);
   }
 
   /** The address with most of them; "" if there are none. */

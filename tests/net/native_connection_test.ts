@@ -185,13 +185,9 @@ Deno.test({
     return value[0];
   };
   // SOL_SOCKET SO_KEEPALIVE; IPPROTO_TCP TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT in seconds, TCP_USER_TIMEOUT in ms.
-  assertEquals([option(1, 9), option(6, 4), option(6, 5), option(6, 6), option(6, 18)], [
-    1,
-    5,
-    5,
-    2,
-    0,
-  ]);
+  assertEquals([option(1, 9), option(6, 4), option(6, 5), option(6, 6), option(6, 18)], [1, 5, 5, 2, 0]);
+  // TCP_NODELAY.
+  assertEquals(option(6, 1), 1);
 });
 
 Deno.test({ name: "within the machine what is sent is not paced", ignore: !linux }, async () => {

@@ -15,7 +15,7 @@ function setUp() {
   const clock = new ManualClock();
   const log = { ...silentLog, warn: (line: string) => void lines.push(line) };
   const strangers = new Strangers({ halfOpen: 4, halfOpenPerAddress: 3 }, log, clock);
-  const enter = (address: string, name: string) => strangers.enter(peer(address), () => ended.push(name));
+  const enter = (address: string, name: string) => strangers.enter(peer(address), () => ended.push(name), 0);
   return { strangers, enter, lines, ended, clock };
 }
 
@@ -76,4 +76,29 @@ Deno.test("strangers: complaints about very many addresses are forgotten, the ol
   assertEquals(lines.length, 1025);
   strangers.complain(address(0), "garbage");
   assertEquals(lines.length, 1026);
+});
+
+Deno.test("strangers: who takes too long is ended when it does, and who has left is not", () => {
+  const { strangers, clock } = setUp();
+  const ended: string[] = [];
+  const enter = (name: string, withinMs: number) =>
+    strangers.enter(peer(`10.0.0.${name}`), ({ message }) => ended.push(`${name}: ${message}`), withinMs);
+  enter("1", 10_000);
+  clock.advance(4000);
+  const quick = enter("2", 10_000);
+  enter("3", 0);
+  clock.advance(1000);
+  enter("4", 10_000);
+  quick[Symbol.dispose]();
+  clock.advance(4999);
+  assertEquals(ended, []);
+  clock.advance(1);
+  assertEquals(ended, ["1: the handshake took longer than 10 s"]);
+  clock.advance(4999);
+  assertEquals(strangers.count, 2);
+  clock.advance(1);
+  assertEquals(ended.slice(1), ["4: the handshake took longer than 10 s"]);
+  // One is left that may take for ever.
+  clock.advance(1_000_000);
+  assertEquals([strangers.count, ended.length], [1, 2]);
 });

@@ -342,11 +342,8 @@ export class NbdServer {
     const { peer } = connection;
     const late = new AbortController();
     const { signal } = late;
-    using _stranger = this.#strangers.enter(peer, (reason) => late.abort(reason));
     const { handshakeMs } = this.#limits;
-    using _timer = handshakeMs === 0 ? null : this.#clock.timer(handshakeMs, () => {
-      late.abort(new Error(`the handshake took longer than ${handshakeMs / 1000} s`));
-    });
+    using _stranger = this.#strangers.enter(peer, (reason) => late.abort(reason), handshakeMs);
     // Whoever has proven a key comes through an encrypted channel.
     const tls = this.#tls;
     const tlsMode = tls === undefined || peer.key !== undefined
