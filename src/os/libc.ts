@@ -11,6 +11,8 @@
 
 import { errnoName, OsError } from "./os_error.ts";
 
+const LIBRARY = "libc.so.6";
+
 const SYMBOLS = {
   // ssize_t preadv2(int fd, const struct iovec *iov, int iovcnt, off_t offset, int flags)
   preadv2: { parameters: ["i32", "buffer", "i32", "i64", "i32"], result: "i32" },
@@ -142,12 +144,28 @@ export function libc(): Libc | null {
 function open(): Libc | null {
   if (Deno.build.os !== "linux") return null;
   try {
-    const { symbols } = Deno.dlopen("libc.so.6", SYMBOLS);
+    const { errnoLocation, getdents64 } = SYMBOLS;
+    // The second is the newest of all: a libc that has it has them all.
+    const { symbols } = Deno.dlopen(LIBRARY, { errnoLocation, getdents64 });
     const errno = new Int32Array(Deno.UnsafePointerView.getArrayBuffer(symbols.errnoLocation()!, 4));
-    return Object.assign({ errno }, symbols as Symbols);
+    const lib = { errno };
+    for (const name of Object.keys(SYMBOLS) as (keyof typeof SYMBOLS)[]) addSymbol(lib, name);
+    return lib as Libc;
   } catch {
-    return null; // another libc (musl)
+    return null; // another libc (musl), or an old one
   }
+}
+
+/** Adds a function that is bound at its first use: it takes a third of a millisecond, and few are used at a start. */
+function addSymbol(lib: object, name: keyof typeof SYMBOLS): void {
+  Object.defineProperty(lib, name, {
+    configurable: true,
+    get() {
+      const value = Deno.dlopen(LIBRARY, { [name]: SYMBOLS[name] }).symbols[name];
+      Object.defineProperty(lib, name, { value });
+      return value;
+    },
+  });
 }
 
 /** The error of the synchronous call that just failed. */
