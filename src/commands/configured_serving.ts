@@ -23,8 +23,9 @@ import { describePeers, keysOf, refuseOptions, settingsOf } from "./configured_s
 import type { ServedOwnership } from "./disk_ownership.ts";
 import { type ConfiguredExport, type ExportChanges, planChanges } from "./export_changes.ts";
 import { ImageServing } from "./image_serving.ts";
-import type { AccessRules, ReloadableServer, ServerRole, ServerSettings } from "./running_server.ts";
+import type { AccessRules, ReloadableServer, ServerRole } from "./server_role.ts";
 import { openServedImage, whyNotServed } from "./served_image.ts";
+import type { ServerSettings } from "./serving_options.ts";
 
 /** How long clients of an export that goes may take to be answered what they have asked for. */
 const DISMISSAL_MS = 5000;

@@ -4,7 +4,7 @@ import { NBD_PORT } from "../base/uri.ts";
 import type { PeerSettings } from "../config/peers_conf.ts";
 import type { AccessStatus } from "../control/status.ts";
 import type { Configuration } from "./configuration.ts";
-import type { ServerSettings } from "./running_server.ts";
+import type { ServerSettings } from "./serving_options.ts";
 import { UsageError } from "./usage_error.ts";
 
 /** @throws {UsageError} About the first option that a configuration directory replaces. */

@@ -18,13 +18,9 @@ import { diskState, settleOwnership } from "./disk_ownership.ts";
 import { stateDirectory, stateDirOption } from "./disk_options.ts";
 import { checkExportName } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
-import {
-  addressOption,
-  RunningServer,
-  servedBytes,
-  type ServerRole,
-  servingOptions,
-} from "./running_server.ts";
+import { RunningServer, servedBytes } from "./running_server.ts";
+import type { ServerRole } from "./server_role.ts";
+import { addressOption, servingOptions } from "./serving_options.ts";
 
 /** A source may take its time before it sends. */
 const HANDSHAKE_MS = 60_000;

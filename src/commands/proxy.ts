@@ -18,7 +18,9 @@ import { command, type Invocation } from "./command.ts";
 import { bindOption, deadlineOption, diskNamed, forEver, soleWriterOption } from "./disk_options.ts";
 import { checkExportName } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
-import { RunningServer, servedBytes, type ServerRole, servingOptions } from "./running_server.ts";
+import { RunningServer, servedBytes } from "./running_server.ts";
+import type { ServerRole } from "./server_role.ts";
+import { servingOptions } from "./serving_options.ts";
 import { UsageError } from "./usage_error.ts";
 
 /** Between attempts to reach a server that is not there at the start; as flexnbd-proxy has it. */

@@ -3,20 +3,19 @@
  * to systemd, and an orderly end.
  */
 import { AccessList } from "../access/acl.ts";
-import { type KeyList, narrower } from "../access/key_list.ts";
+import { narrower } from "../access/key_list.ts";
 import type { Endpoint } from "../base/endpoint.ts";
 import { isLoopback } from "../base/ip_address.ts";
 import type { AdjustableLog } from "../base/log.ts";
-import { parseStatusPlace } from "../base/status_place.ts";
-import { type ControlHandlers, serverHandlers } from "../control/handlers.ts";
+import { serverHandlers } from "../control/handlers.ts";
 import { Migrations } from "../control/migrations.ts";
 import { ControlServer } from "../control/server.ts";
 import { describeAccess, describeServer } from "../control/server_status.ts";
 import { StateWatch } from "../control/state_watch.ts";
-import type { AccessStatus, ExportStatus, ImageStatus, ProcessStatus } from "../control/status.ts";
+import type { ProcessStatus } from "../control/status.ts";
 import { StatusHttp } from "../control/status_http.ts";
 import type { BlockDevice } from "../device/device.ts";
-import { DISK_THREADS_DEFAULT, DISK_THREADS_MAX, diskThreads } from "../device/disk_threads.ts";
+import { DISK_THREADS_DEFAULT, diskThreads } from "../device/disk_threads.ts";
 import { activatedDescriptors, listenDescriptor } from "../net/activation.ts";
 import type { Receiver } from "../migrate/receiver.ts";
 import type { Peer } from "../net/connection.ts";
@@ -25,170 +24,26 @@ import { publicPlace } from "../open_disk.ts";
 import { systemClock } from "../os/clock.ts";
 import { Notifier, notifySettings } from "../os/notify.ts";
 import { type Export, ExportTable } from "../server/export_table.ts";
-import {
-  type Judge,
-  type NbdLimits,
-  NbdServer,
-  type NbdServerOptions,
-  type Verdict,
-} from "../server/nbd/server.ts";
+import { type NbdLimits, NbdServer, type Verdict } from "../server/nbd/server.ts";
 import type { Moved } from "../wire/nbd/migration_message.ts";
 import { DEFAULT_PORT } from "../wire/nbd/constants.ts";
-import { channelOptions, type OpenedEntrance, openEntrance } from "./channel_options.ts";
+import { type OpenedEntrance, openEntrance } from "./channel_options.ts";
 import { closeDisk } from "./close_disk.ts";
 import type { Invocation } from "./command.ts";
 import { Doors } from "./doors.ts";
 import { openDestination, silenceLimit } from "./migration_destination.ts";
-import type { Option, OptionTable, OptionValues } from "./options.ts";
+import type { ReloadableServer, ServerRole } from "./server_role.ts";
+import { limitsOf, type ServerSettings, statusPlace } from "./serving_options.ts";
 import { StopSignals } from "./stop_signals.ts";
-import { type OpenedTls, openTls, tlsOptions } from "./tls_options.ts";
+import { type OpenedTls, openTls } from "./tls_options.ts";
 import { UsageError } from "./usage_error.ts";
 import { VERSION } from "./version.ts";
 
-/** As flexnbd's: a request that takes longer costs its client the connection. */
-const KILLSWITCH_MS = 120_000;
 const LOOPBACK = "127.0.0.1";
 /** For clients that follow a disk which has moved to come back and ask where it is. */
 const FOLLOW_MS_MAX = 10_000;
 /** Old clients know sectors only. */
 const SECTOR_BYTES = 512;
-
-/** Where a server listens that has no Unix socket by flexnbd's habits. */
-export const addressOption = {
-  type: "address",
-  short: "l",
-  help: "Address to listen on; 0 for all (127.0.0.1)",
-} as const satisfies Option;
-
-/** The options of every command that serves. */
-export const servingOptions = {
-  port: { type: "port", short: "p", help: `TCP port to listen on; 0 for any (${DEFAULT_PORT})` },
-  unix: { type: "string", short: "U", valueName: "SOCK", help: "Unix socket to listen on" },
-  ...tlsOptions,
-  ...channelOptions,
-  sock: { type: "string", short: "s", valueName: "SOCK", help: "Control socket to open" },
-  http: {
-    type: "string",
-    valueName: "PLACE",
-    help: "Tell /metrics and /healthz over HTTP at PLACE: a port of loopback, or unix:SOCK",
-  },
-  defaultDeny: { type: "flag", short: "d", help: "Let nobody in while the access list is empty" },
-  killswitch: {
-    type: "flag",
-    short: "k",
-    ignoresValue: true,
-    help: "Disconnect a client whose request takes longer than two minutes",
-  },
-  oldstyle: {
-    type: "flag",
-    help: "Greet as flexnbd does: one export, whole sectors, no negotiation",
-  },
-  maxConnections: {
-    type: "integer",
-    min: 1,
-    max: 100_000,
-    default: 4096,
-    help: "Connections at the same time",
-  },
-  maxPerAddress: {
-    type: "integer",
-    min: 1,
-    max: 100_000,
-    default: 1024,
-    help: "The same from one IP address",
-  },
-  handshakeTimeout: {
-    type: "duration",
-    default: 10_000,
-    help: "How long a client may take to say what it wants; 0 for ever",
-  },
-  drainTimeout: {
-    type: "duration",
-    default: 10_000,
-    help: "How long clients may take to finish when the server stops",
-  },
-  diskThreads: {
-    type: "integer",
-    min: 1,
-    max: DISK_THREADS_MAX,
-    help: "Calls of disks that wait at the same time; the command disk-threads changes it",
-  },
-} as const satisfies OptionTable;
-
-export interface ServerSettings extends OptionValues<typeof servingOptions> {
-  /** Address to listen on; TCP. */
-  readonly addr?: string;
-  /** Where to listen, in the place of what `addr`, `port` and `unix` say. */
-  readonly listen?: readonly Endpoint[];
-  /** Where to listen for channels, in the place of `addr`. */
-  readonly channelAddr?: string;
-  /** In the place of `killswitch`, in milliseconds; 0: no limit. */
-  readonly requestTimeout?: number;
-}
-
-/** Who may do what, where that is not for the access list of the command line to say. */
-export interface AccessRules {
-  readonly judge: Judge;
-  /** Whose keys are let in through the channel. */
-  readonly keys: KeyList;
-  status(): AccessStatus;
-  /** Where the rules come from, for who tries to change them elsewhere. */
-  readonly source: string;
-}
-
-/** What of a running server a reload may change. */
-export interface ReloadableServer {
-  readonly exports: ExportTable;
-  readonly nbd: NbdServer;
-  /**
-   * Puts other settings in force: where it listens, TLS, limits. The channel and the rest stay as they are.
-   *
-   * @throws If they cannot be; then all is as it was.
-   */
-  apply(settings: ServerSettings): Promise<void>;
-  /** Whether an export is on its way to another host. */
-  isMigrating(exported: Export): boolean;
-}
-
-/** What a command adds to that. */
-export interface ServerRole {
-  /**
-   * Adds what is served.
-   *
-   * @param stopped Fires when the program is to stop before that is done.
-   */
-  openExports(exports: ExportTable, stopped: AbortSignal): Promise<void>;
-  /** Where reservations outlive the program; none do by default. */
-  readonly reservations?: Pick<NbdServerOptions, "reservationStore" | "reservationAwayMs">;
-  /** How long the last flush of a disk may take, in milliseconds; for those that may never come back. Default: any time. */
-  lastFlushMs?(exported: Export): number | undefined;
-  /** Where it listens besides, for other protocols. */
-  listening?(): readonly string[];
-  /** Takes a disk in, until it has come. */
-  readonly receiver?: Receiver;
-  /** What has come is served, rather than that the program ends. */
-  readonly servesReceived?: boolean;
-  /** In the place of the access list. */
-  readonly rules?: AccessRules;
-  /**
-   * Reads its configuration again.
-   *
-   * @param force Clients may be cut off.
-   * @returns What has changed, for people.
-   * @throws If it cannot be used; the message says what stays as it was, and why.
-   */
-  reload?(server: ReloadableServer, force: boolean): Promise<string>;
-  /** Opens its log file anew. Never throws. */
-  reopenLog?(): void;
-  /** What it can be asked besides over the control socket. */
-  handlers?(): ControlHandlers;
-  /** Its dnbd3 images, for the status. */
-  images?(): readonly ImageStatus[];
-  /** What is behind an export, for status. */
-  about?(exported: Export): Pick<ExportStatus, "upstream" | "caches">;
-  /** Ends what it serves besides. */
-  close?(): Promise<void>;
-}
 
 export class RunningServer {
   #options: ServerSettings;
@@ -593,14 +448,6 @@ const INSTANCE = crypto.randomUUID();
 /** A signal that came before there was anything to stop. */
 class Stopped extends Error {}
 
-function statusPlace(text: string): Endpoint {
-  try {
-    return parseStatusPlace(text);
-  } catch (error) {
-    throw new UsageError(`--http: ${(error as Error).message}`);
-  }
-}
-
 /** What of a disk is served: of an oldstyle server whole sectors. */
 export function servedBytes(
   device: BlockDevice,
@@ -611,13 +458,4 @@ export function servedBytes(
   const lost = oldstyle ? device.sizeBytes % SECTOR_BYTES : 0;
   if (lost > 0) log.warn(`${source}: the last ${lost} bytes are no whole sector and are not served`);
   return device.sizeBytes - lost;
-}
-
-function limitsOf(settings: ServerSettings): Partial<NbdLimits> {
-  return {
-    handshakeMs: settings.handshakeTimeout,
-    connections: settings.maxConnections,
-    connectionsPerAddress: settings.maxPerAddress,
-    requestMs: settings.requestTimeout ?? (settings.killswitch ? KILLSWITCH_MS : 0),
-  };
 }

@@ -8,13 +8,9 @@ import { forEver, stateDirectory, stateDirOption } from "./disk_options.ts";
 import { ConfiguredServing } from "./configured_serving.ts";
 import { checkDescription, checkExportName, type ExportOption, parseExportOption } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
-import {
-  addressOption,
-  RunningServer,
-  servedBytes,
-  type ServerRole,
-  servingOptions,
-} from "./running_server.ts";
+import { RunningServer, servedBytes } from "./running_server.ts";
+import type { ServerRole } from "./server_role.ts";
+import { addressOption, servingOptions } from "./serving_options.ts";
 import { openServedImage } from "./served_image.ts";
 import { UsageError } from "./usage_error.ts";
 
