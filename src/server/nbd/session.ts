@@ -234,14 +234,6 @@ export class Session {
       : this.#backlog.requests === 1 && arriving.unfinished === 1;
   }
 
-  /**
-   * Whether to look for a while for the rest of a payload that goes through a pipe. A Unix socket holds little more than
-   * one; TCP has room for many, and who looks takes them in small pieces.
-   */
-  #mayLook(): boolean {
-    return this.#connection.peer.transport === "unix" && this.#waitsForClientOnly();
-  }
-
   /** Performs the requests that are there. Returns how many bytes the next one needs, or 0 if it must wait. */
   #performAll(): number {
     const intake = this.#intake;
@@ -249,7 +241,7 @@ export class Session {
     while (true) {
       if (this.#arriving !== null) {
         if (this.#backlog.isFull(this.#pool.isCrowded)) return 0;
-        if (!this.#writer.receive(this.#arriving, intake, this.#mayLook())) {
+        if (!this.#writer.receive(this.#arriving, intake, this.#waitsForClientOnly())) {
           return this.#writer.wantedBytes(this.#arriving);
         }
         this.#arriving = null;
