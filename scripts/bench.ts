@@ -27,8 +27,8 @@ const usage = `deno task bench [options]
   --server-cmd N=CMD  one more contender of ours, named N: a shell command that stays in the foreground and serves
                       {file} on 127.0.0.1:{port} or on the Unix socket {socket}; {directory} is a place for files.
                       Repeatable; the same name twice gives one command per transport
-  --transport LIST    tcp, unix (default: both); or protected: what a channel and TLS cost, beside nbdkit's TLS, with
-                      cells of its own
+  --transport LIST    tcp, unix (default: both); or protected: what a channel and TLS cost, reads and writes, beside
+                      nbdkit's TLS, with cells of its own
   --proxy             what a proxy costs, with and without its cache, beside nbdkit's nbd plugin, all in front of
                       denbd serve, with cells of its own
   --repeats N         measurements per cell and server (default 3)
@@ -155,7 +155,7 @@ const isProtected = transports.includes("protected");
 if (isProtected && transports.length > 1) fail("protected goes with no other transport");
 if (isProtected && options.proxy) fail("--proxy goes with tcp and unix");
 const cells: Cell[] = choose(
-  options.proxy ? proxyCells : isProtected ? protectedCells(PROGRAM) : allCells,
+  options.proxy ? proxyCells : isProtected ? protectedCells : allCells,
   options.cells,
   "cell",
 );
@@ -172,7 +172,7 @@ const repeats = positive(options.repeats, "repeats", 3);
 const seconds = positive(options.seconds, "seconds", options.quick ? 1.5 : 3);
 const imageMebibytes = positive(options.size, "size", 1024);
 const copyMebibytes = positive(options["copy-size"], "copy-size", 4096);
-const load: Load = {
+const measuredFor = {
   seconds,
   latencySeconds: positive(
     options["latency-seconds"] ?? options.seconds,
@@ -196,6 +196,7 @@ Deno.addSignalListener("SIGINT", () => {
   Deno.exit(130);
 });
 const images = { dense: directory.file("dense.img"), sparse: directory.file("sparse.img") };
+const load: Load = { ...measuredFor, image: images.dense };
 if (cells.some(({ image }) => image === "dense")) makeImage(images.dense, imageMebibytes, 1);
 if (cells.some(({ image }) => image === "sparse")) makeImage(images.sparse, copyMebibytes, 2);
 
@@ -211,15 +212,20 @@ for (const transport of transports as Transport[]) {
     const times = options.quick && !cell.inMean ? 1 : repeats;
     for (let repeat = 0; repeat < times; repeat++) {
       const turn = [...present.slice(repeat % present.length), ...present.slice(0, repeat % present.length)];
-      for (const server of turn) await measure(cell, server, transport, results, peakMemory);
+      for (const server of turn.filter(({ name }) => cell.loads?.(name) ?? true)) {
+        await measure(cell, server, transport, results, peakMemory);
+      }
     }
   }
-  // Of a proxy the ratio to each of the others counts, and the best of these is mostly no proxy.
-  const against = options.proxy ? present.filter(({ ours }) => !ours).map(({ name }) => name) : undefined;
+  // Of a proxy, or of encryption, the ratio to each of the others counts, and the best of these does without.
+  const against = options.proxy || isProtected
+    ? present.filter(({ ours }) => !ours).map(({ name }) => name)
+    : undefined;
   reports.push({ transport, cells, servers: present, against, results, peakMemory });
   print(formatReport(reports.at(-1)!) + "\n\n");
 }
-const comparable = !options.proxy && servers.filter(({ ours }) => ours).length === 1 && servers.length > 1;
+const comparable = !options.proxy && !isProtected && servers.filter(({ ours }) => ours).length === 1 &&
+  servers.length > 1;
 if (comparable && reports.every((report) => report.servers.length === servers.length)) {
   print(formatSummary(reports) + "\n");
 }
@@ -239,7 +245,7 @@ async function measure(
     await using running = await server.start(images[cell.image], transport);
     const memory = new MemoryWatch(running.pid);
     try {
-      const measurement = await cell.measure(running.uri, load);
+      const measurement = await cell.measure(running.uri, load, running.clientEnv);
       results.get(cell.name)!.get(server.name)!.push(measurement);
       everything.push({ transport, cell: cell.name, server: server.name, ...measurement });
       note(`${transport} ${cell.name} ${server.name}: ${measurement.value.toFixed(1)} ${cell.unit}\n`);

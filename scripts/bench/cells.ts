@@ -20,13 +20,18 @@ export interface Cell {
   readonly image: "dense" | "sparse";
   /** Counts towards the geometric mean. */
   readonly inMean: boolean;
-  measure(uri: string, load: Load): Promise<Measurement>;
+  /** Whether it can be measured on this server; default: on all. */
+  readonly loads?: (server: string) => boolean;
+  /** @param env What a client of ours needs in its environment. */
+  measure(uri: string, load: Load, env?: Record<string, string>): Promise<Measurement>;
 }
 
 export interface Load {
   readonly seconds: number;
   readonly latencySeconds: number;
   readonly imageBytes: number;
+  /** The path of the dense image. */
+  readonly image: string;
 }
 
 /** What is read again and again where a cache is measured. */

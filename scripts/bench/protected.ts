@@ -1,8 +1,9 @@
 /**
- * What encryption costs: the same reads through nothing, a channel and TLS, and through nbdkit's TLS.
+ * What encryption costs: the same requests through nothing, a channel (by Web Crypto and by libcrypto) and TLS, and
+ * through nbdkit's TLS.
  *
- * The load is denbd's own (`denbd bench`), because no other client knows the channel; its part of the work is the same
- * for all.
+ * The load is denbd's own client, because no other knows the channel; its part of the work is the same for all. What
+ * TLS costs is measured with nbdcopy as well, whose client is in C.
  */
 import { startNbdkit, untilAnswered } from "../../tests/interop/peers.ts";
 import { Authority } from "../../tests/testing/certificates.ts";
@@ -10,43 +11,62 @@ import { findProgram, freePort, run, temporaryDirectory } from "../../tests/test
 import type { Cell } from "./cells.ts";
 import type { Contender, RunningServer } from "./servers.ts";
 
-/** Requests of one measurement and second: about what a server manages. */
-const REQUESTS_PER_SECOND = { "128k": 4000, "4k": 40_000 };
+const LOAD = new URL("load.ts", import.meta.url).pathname;
 
-/** The cells of this part, with the program that loads. */
-export function protectedCells(program: string): Cell[] {
-  const cell = (
-    name: string,
-    title: string,
-    size: "128k" | "4k",
-    depth: number,
-    args: readonly string[],
-  ): Cell => ({
+type Size = "128k" | "4k";
+const BYTES = { "128k": 128 * 1024, "4k": 4096 };
+const DEPTHS = { "128k": 8, "4k": 32 };
+const TITLES = { "128k": "128 KiB sequential", "4k": "4 KiB random" };
+
+/** The cells of this part. */
+export const protectedCells: readonly Cell[] = [ownCell, nbdcopyCell].flatMap((cell) =>
+  (["128k", "4k"] as const).flatMap((size) => [cell("read", size), cell("write", size)])
+);
+
+/** A load by denbd's own client. */
+function ownCell(direction: "read" | "write", size: Size): Cell {
+  return {
+    ...cellOf(`${direction}-${size}-${DEPTHS[size]}`, `${TITLES[size]} ${direction}s`, size),
+    async measure(uri, { seconds }, env) {
+      const load = [uri, direction, `${BYTES[size]}`, `${DEPTHS[size]}`, `${seconds}`];
+      const permissions = ["-NRWES", "--allow-ffi", "--allow-run"];
+      const { stdout } = await run(Deno.execPath(), ["run", "-q", ...permissions, LOAD, ...load], {
+        env,
+        timeoutSeconds: seconds + 60,
+      });
+      return { value: Number(stdout) * (size === "4k" ? 1e-3 : BYTES[size] / 1e6) };
+    },
+  };
+}
+
+/** The image once from its start to its end, by nbdcopy. */
+function nbdcopyCell(direction: "read" | "write", size: Size): Cell {
+  return {
+    ...cellOf(`nbdcopy-${direction}-${size}-${DEPTHS[size]}`, `nbdcopy, ${direction}s of ${size}`, size),
+    loads: (server) => !server.includes("channel"),
+    async measure(uri, { imageBytes, image }) {
+      const ways = direction === "read" ? [uri, "null:"] : [image, uri];
+      const words = ["--connections=1", "--allocated", `--request-size=${BYTES[size]}`];
+      const startMs = performance.now();
+      await run("nbdcopy", [...words, `--requests=${DEPTHS[size]}`, ...ways], { timeoutSeconds: 300 });
+      const seconds = (performance.now() - startMs) / 1000;
+      return { value: imageBytes / seconds / (size === "4k" ? BYTES[size] * 1e3 : 1e6) };
+    },
+  };
+}
+
+function cellOf(name: string, title: string, size: Size): Omit<Cell, "measure"> {
+  return {
     name,
-    title,
+    title: `${title}, depth ${DEPTHS[size]}`,
     unit: size === "4k" ? "k/s" : "MB/s",
     largerIsBetter: true,
     image: "dense",
     inMean: true,
-    async measure(uri, { seconds }) {
-      const requests = Math.round(REQUESTS_PER_SECOND[size] * seconds);
-      const words = ["--json", "-n", `${requests}`, "-b", size, "--depth", `${depth}`, ...args];
-      const [where, home] = uri.split(" ");
-      const { stdout } = await run(program, ["bench", ...words, where], {
-        env: home === undefined ? {} : { HOME: home, XDG_CONFIG_HOME: "" },
-        timeoutSeconds: 300,
-      });
-      const [{ requestsPerSecond, bytesPerSecond }] = JSON.parse(stdout);
-      return { value: size === "4k" ? requestsPerSecond / 1e3 : bytesPerSecond / 1e6 };
-    },
-  });
-  return [
-    cell("protected-128k-8", "128 KiB sequential reads, depth 8", "128k", 8, ["--sequential"]),
-    cell("protected-4k-32", "4 KiB random reads, depth 32", "4k", 32, []),
-  ];
+  };
 }
 
-/** Those who are compared: ours plain, through a channel and through TLS, and nbdkit with TLS. */
+/** Those who are compared: ours through channels and through TLS, with ours plain and nbdkit with TLS. */
 export function protectedContenders(program: string): Contender[] {
   const ours = (name: string, start: Contender["start"]): Contender => ({
     name,
@@ -54,13 +74,8 @@ export function protectedContenders(program: string): Contender[] {
     transports: ["protected"],
     start,
   });
-  const contenders = [
-    ours("denbd-plain", (image) =>
-      serve(program, image, (port) => ({
-        words: ["--port", `${port}`],
-        uri: `nbd://127.0.0.1:${port}/`,
-      }))),
-    ours("denbd-channel", (image) =>
+  const channel = (name: string, crypto: Record<string, string>) =>
+    ours(name, (image) =>
       serve(program, image, async (port, directory) => {
         const home = `${directory}/home`;
         await run(program, ["keygen", `${directory}/key`]);
@@ -69,9 +84,23 @@ export function protectedContenders(program: string): Contender[] {
         const keys = ["--key", `${directory}/key`, "--authorized-peers", `${directory}/peers`];
         return {
           words: ["--channel-port", `${port}`, ...keys],
-          uri: `nbd+noise://127.0.0.1:${port}/ ${home}`,
+          env: crypto,
+          uri: `nbd+noise://127.0.0.1:${port}/`,
+          clientEnv: { ...crypto, HOME: home, XDG_CONFIG_HOME: "" },
         };
-      })),
+      }));
+  const contenders = [
+    // What the others are compared with.
+    {
+      ...ours("denbd-plain", (image) =>
+        serve(program, image, (port) => ({
+          words: ["--port", `${port}`],
+          uri: `nbd://127.0.0.1:${port}/`,
+        }))),
+      ours: false,
+    },
+    channel("denbd-channel", { DENBD_CRYPTO: "" }),
+    channel("denbd-channel-openssl", { DENBD_CRYPTO: "openssl" }),
     ours("denbd-tls", (image) =>
       serve(program, image, async (port, directory) => {
         const { path, client } = await certificates(directory);
@@ -109,8 +138,13 @@ async function certificates(directory: string): Promise<{ path: string; client: 
   return { path: authority.path, client: authority.clientFiles("client", authority) };
 }
 
-/** How to serve on a port, and the URI of that, with the client's home behind it where one is needed. */
-type Way = { readonly words: readonly string[]; readonly uri: string };
+/** How to serve on a port, and how that is reached. */
+interface Way {
+  readonly words: readonly string[];
+  readonly env?: Record<string, string>;
+  readonly uri: string;
+  readonly clientEnv?: Record<string, string>;
+}
 
 async function serve(
   program: string,
@@ -119,12 +153,13 @@ async function serve(
 ): Promise<RunningServer> {
   const directory = temporaryDirectory();
   const port = freePort();
-  const { words, uri } = await prepare(port, directory.path);
-  const common = ["serve", "--state-dir", directory.path, "--read-only", "--file", image];
+  const { words, env, uri, clientEnv } = await prepare(port, directory.path);
+  const common = ["serve", "--state-dir", directory.path, "--file", image];
   const plain = directory.file("socket");
   const child = new Deno.Command(program, {
     // The Unix socket is there to ask whether it serves.
     args: [...common, ...words, "--unix", plain],
+    env,
     stdin: "null",
     stdout: "null",
     stderr: "null",
@@ -142,5 +177,5 @@ async function serve(
     await stop();
     throw error;
   }
-  return { pid: child.pid, uri, [Symbol.asyncDispose]: stop };
+  return { pid: child.pid, uri, clientEnv, [Symbol.asyncDispose]: stop };
 }

@@ -8,6 +8,8 @@ export type Transport = "tcp" | "unix" | "protected";
 export interface RunningServer extends AsyncDisposable {
   readonly pid: number;
   readonly uri: string;
+  /** What a client of ours needs in its environment. */
+  readonly clientEnv?: Record<string, string>;
 }
 
 export interface Contender {
