@@ -11,6 +11,7 @@ import type { ChannelLocator, NbdLocator } from "./base/uri.ts";
 import { acquaintance, parseKnownServers } from "./config/known_servers.ts";
 import { defaultKeyPath, type Environment, readIdentity, userDirectory } from "./net/channel_identity.ts";
 import type { Connection } from "./net/connection.ts";
+import { recordCipherFor } from "./net/record_cipher.ts";
 import { openSecureConnection } from "./net/secure_connection.ts";
 import { reasonOf } from "./os/reason.ts";
 
@@ -30,7 +31,7 @@ export type OpenChannel = (transport: Connection, signal?: AbortSignal) => Promi
  * Prepares the channels to one server: reads our keys.
  *
  * @returns What makes a channel of each connection, and throws if the server is not the one that it should be.
- * @throws {Error} If a key is missing or cannot be used; the message says what to do.
+ * @throws {Error} If a key is missing or cannot be used, or the cipher that is wanted; the message says what to do.
  */
 export async function prepareChannel(
   { server }: NbdLocator,
@@ -40,6 +41,7 @@ export async function prepareChannel(
   if (channel.protection === "checksum") {
     return (transport, signal) => openSecureConnection(transport, { signal });
   }
+  const makeRecordCipher = recordCipherFor(context.env);
   const name = formatEndpoint(server);
   const keyPath = channel.identityPath ?? context.env(KEY_VARIABLE) ?? defaultKeyPath(context.env);
   if (keyPath === undefined) {
@@ -58,7 +60,9 @@ export async function prepareChannel(
       );
     }
   };
-  return (transport, signal) => openSecureConnection(transport, { identity, trust, signal });
+  return (transport, signal) => {
+    return openSecureConnection(transport, { identity, trust, signal, makeRecordCipher });
+  };
 }
 
 /** The key that is remembered of a server; `undefined` if there is none, or there are several. */

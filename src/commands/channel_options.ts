@@ -4,6 +4,7 @@ import type { Log } from "../base/log.ts";
 import { CHANNEL_PORT } from "../base/uri.ts";
 import { parseAuthorizedPeers } from "../config/authorized_peers.ts";
 import { defaultKeyPath, type Environment, readIdentity } from "../net/channel_identity.ts";
+import { recordCipherFor } from "../net/record_cipher.ts";
 import type { Clock } from "../os/clock.ts";
 import { reasonOf } from "../os/reason.ts";
 import { ChannelEntrance } from "../server/channel_entrance.ts";
@@ -62,7 +63,7 @@ export interface OpenedEntrance {
  *
  * @returns `null` if they ask for none.
  * @throws {UsageError} If they do not fit together.
- * @throws {Error} If a file cannot be used; the message says why.
+ * @throws {Error} If a file cannot be used, or the cipher that is wanted; the message says why.
  */
 export async function openEntrance(
   options: ChannelOptions,
@@ -89,11 +90,20 @@ export async function openEntrance(
   const keyPath = key ?? defaultKeyPath(env);
   if (keyPath === undefined) throw new UsageError("--channel-port needs --key");
   const identity = await readIdentity(keyPath, psk);
+  const makeRecordCipher = recordCipherFor(env);
   const reload = authorizedPeers === undefined
     ? undefined
     : async () => keys.replace(parseAuthorizedPeers(await readText(authorizedPeers), authorizedPeers));
   await reload?.();
-  const entrance = new ChannelEntrance({ encryption, identity, keys, log, clock, handshakeMs });
+  const entrance = new ChannelEntrance({
+    encryption,
+    identity,
+    makeRecordCipher,
+    keys,
+    log,
+    clock,
+    handshakeMs,
+  });
   return { port, entrance, keys, takesUnencrypted: encryption === "prefer", reload };
 }
 

@@ -70,7 +70,7 @@ export const serve = command({
 
 Without an address it listens on this machine only. Access entries are addresses or prefixes, each with =read, =write (the default) or =none behind it; the first that matches a client decides. Without any entry everybody who can connect may write, unless --default-deny is given.
 
-With --channel-port it takes encrypted connections of other denbd programs, and no plain ones unless --port, --unix or socket activation asks for them. Who may come in this way is said by the public keys in the file of --authorized-peers, each with read, write (the default) or none in front; where there is an access list as well, both must agree. SIGHUP reads the file again.
+With --channel-port it takes encrypted connections of other denbd programs, and no plain ones unless --port, --unix or socket activation asks for them. Who may come in this way is said by the public keys in the file of --authorized-peers, each with read, write (the default) or none in front; where there is an access list as well, both must agree. SIGHUP reads the file again. Web Crypto encrypts what goes through a channel; with the environment variable DENBD_CRYPTO=openssl the system's libcrypto does, which is faster. Each end chooses for itself.
 
 With --tls=prefer clients may ask for TLS, with --tls=require they must, unless they come through an encrypted channel. SIGHUP reads the certificate again.
 

@@ -14,9 +14,7 @@ import {
   type RespondOptions,
 } from "../wire/channel/establish.ts";
 import { isDirect } from "../wire/channel/frame.ts";
-import type { MakeRecordCipher } from "../wire/channel/direct_cipher_state.ts";
 import type { Protection } from "../wire/channel/hello.ts";
-import { makeAesGcm } from "../os/aes_gcm.ts";
 import { BufferPool } from "./buffer_pool.ts";
 import type { Connection, Peer } from "./connection.ts";
 import { converse } from "./converse.ts";
@@ -24,17 +22,6 @@ import { DirectFrameReceiver } from "./direct_frame_receiver.ts";
 import { DirectFrameSender } from "./direct_frame_sender.ts";
 import { FrameReceiver } from "./frame_receiver.ts";
 import { FrameSender } from "./frame_sender.ts";
-
-/** Set to `openssl`: records are encrypted by the libcrypto of the system, if it is there, instead of Web Crypto. */
-const CRYPTO_VARIABLE = "DENBD_CRYPTO";
-
-const makeRecordCipher: MakeRecordCipher = (key, direction) =>
-  libcryptoIsWanted() ? makeAesGcm(key, direction) : null;
-
-function libcryptoIsWanted(): boolean {
-  const { state } = Deno.permissions.querySync({ name: "env", variable: CRYPTO_VARIABLE });
-  return state === "granted" && Deno.env.get(CRYPTO_VARIABLE) === "openssl";
-}
 
 /** About as long as encryption takes, others make as much. */
 const EAGER_BYTES = 64 * 1024;
@@ -64,7 +51,11 @@ export class SecureConnection implements Connection {
    */
   constructor(transport: Connection, channel: Established, received: Uint8Array = new Uint8Array(0)) {
     const { protection, peerKey, handshakeHash } = channel;
-    this.peer = { ...withKey(transport.peer, peerKey?.toBase64()), protection };
+    const byLibcrypto = protection === "noise" && isDirect(channel);
+    this.peer = {
+      ...withKey(transport.peer, peerKey?.toBase64()),
+      protection: byLibcrypto ? "noise by libcrypto" : protection,
+    };
     this.protection = protection;
     this.handshakeHash = handshakeHash;
     this.#transport = transport;
@@ -133,7 +124,7 @@ export async function openSecureConnection(
   options: InitiateOptions & HandshakeLimit,
 ): Promise<SecureConnection> {
   try {
-    const { result, rest } = await converse(initiate({ makeRecordCipher, ...options }), transport, {
+    const { result, rest } = await converse(initiate(options), transport, {
       signal: options.signal,
     });
     return new SecureConnection(transport, result, rest);
@@ -156,7 +147,7 @@ export async function acceptSecureConnection(
   options: RespondOptions & HandshakeLimit,
 ): Promise<SecureConnection | Refusal> {
   try {
-    const { result, rest } = await converse(respond({ makeRecordCipher, ...options }), transport, {
+    const { result, rest } = await converse(respond(options), transport, {
       signal: options.signal,
     });
     if ("sealer" in result) return new SecureConnection(transport, result, rest);

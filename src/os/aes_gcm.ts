@@ -2,7 +2,7 @@
  * AES-256-GCM by OpenSSL's libcrypto, where that is installed: at once, in the caller's memory, without copies.
  *
  * Web Crypto computes the same on other threads, and gives and takes copies; a record costs it several times as much
- * (`deno task bench` measures both). Where libcrypto is missing, Web Crypto does the work.
+ * (`deno task bench` measures both).
  */
 
 type Bytes = Uint8Array<ArrayBuffer>;
@@ -143,29 +143,38 @@ const contexts = new FinalizationRegistry<{ library: Library; context: Deno.Poin
   ({ library, context }) => library.EVP_CIPHER_CTX_free(context),
 );
 
-let opened: Library | null | undefined;
+const LIBRARY = "libcrypto.so.3";
+
+/** The library, or why there is none; `undefined` before somebody has asked. */
+let opened: Library | string | undefined;
 
 /**
  * Makes a cipher.
  *
  * @param key 32 bytes.
- * @returns `null` where libcrypto is missing, may not be opened, or does not compute what the standard says.
+ * @returns `null` where {@linkcode aesGcmFault} says why.
  */
 export function makeAesGcm(key: Bytes, direction: "seal" | "open"): AesGcm | null {
-  if (opened === undefined) {
-    if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") return null;
-    opened = openLibrary();
-  }
-  return opened === null ? null : new AesGcm(opened, key, direction);
+  opened ??= openLibrary();
+  return typeof opened === "string" ? null : new AesGcm(opened, key, direction);
 }
 
-function openLibrary(): Library | null {
-  if (Deno.build.os !== "linux") return null;
+/** Why there is no cipher: libcrypto is missing, may not be opened, or does not compute what the standard says. */
+export function aesGcmFault(): string | null {
+  opened ??= openLibrary();
+  return typeof opened === "string" ? opened : null;
+}
+
+function openLibrary(): Library | string {
+  if (Deno.build.os !== "linux") return `${LIBRARY} is used on Linux only`;
+  if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") return `${LIBRARY} may not be opened`;
   try {
-    const { symbols } = Deno.dlopen("libcrypto.so.3", SYMBOLS);
-    return computesRight(symbols) ? symbols : null;
-  } catch {
-    return null;
+    const { symbols } = Deno.dlopen(LIBRARY, SYMBOLS);
+    return computesRight(symbols)
+      ? symbols
+      : `${LIBRARY} does not compute AES-256-GCM as the standard has it`;
+  } catch (error) {
+    return `${LIBRARY} cannot be opened: ${(error as Error).message}`;
   }
 }
 

@@ -11,6 +11,7 @@ import type { Connection } from "../net/connection.ts";
 import type { Listener } from "../net/listener.ts";
 import { acceptSecureConnection, SecureConnection } from "../net/secure_connection.ts";
 import type { Clock } from "../os/clock.ts";
+import type { MakeRecordCipher } from "../wire/channel/direct_cipher_state.ts";
 import type { EncryptionMode, NoiseIdentity } from "../wire/channel/establish.ts";
 import { type StrangerLimits, Strangers } from "./strangers.ts";
 
@@ -21,6 +22,8 @@ export interface ChannelEntranceOptions {
   readonly encryption: EncryptionMode;
   /** Who we are; needed unless `encryption` is `off`. */
   readonly identity?: NoiseIdentity;
+  /** What records are encrypted by. Default: Web Crypto. */
+  readonly makeRecordCipher?: MakeRecordCipher;
   /** Who is let in with a key. */
   readonly keys: KeyList;
   readonly log: Log;
@@ -58,7 +61,7 @@ export class ChannelEntrance {
 
   async #welcome(transport: Connection, handle: (connection: Connection) => void): Promise<void> {
     const { peer } = transport;
-    const { encryption, identity, keys, handshakeMs } = this.#options;
+    const { encryption, identity, makeRecordCipher, keys, handshakeMs } = this.#options;
     const handshake = new AbortController();
     this.#handshakes.add(handshake);
     using _stranger = this.#strangers.enter(peer, (reason) => handshake.abort(reason), handshakeMs);
@@ -66,6 +69,7 @@ export class ChannelEntrance {
       const accepted = await acceptSecureConnection(transport, {
         encryption,
         identity,
+        makeRecordCipher,
         refuse: (key) => {
           const { rights, reason } = keys.rightsFor(key.toBase64());
           return rights === "none" ? reason : undefined;

@@ -6,7 +6,7 @@ import {
   openSecureConnection,
   SecureConnection,
 } from "../../src/net/secure_connection.ts";
-import { makeAesGcm } from "../../src/os/aes_gcm.ts";
+import { aesGcmFault, makeAesGcm } from "../../src/os/aes_gcm.ts";
 import { REKEY_NONCE } from "../../src/wire/channel/cipher_state.ts";
 import { ChannelRefusedError } from "../../src/wire/channel/establish.ts";
 import { FRAME_TYPES, PAYLOAD_BYTES_MAX, type RekeyLimits } from "../../src/wire/channel/frame.ts";
@@ -410,6 +410,8 @@ Deno.test("the peer of a channel carries the key that it has proven, and what pr
   assertEquals(client.peer.key, serverKey.publicKey.toBase64());
   assertEquals(client.handshakeHash, server.handshakeHash);
   assertEquals((await securePair("checksum")).client.peer.key, undefined);
+  const { server: direct } = await securePair("noise by libcrypto");
+  assertEquals(direct.peer.protection, aesGcmFault() === null ? "noise by libcrypto" : "noise");
   client.close();
   server.close();
 });

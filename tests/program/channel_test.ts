@@ -128,3 +128,25 @@ Deno.test("serve refuses options of the channel that do not fit together", async
     assertStringIncludes(stderr, message);
   }
 });
+
+Deno.test("DENBD_CRYPTO says what encrypts records, and is refused where that is not to be had", async () => {
+  using directory = temporaryDirectory();
+  const { image, serverKey, peers, env } = await makeFiles(directory);
+  const words = [
+    "serve",
+    "--file",
+    image,
+    "--channel-port",
+    "0",
+    "--key",
+    serverKey,
+    "--authorized-peers",
+    peers,
+  ];
+  const refused = 'DENBD_CRYPTO is "libressl": it may be webcrypto (the default) or openssl\n';
+  const wrong = { ...env, DENBD_CRYPTO: "libressl" };
+  const server = await denbd(words, { env: wrong, code: 1 });
+  assertStringIncludes(server.stderr, refused);
+  const client = await denbd(["info", "nbd+noise://127.0.0.1:1/"], { env: wrong, code: 1 });
+  assertStringIncludes(client.stderr, refused);
+});
