@@ -92,6 +92,24 @@ for (const command of commands) {
   }
 }
 
+for (const { name, positional } of commands) {
+  Deno.test(
+    `V53: ${name} refuses an option that there is not with one line, and how it is used`,
+    pure,
+    async () => {
+      const around = new FakeSurroundings();
+      const words = Array.from({ length: positional?.min ?? 0 }, () => "x");
+      const code = await runProgram([name, ...words, "--no-such-option"], commands, "1.2.3", around);
+      // For monitoring plugins 2 is a state.
+      assertEquals(code, name === "check" ? 3 : 2);
+      const [line, ...usage] = around.written.stderr.trimEnd().split("\n");
+      assertEquals(line, `denbd ${name}: unrecognized option '--no-such-option'`);
+      assert(usage.length > 0 && usage.every((each) => each.startsWith("usage: denbd ")), usage.join("\n"));
+      assertEquals(around.written.stdout, "");
+    },
+  );
+}
+
 Deno.test("V55: every size and offset takes bytes and suffixes, and means the same by them", pure, () => {
   let count = 0;
   for (const command of commands) {

@@ -3,7 +3,7 @@ import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes 
 import { dial } from "../../src/net/dial.ts";
 import { Command, TransmissionFlag, WireErrno } from "../../src/wire/nbd/constants.ts";
 import { RefusedError } from "../../src/wire/nbd/refused_error.ts";
-import { type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
+import { run, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { RawClient } from "../testing/raw_client.ts";
 import { Relay, type Verdict } from "../testing/relay.ts";
 import { denbd, type RunningProgram, serve as serveFile, start } from "./program.ts";
@@ -316,6 +316,36 @@ Deno.test("a broken configuration changes nothing, and is told with file and lin
   }
   const { code, stdout } = await served.reload();
   assertEquals([code, stdout.includes("0 added, 0 opened anew, 0 removed")], [0, true]);
+});
+
+Deno.test("V50: whichever step of a reload fails, no descriptor is left", async () => {
+  const good = { "exports.conf": "[a]\ndisk = a.img\n", "peers.conf": EVERYBODY, "server.conf": "" };
+  using directory = new Directory(good);
+  for (const name of ["a.img", "b.img", "c.img"]) directory.image(name);
+  await using served = await serve(directory, "--as-said", "--unix", directory.file("nbd.sock"));
+  const descriptors = async () =>
+    (await run("ls", [`/proc/${served.program.pid}/fd`])).stdout.trim().split("\n").length;
+  const failing: [string, string][] = [
+    ["exports.conf", "[a]\ndisk = a.img\n[b]\ndisk = b.img\n[c]\ndisk = none.img\n"],
+    ["exports.conf", "[a]\ndisk = a.img\n[b]\ndisk = b.img\n[c]\ndisk = nbd://127.0.0.1:1/\n"],
+    ["exports.conf", `[a]\ndisk = a.img\n[b]\ndisk = b.img\n[c]\ndisk = b.img\n`],
+    ["server.conf", "[tls]\nmode = require\ncertificates = none\n"],
+    ["peers.conf", "[here]\naddress = nowhere\nread = *\n"],
+  ];
+  const round = async () => {
+    for (const [name, text] of failing) {
+      directory.write(name, text);
+      const { code } = await served.reload();
+      assertEquals(code, 1, text);
+      directory.write(name, good[name as keyof typeof good]);
+    }
+  };
+  // What the runtime opens once and keeps is there after the first.
+  await round();
+  const before = await descriptors();
+  for (let times = 0; times < 3; times++) await round();
+  assertEquals(await descriptors(), before);
+  assertEquals((await served.reload()).code, 0);
 });
 
 Deno.test("V53: a broken configuration ends a start with exit code 1 and one line", async () => {

@@ -323,6 +323,19 @@ Deno.test("what a key gives holds: nothing, read, write", async () => {
   await disk.close();
 });
 
+Deno.test("V38: a wrong key, ours or the server's, is one clear error, and one connection", async () => {
+  await using behind = await Behind.open("unknown");
+  using middleman = new Middleman(behind.listener.port!, (_from, bytes) => bytes);
+  const { port } = middleman.listener;
+  const ours = await assertRejects(() => behind.connect(behind.uri(undefined, port)), OpenError);
+  assertStringIncludes(ours.message, `${behind.clientKey} is not among the authorised`);
+  assertEquals([middleman.count, behind.log.lines.length], [1, 1]);
+  const other = encodeURIComponent(new Uint8Array(32).fill(5).toBase64());
+  const theirs = await assertRejects(() => behind.connect(behind.uri(`key=${other}`, port)), OpenError);
+  assertStringIncludes(theirs.message, serverKey.publicKey.toBase64());
+  assertEquals(middleman.count, 2);
+});
+
 Deno.test("a key that loses its rights ends its sessions", async () => {
   await using behind = await Behind.open();
   // The disk would come back; it is not let in until its request has waited for so long.

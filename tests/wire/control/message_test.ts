@@ -68,7 +68,6 @@ const REFUSED: [string, string][] = [
   ['{"command":1}\n', `the request's "command" is no string`],
   ['{"command":"x","arguments":"y"}\n', `the request's "arguments" are no array of strings`],
   ['{"command":"x","arguments":[1]}\n', `the request's "arguments" are no array of strings`],
-  ['{"command":"x","version":2}\n', "the request has version 2, not 1"],
   ['{"command":"x"}\nstatus\n', `a JSON request starts with "{", not "s"`],
   [`${"x".repeat(LINE_BYTES_MAX + 1)}\n`, "a line is longer than 4096 bytes"],
   ["x".repeat(LINE_BYTES_MAX + 1), "a line is longer than 4096 bytes"],
@@ -80,6 +79,15 @@ for (const [stream, message] of REFUSED) {
     assertStringIncludes(assertThrows(() => decode(stream), WireError).message, message);
   });
 }
+
+Deno.test(
+  "V56: a request to the control socket of a later version is refused, and both are named",
+  pure,
+  () => {
+    const { message } = assertThrows(() => decode('{"command":"x","version":2}\n'), WireError);
+    assertEquals(message, "the request has version 2, not 1");
+  },
+);
 
 Deno.test("a request of many short lines is bounded too", pure, () => {
   const decoder = new RequestDecoder();

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { MAX_STRING_BYTES } from "../../../src/wire/nbd/constants.ts";
 import {
   decodeMigrationAnswer,
@@ -62,6 +62,18 @@ pure("where a disk has gone is told and understood", () => {
     const damaged of [name.replace("uuid=", "u="), name.replace("epoch=3", "epoch=0"), name.split("&to")[0]]
   ) {
     assertThrows(() => decodeMoved([damaged]), WireError);
+  }
+});
+
+pure("V56: a migration message of a later version is refused, and both are named", () => {
+  for (
+    const decode of [
+      () => decodeMigrationRequest(HELLO.replace("migration/1", "migration/2")),
+      () => decodeMigrationAnswer(["x-denbd:migration/2?is=fresh"]),
+    ]
+  ) {
+    const { message } = assertThrows(decode, WireError);
+    assertMatch(message, /another version: "x-denbd:migration\/2\?.*", this program knows version 1$/);
   }
 });
 
