@@ -111,7 +111,7 @@ async function packProgram(entry: string): Promise<Part> {
     entry,
   ]);
   const text = shortenSourceMap(
-    Deno.readTextFileSync(bundle),
+    asciiComments(Deno.readTextFileSync(bundle)),
     new URL(`file://${bundle}`),
     new URL(`file://${entry}`),
   );
@@ -122,6 +122,14 @@ async function packProgram(entry: string): Promise<Part> {
     sha256: await hash(bytes),
     cksum: await posixChecksum(bundle),
   };
+}
+
+/**
+ * Puts a question mark for whatever is not ASCII in comments; elsewhere the bundler has escaped it. A single such
+ * character has the engine keep the whole program in two bytes a character, and costs a start 4 ms.
+ */
+export function asciiComments(text: string): string {
+  return text.replace(/^\s*(\/\*|\*|\/\/).*/gm, (comment) => comment.replace(/[^\0-\x7f]/g, "?"));
 }
 
 /**

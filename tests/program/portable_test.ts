@@ -5,7 +5,7 @@
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { buildPortable, shortenSourceMap } from "../../scripts/build/portable.ts";
+import { asciiComments, buildPortable, shortenSourceMap } from "../../scripts/build/portable.ts";
 import { type Finished, run, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { program, surroundings } from "./program.ts";
 
@@ -255,6 +255,17 @@ Deno.test("portable: standard input is the program's", async () => {
 Deno.test("portable: with the real runtime inside it is denbd", async () => {
   const { stdout } = await run(await program(), ["--version"], { env: surroundings });
   assertMatch(stdout, /^denbd \d+\.\d+\.\d+\n$/);
+});
+
+Deno.test("portable: the program that is packed is ASCII", async () => {
+  using directory = temporaryDirectory();
+  const text = Deno.readTextFileSync(`${await unpackInto(directory)}/denbd.js`);
+  assertEquals(/[^\0-\x7f]/.exec(text)?.[0], undefined);
+});
+
+Deno.test("of comments only ASCII is kept, and of code everything", () => {
+  const text = '/** a… */\n  * é\n  // ü\nconst a = "ö";\n';
+  assertEquals(asciiComments(text), '/** a? */\n  * ?\n  // ?\nconst a = "ö";\n');
 });
 
 Deno.test("of a source map the lines are kept, and the files' names from the project's root", () => {
