@@ -11,6 +11,7 @@ import type { Log } from "../base/log.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { type Clock, delay } from "../os/clock.ts";
 import { Comparison } from "./comparison.ts";
+import { Convergence, type ConvergenceOptions } from "./convergence.ts";
 import { copyPass, type PassOptions } from "./copy_pass.ts";
 import { DirtyMap } from "./dirty_map.ts";
 import { type Attempt, AttemptFailure, type Destination, HandoverInDoubt } from "./handover.ts";
@@ -25,28 +26,6 @@ const RETRY_MS = 1000;
 const SILENCE_MS_MAX = 60_000;
 /** How often it is looked after. */
 const WATCH_MS = 250;
-/** How long clients are held, if nobody says. */
-const DOWNTIME_MS = 200;
-/** Of the time for which clients may be held, this is for the rest of the copy; the handover takes the other half. */
-const COPY_PART = 0.5;
-/**
- * Where nobody said how long clients may be held, they are held for so long at most when passes do not help: flexnbd
- * would cut them off as soon as it expects to be done within that. Without their load the rest goes faster than what
- * was measured, by this factor at most.
- */
-const PATIENCE_MS = 5000;
-const UNBURDENED_FACTOR = 4;
-/** Clients are let go on when the end takes this many times longer than promised, and at least the milliseconds below. */
-const HOLD_FACTOR_MAX = 4;
-const HOLD_MS_MIN = 1000;
-/** A pass that sent less says little about the speed. */
-const MEASURABLE_BYTES = 1024 * 1024;
-/** Passes that leave so large a part of what they found are no progress… */
-const STUBBORN_PART = 0.8;
-/** …and after so many of them in a row something is done or said. */
-const STUBBORN_PASSES = 3;
-/** Writers are slowed to this part of the speed of the copy, and to less of it each time. */
-const SLOWED_PART = 0.5;
 /** Ranges found different; more mean that one of the ends does not keep what it is given. */
 const DIFFERENCES_MAX = 8;
 
@@ -62,7 +41,7 @@ export type MigrationPhase =
   | "failed"
   | "in-doubt";
 
-export interface MigrationOptions {
+export interface MigrationOptions extends ConvergenceOptions {
   /** Where clients find the disk; something is put in front of it and taken away again. */
   readonly place: { device: BlockDevice };
   /** Bytes of it that move: the disk's size, or less. */
@@ -78,12 +57,8 @@ export interface MigrationOptions {
   readonly leave?: () => Promise<void>;
   /** `false`: the destination gets a copy, and the disk stays. Default `true`. */
   readonly handOver?: boolean;
-  /** How long clients may be held. Default 200, and more only if the disk could not be moved otherwise. */
-  readonly downtimeMs?: number;
   /** Bytes per second; `null`, the default, for as fast as it goes. */
   readonly speedLimit?: number | null;
-  /** Slow writers down if they write faster than the disk can be moved. Default `false`: it is only said. */
-  readonly slowWriters?: boolean;
   /** Default a minute; 0 for ever. */
   readonly silenceMsMax?: number;
 }
@@ -128,10 +103,10 @@ export class Migration {
   readonly #disk: BlockDevice;
   readonly #clock: Clock;
   readonly #log: Log;
-  readonly #downtimeMs: number;
   readonly #silenceMsMax: number;
   readonly #tracker: Tracker;
   readonly #throttle: Throttle;
+  readonly #convergence: Convergence;
   /** What the destination lacks. */
   readonly #pending: DirtyMap;
   /** What has not been compared since it was written; all that is pending is in it. */
@@ -146,17 +121,10 @@ export class Migration {
   #outflow: Outflow | null = null;
   /** Bytes of the pass that are taken out of the map and have not arrived. */
   #underWay = 0;
-  #speed = 0;
   /** The latest measurements of the flow: when, and how much had been sent. */
   #samples: { atMs: number; bytes: number }[] = [];
-  #stubborn = 0;
   /** Ranges of this attempt that differed while nobody wrote. */
   #differences = 0;
-  /** When passes do not help, clients may be held for longer, once. */
-  #patient = false;
-  /** For how long clients may be held for the rest of the copy. */
-  #budgetMs = 0;
-  #converges = true;
   /** There is no way back. */
   #left = false;
   #lastError: string | null = null;
@@ -165,21 +133,21 @@ export class Migration {
 
   /** Starts at once. */
   constructor(options: MigrationOptions) {
-    const { place, sizeBytes, clock, log, downtimeMs = DOWNTIME_MS, speedLimit = null } = options;
+    const { place, sizeBytes, clock, log, speedLimit = null } = options;
     this.#options = options;
     this.#disk = place.device;
     this.#clock = clock;
     this.#log = log;
-    this.#downtimeMs = downtimeMs;
     this.#silenceMsMax = options.silenceMsMax ?? SILENCE_MS_MAX;
     this.#throttle = new Throttle(clock, speedLimit);
     const blockBytesMin = place.device.blockSizes.minimum;
     this.#pending = new DirtyMap(sizeBytes, { blockBytesMin });
     this.#uncompared = new DirtyMap(sizeBytes, { blockBytesMin });
-    this.#tracker = new Tracker(this.#disk, (offset, length) => {
+    this.#tracker = new Tracker(this.#disk, clock, (offset, length) => {
       this.#pending.mark(offset, Math.min(length, sizeBytes - offset));
       this.#uncompared.mark(offset, Math.min(length, sizeBytes - offset));
     });
+    this.#convergence = new Convergence(options, this.#tracker, log, this.#what);
     this.#started.promise.catch(() => {});
     this.#ended = this.#run();
   }
@@ -236,9 +204,9 @@ export class Migration {
       durationMs: this.#attemptBeganMs === null ? 0 : nowMs - this.#attemptBeganMs,
       leftMs: bytesPerSecond > 0 ? 1000 * bytesLeft / bytesPerSecond : null,
       speedLimit: this.#throttle.bytesPerSecond,
-      converges: this.#converges,
-      writersLimit: this.#tracker.writePace?.bytesPerSecond ?? null,
-      downtimeMs: this.#downtimeMs,
+      converges: this.#convergence.converges,
+      writersLimit: this.#tracker.writeLimit,
+      downtimeMs: this.#convergence.downtimeMs,
       lastError: this.#lastError,
     };
   }
@@ -259,7 +227,7 @@ export class Migration {
       this.#started.reject(error);
     }
     if (this.#phase !== "moved" && this.#phase !== "in-doubt") {
-      this.#tracker.writePace = null;
+      this.#tracker.writeLimit = null;
       this.#tracker.release();
       if (place.device === this.#tracker) place.device = this.#disk;
     }
@@ -292,14 +260,18 @@ export class Migration {
     }
   }
 
+  /** For the log. */
+  get #what(): string {
+    return `migration to ${this.#options.destination.text}`;
+  }
+
   /** Once for each reason, however many attempts it costs, and wherever they come to. */
   #report(error: Error): void {
-    const { text } = this.#options.destination;
     const reason = error.message.replace(/\d+/g, "");
     const again = reason === this.#lastReason;
     this.#lastReason = reason;
     this.#lastError = error.message;
-    const line = `migration to ${text}: ${error.message}; clients go on here, it is tried again`;
+    const line = `${this.#what}: ${error.message}; clients go on here, it is tried again`;
     if (again) this.#log.debug(line);
     else this.#log.error(line);
   }
@@ -312,7 +284,6 @@ export class Migration {
     }
     const clock = this.#clock;
     this.#attemptBeganMs = clock.now();
-    this.#stubborn = 0;
     this.#differences = 0;
     const outflow = this.#outflow = new Outflow(attempt.disk, this.#throttle, () => clock.now());
     this.#samples = [];
@@ -325,7 +296,7 @@ export class Migration {
     try {
       await this.#converge(attempt, outflow, signal);
     } catch (error) {
-      this.#tracker.writePace = null;
+      this.#tracker.writeLimit = null;
       const isGone = this.#left || error instanceof HandoverInDoubt;
       if (!isGone) this.#tracker.release();
       await attempt.abandon(error as Error);
@@ -335,41 +306,24 @@ export class Migration {
   }
 
   async #converge(attempt: Attempt, outflow: Outflow, signal: AbortSignal): Promise<void> {
-    const { slowWriters = false, downtimeMs } = this.#options;
-    this.#budgetMs = this.#downtimeMs * COPY_PART;
-    this.#patient = !slowWriters && downtimeMs === undefined;
+    this.#convergence.begin();
     while (true) {
-      do await this.#passLive(attempt, outflow, signal); while (this.#isUnsure || !this.#fits());
+      while (await this.#passLive(attempt, outflow, signal) || !this.#fits);
       // What is durable and compared now need not be when clients wait.
       await this.#assure(attempt, outflow, signal);
-      if (!this.#fits()) continue;
+      if (!this.#fits) continue;
       if (await this.#finish(attempt, outflow, signal)) return;
-      // Held in vain, clients are not held again before much less is left.
-      this.#budgetMs = Math.min(this.#budgetMs, this.#downtimeMs * COPY_PART) / 2;
-      this.#patient = false;
-      this.#log.warn(
-        `migration to ${this.#options.destination.text}: clients would have been held for too long; it goes on`,
-      );
+      this.#convergence.heldInVain();
     }
   }
 
   /** Whether what is left can be sent in the time for which clients may be held. */
-  #fits(): boolean {
-    return this.#leftMs() <= this.#budgetMs;
+  get #fits(): boolean {
+    return this.#convergence.fits(this.#pending.bytes);
   }
 
-  /** The first pass sends large pieces: it says little of how long it takes to send what clients have scattered. */
-  get #isUnsure(): boolean {
-    return this.#pass === 1 && this.#pending.bytes >= MEASURABLE_BYTES;
-  }
-
-  #leftMs(): number {
-    const left = this.#pending.bytes;
-    return left === 0 ? 0 : this.#speed === 0 ? Infinity : 1000 * left / this.#speed;
-  }
-
-  /** A pass while clients go on. */
-  async #passLive(attempt: Attempt, outflow: Outflow, signal: AbortSignal): Promise<void> {
+  /** A pass while clients go on. Returns whether another one has to follow. */
+  async #passLive(attempt: Attempt, outflow: Outflow, signal: AbortSignal): Promise<boolean> {
     this.#phase = "copying";
     this.#pass++;
     const found = this.#pending.bytes;
@@ -378,43 +332,13 @@ export class Migration {
     // Most of what the first pass sends stays as it is; the others send what may soon change again.
     const comparison = this.#pass === 1 ? this.#comparison(attempt, outflow, signal) : null;
     await this.#send(outflow, signal, { afterwards: (piece) => comparison?.sent(piece) });
-    const sent = outflow.ackedBytes - sentBefore;
-    const seconds = Math.max(this.#clock.now() - beganMs, 0.1) / 1000;
-    if (sent >= MEASURABLE_BYTES || this.#speed === 0) this.#speed = Math.max(1, sent / seconds);
-    this.#judge(found, this.#pending.bytes);
-  }
-
-  /** Looks whether passes still help. */
-  #judge(found: number, left: number): void {
-    const stubborn = this.#pass > 1 && left > found * STUBBORN_PART && !this.#fits();
-    this.#stubborn = stubborn ? this.#stubborn + 1 : 0;
-    const { writePace } = this.#tracker;
-    const { destination, slowWriters = false } = this.#options;
-    if (this.#patient && this.#stubborn > 0 && this.#leftMs() <= UNBURDENED_FACTOR * PATIENCE_MS) {
-      this.#budgetMs = UNBURDENED_FACTOR * PATIENCE_MS;
-      this.#log.warn(
-        `migration to ${destination.text}: clients write as fast as the disk can be moved; ` +
-          `they are held for up to ${PATIENCE_MS / 1000} s`,
-      );
-      return;
-    }
-    if (this.#stubborn < STUBBORN_PASSES) {
-      if (this.#stubborn === 0 && writePace === null) this.#converges = true;
-      return;
-    }
-    if (slowWriters) {
-      const limit = Math.ceil((writePace?.bytesPerSecond ?? this.#speed) * SLOWED_PART);
-      this.#log.info(`migration to ${destination.text}: clients may write ${limit} bytes/s until it is done`);
-      if (writePace === null) this.#tracker.writePace = new Throttle(this.#clock, limit);
-      else writePace.bytesPerSecond = limit;
-      this.#stubborn = 0;
-    } else if (this.#converges) {
-      this.#log.warn(
-        `migration to ${destination.text} does not converge: clients write faster than ` +
-          `${Math.round(this.#speed)} bytes/s; it goes on until they write less, or it is broken off`,
-      );
-    }
-    this.#converges = slowWriters;
+    return this.#convergence.passed({
+      number: this.#pass,
+      found,
+      left: this.#pending.bytes,
+      sent: outflow.ackedBytes - sentBefore,
+      tookMs: this.#clock.now() - beganMs,
+    });
   }
 
   async #send(
@@ -459,10 +383,7 @@ export class Migration {
       await this.#options.leave();
       this.#left = true;
     });
-    const { text } = this.#options.destination;
-    this.#log.info(
-      `migration to ${text}: done; clients were held for ${Math.round(this.#clock.now() - heldMs)} ms`,
-    );
+    this.#log.info(`${this.#what}: done; clients were held for ${Math.round(this.#clock.now() - heldMs)} ms`);
     return true;
   }
 
@@ -473,11 +394,8 @@ export class Migration {
     outflow: Outflow,
     signal: AbortSignal,
   ): Promise<boolean> {
-    const holdMs = this.#budgetMs > this.#downtimeMs
-      ? PATIENCE_MS
-      : Math.max(HOLD_MS_MIN, HOLD_FACTOR_MAX * this.#downtimeMs);
     const late = new AbortController();
-    using _timer = this.#clock.timer(holdMs, () => {
+    using _timer = this.#clock.timer(this.#convergence.holdMs, () => {
       this.#tracker.release();
       late.abort(late);
     });
@@ -551,7 +469,7 @@ export class Migration {
   #recentSpeed(nowMs: number): number {
     const [first] = this.#samples;
     const bytes = this.#outflow?.ackedBytes ?? 0;
-    if (first === undefined || nowMs - first.atMs < 100) return Math.round(this.#speed);
+    if (first === undefined || nowMs - first.atMs < 100) return Math.round(this.#convergence.speed);
     return Math.round(1000 * (bytes - first.bytes) / (nowMs - first.atMs));
   }
 }

@@ -15,15 +15,17 @@ import type {
   ZeroOptions,
 } from "../device/device.ts";
 import { DeviceError } from "../device/device_error.ts";
-import type { Throttle } from "./throttle.ts";
+import type { Clock } from "../os/clock.ts";
+import { Throttle } from "./throttle.ts";
 
 export class Tracker implements BlockDevice {
   readonly sizeBytes: number;
   readonly blockSizes: BlockSizes;
   readonly can: Abilities;
   readonly identity?: DiskIdentity;
-  /** Slows clients that write faster than the disk can be moved; `null` lets them. */
-  writePace: Throttle | null = null;
+  readonly #clock: Clock;
+  /** Slows clients that write faster than the disk can be moved. */
+  #writePace: Throttle | null = null;
   readonly #disk: BlockDevice;
   readonly #changed: (offset: number, length: number) => void;
   /** Changes under way. */
@@ -33,8 +35,9 @@ export class Tracker implements BlockDevice {
   #gate: PromiseWithResolvers<void> | null = null;
 
   /** @param changed Told of every range that a client has changed, whether it was told that it succeeded or not. */
-  constructor(disk: BlockDevice, changed: (offset: number, length: number) => void) {
+  constructor(disk: BlockDevice, clock: Clock, changed: (offset: number, length: number) => void) {
     this.#disk = disk;
+    this.#clock = clock;
     this.#changed = changed;
     this.sizeBytes = disk.sizeBytes;
     this.blockSizes = disk.blockSizes;
@@ -44,6 +47,17 @@ export class Tracker implements BlockDevice {
 
   get syncFailure(): string | null {
     return this.#disk.syncFailure ?? null;
+  }
+
+  /** Bytes per second that clients may write; `null` as fast as they like. */
+  get writeLimit(): number | null {
+    return this.#writePace?.bytesPerSecond ?? null;
+  }
+
+  set writeLimit(limit: number | null) {
+    if (limit === null) this.#writePace = null;
+    else if (this.#writePace === null) this.#writePace = new Throttle(this.#clock, limit);
+    else this.#writePace.bytesPerSecond = limit;
   }
 
   /** Whether clients wait. */
@@ -85,7 +99,7 @@ export class Tracker implements BlockDevice {
 
   write(offset: number, data: Uint8Array, options?: WriteOptions): void | Promise<void> {
     if (this.#gate !== null) return this.#later(() => this.write(offset, data, options));
-    const slowed = this.writePace?.take(data.length);
+    const slowed = this.#writePace?.take(data.length);
     if (slowed !== undefined) {
       return slowed.then(() => this.#unpacedWrite(offset, data, options));
     }
