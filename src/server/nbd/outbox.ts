@@ -187,7 +187,7 @@ export class Outbox {
     this.bytes.set(data, this.#to);
     this.#to += data.length;
     // Nothing may come between the parts of a reply.
-    if (gone > 0) this.#flushReady();
+    if (gone > 0 || this.#to - this.#from >= this.#eagerBytes) this.#flushReady();
     else this.flushSoon();
   }
 
