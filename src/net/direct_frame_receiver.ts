@@ -172,7 +172,7 @@ export class DirectFrameReceiver {
     if (bodyEnd > this.#inboxEnd) return undefined;
     const body = bytes.subarray(bodyStart, bodyEnd);
     this.#inboxStart = bodyEnd;
-    if (bodyBytes <= into.length) {
+    if (bodyBytes - this.#opener.overheadBytes <= into.length) {
       const count = this.#opener.openInto(header, body, into);
       return this.#accept(type, count);
     }

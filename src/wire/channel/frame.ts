@@ -123,6 +123,8 @@ export interface DirectSealer extends Sealer {
 
 /** An opener that needs no other thread. */
 export interface DirectOpener extends Opener {
+  /** By how much a body is longer than its payload. */
+  readonly overheadBytes: number;
   /**
    * Opens the next frame at once.
    *
@@ -304,6 +306,7 @@ export class DirectNoiseSealer implements DirectSealer {
 /** Decrypts frames, at once. */
 export class DirectNoiseOpener implements DirectOpener {
   readonly headerBytes = FRAME_START_BYTES;
+  readonly overheadBytes = TAG_BYTES;
   readonly #cipherState: DirectCipherState;
 
   constructor(cipherState: DirectCipherState) {
@@ -390,6 +393,7 @@ export class ChecksumSealer implements DirectSealer {
 /** Compares the checksums of frames. */
 export class ChecksumOpener implements DirectOpener {
   readonly headerBytes = CHECKSUM_HEADER_BYTES;
+  readonly overheadBytes = 0;
   #number = 0;
 
   decodeHeader(header: Bytes): FrameStart {
