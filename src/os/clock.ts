@@ -19,18 +19,19 @@ export interface Clock {
 
 /** As CLOCK_MONOTONIC, but a machine that has slept does not take a reservation of an hour ago for a fresh one. */
 const CLOCK_BOOTTIME = 7;
-const lib = libc();
+/** Every start needs it; and who asks first may do no more than ask. */
+const clockGettime = libc()?.clockGettime;
 /** `struct timespec`: seconds and nanoseconds, 64 bits each; of the seconds the lower half lasts 136 years. */
 const timespec = new Uint32Array(4);
 
 function nowByLibc(): number {
-  lib!.clockGettime(CLOCK_BOOTTIME, timespec);
+  clockGettime!(CLOCK_BOOTTIME, timespec);
   return timespec[0] * 1000 + timespec[2] / 1e6;
 }
 
 /** The time of the machine. Through libc it costs a third of `performance.now`, which counts twice per write. */
 export const systemClock: Clock = {
-  now: lib === null ? () => performance.now() : nowByLibc,
+  now: clockGettime === undefined ? () => performance.now() : nowByLibc,
   timer(delayMs, callback, { background = false } = {}) {
     const id = setTimeout(callback, delayMs);
     if (background) Deno.unrefTimer(id);
