@@ -44,10 +44,10 @@ Deno.test("V21: on TCP what is written leaves without waiting for an answer to w
   const accepting = listener.accept();
   const ends = [await Deno.connect({ hostname: "127.0.0.1", port: listener.addr.port }), await accepting];
   for (const end of ends) {
-    const connection = new NativeConnection(end);
+    const fd = claimDescriptor(end)!;
+    const connection = new NativeConnection(end, () => fd);
     const value = new Int32Array(1);
     // IPPROTO_TCP TCP_NODELAY
-    const fd = claimDescriptor(end)!;
     assertEquals([libc()!.getsockopt(fd, 6, 1, value, new Uint32Array([4])), value[0]], [0, 1]);
     connection.close();
   }
