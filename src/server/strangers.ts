@@ -81,7 +81,7 @@ export class Strangers {
     return { [Symbol.dispose]: () => this.#leave(address, end) };
   }
 
-  /** One timer, which outlasts who has left, is enough for all: who comes later is due later, but for those of a moment after a reload. */
+  /** One timer is enough for all: who comes later is due later, but for those of a moment after a reload. */
   #expect(end: End, due: Due): void {
     this.#due.set(end, due);
     if (this.#timer === null) this.#lookIn(due.withinMs);
@@ -144,6 +144,9 @@ export class Strangers {
     if (fromThere.size === 0) this.#ends.delete(address);
     this.#count--;
     this.#due.delete(end);
+    if (this.#due.size > 0) return;
+    this.#timer?.[Symbol.dispose]();
+    this.#timer = null;
   }
 
   /** The address with most of them; "" if there are none. */
