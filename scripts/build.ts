@@ -25,6 +25,14 @@ const permissions = [
   "--allow-ffi",
 ];
 
+/**
+ * Without the first of them, the first error that is made, caught or not, has the whole program parsed once more to find
+ * its lines. By the second, what is young in the heap has room for 4 MiB rather than 16, which costs no speed: after
+ * waves of strangers a server keeps 170 MB instead of 220.
+ */
+const engine = "--v8-flags=--no-enable-lazy-source-positions,--max-semi-space-size=4";
+const flags = [...permissions, engine];
+
 const options = parseArgs(Deno.args, {
   boolean: ["portable"],
   unknown: (word: string) => {
@@ -41,7 +49,7 @@ function say(text: string): void {
 async function compile(): Promise<boolean> {
   // It overwrites nothing that it did not make itself, such as a portable build.
   const fresh = `${dist}/denbd-compiled`;
-  const args = ["compile", "--quiet", "--no-prompt", ...permissions, "--output", fresh, entry];
+  const args = ["compile", "--quiet", "--no-prompt", ...flags, "--output", fresh, entry];
   const { code, stderr } = await run(Deno.execPath(), args, { code: "any", timeoutSeconds: 300 });
   if (code === 0) {
     Deno.renameSync(fresh, output);
@@ -61,7 +69,7 @@ if (!compiled) {
     output,
     entry,
     version: config.version,
-    flags: permissions,
+    flags,
     runtime: Deno.execPath(),
     cache: dist,
   });
