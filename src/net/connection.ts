@@ -83,4 +83,9 @@ export interface Connection {
   sendPipe?(pipe: Pipe): void | Promise<void>;
   /** Closes both directions and ends every outstanding read and write. Idempotent, never throws. */
   close(): void;
+  /**
+   * Resolves, never rejects, when what {@linkcode close} still sends has left: a program that ends before then leaves
+   * the peer with a cut connection. Transports whose end needs no bytes do without.
+   */
+  readonly left?: Promise<void>;
 }

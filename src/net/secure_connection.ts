@@ -44,6 +44,7 @@ export class SecureConnection implements Connection {
   /** See {@linkcode Connection.eagerBytes}: other threads encrypt. */
   readonly eagerBytes?: number;
   #closed = false;
+  readonly #left = Promise.withResolvers<void>();
 
   /**
    * @param transport Carried the handshake; belongs to this connection from now on.
@@ -63,6 +64,7 @@ export class SecureConnection implements Connection {
       this.#sender.fail(error);
       this.#closed = true;
       transport.close();
+      this.#left.resolve();
     };
     if (isDirect(channel)) {
       const receiver = new DirectFrameReceiver(transport, channel.opener, pool, received, fail);
@@ -99,7 +101,15 @@ export class SecureConnection implements Connection {
     if (this.#closed) return;
     this.#closed = true;
     this.#receiver.end();
-    void this.#sender.finish().then(() => this.#transport.close());
+    void this.#sender.finish().then(() => {
+      this.#transport.close();
+      this.#left.resolve();
+    });
+  }
+
+  /** See {@linkcode Connection.left}. */
+  get left(): Promise<void> {
+    return this.#left.promise;
   }
 }
 

@@ -262,6 +262,7 @@ export class NbdConnection {
       this.close(new Error("the connection was closed"));
     }
     await this.#ended;
+    await this.#connection.left;
   }
 
   async #leaveWord(): Promise<void> {

@@ -302,6 +302,25 @@ for (const protection of protections) {
     server.close();
   });
 
+  Deno.test(`left waits for the close frame, though the reader is told at once: ${protection}`, async () => {
+    const { client, server, taps } = await securePair(protection);
+    const gate = Promise.withResolvers<void>();
+    taps[0].gate = gate.promise;
+    const grown = taps[0].grown();
+    const outstanding = client.read(new Uint8Array(10));
+    client.close();
+    assertEquals(await outstanding, null);
+    await grown;
+    let left = false;
+    const leaving = client.left.then(() => left = true);
+    await Promise.resolve();
+    assertEquals(left, false, "the transport has not taken the close frame");
+    gate.resolve();
+    await leaving;
+    assertEquals(await readAll(server), { bytes: new Uint8Array(0) });
+    server.close();
+  });
+
   Deno.test(`close() ends an outstanding read, and further reads and writes: ${protection}`, async () => {
     const { client, server } = await securePair(protection);
     const outstanding = client.read(new Uint8Array(10));

@@ -77,6 +77,17 @@ Deno.test("a disk is written and read through a channel, also after its server w
   assertEquals(await again.stop(), 0);
 });
 
+Deno.test("a copy through channels leaves each of them with a goodbye: the server has nothing to warn of", async () => {
+  using directory = temporaryDirectory();
+  const files = await makeFiles(directory);
+  const { running, port } = await serveChannel(files);
+  await using server = running;
+  await denbd(["copy", `nbd+noise://127.0.0.1:${port}/`, directory.file("copy")], { env: files.env });
+  assertEquals(await server.stop(), 0);
+  const ends = server.log.match(/left "" after [^;]*;/g) ?? [];
+  assertEquals(ends.map((end) => end.replace(/after .* s/, "")), Array(4).fill('left "" : disconnected;'));
+});
+
 Deno.test("SIGHUP reads the authorised peers again, and keeps them when the file is wrong", async () => {
   using directory = temporaryDirectory();
   const files = await makeFiles(directory);
