@@ -19,7 +19,7 @@ import { askForContexts, askForExports } from "./remote/ask_server.ts";
 import { type NbdOptions, type OpenedNbd, openNbd } from "./remote/open_nbd.ts";
 import { ImageClient } from "./remote/dnbd3/image_client.ts";
 import { ImageDisk, type Verification } from "./remote/dnbd3/image_disk.ts";
-import type { NewPlace } from "./remote/surviving_link.ts";
+import type { NewPlace } from "./remote/survival_options.ts";
 import type { Dial } from "./remote/open_connection.ts";
 
 /** From the first packet to the end of the handshake; as flexnbd has it. */

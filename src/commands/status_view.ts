@@ -1,4 +1,4 @@
-import type { LinkStatus } from "../remote/surviving_link.ts";
+import type { LinkStatus } from "../remote/link_status.ts";
 import { whyNotOwned } from "../device/ownership.ts";
 import { printable } from "../base/printable.ts";
 import { formatSize } from "../base/size_text.ts";

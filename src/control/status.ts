@@ -4,7 +4,7 @@
  * Everything here is plain data: it is what `status --json` prints. Times are in milliseconds unless the name has
  * another unit, counts begin at the start of what they count for.
  */
-import type { LinkStatus } from "../remote/surviving_link.ts";
+import type { LinkStatus } from "../remote/link_status.ts";
 import type { Rights } from "../access/acl.ts";
 import type { DiskThreads } from "../device/disk_threads.ts";
 import type { Ownership } from "../device/ownership.ts";

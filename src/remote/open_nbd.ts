@@ -8,7 +8,9 @@ import { WireError } from "../wire/wire_error.ts";
 import { ConnectionSet } from "./connection_set.ts";
 import { NbdDisk } from "./nbd.ts";
 import { denbdFacts, exportFacts } from "./nbd_export.ts";
-import { type SurvivalOptions, SurvivingLink, withSession } from "./surviving_link.ts";
+import type { SurvivalOptions } from "./survival_options.ts";
+import { SurvivingLink } from "./surviving_link.ts";
+import { withSession } from "./whereabouts.ts";
 import { type Dial, openConnection, type OpenedConnection } from "./open_connection.ts";
 
 export interface NbdOptions {
