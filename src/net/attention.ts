@@ -20,6 +20,9 @@ const SHORT_WAIT_MS = 0.15;
 /** Others must have been silent this long, in milliseconds. */
 const ALONE_MS = 2;
 
+/** Who has not waited so often is still in its handshake. Nobody stops looking because strangers come and go. */
+const WAITS_OF_HANDSHAKE = 8;
+
 /** One looks from this confidence on; each success adds 1 and each failure takes away more. */
 const CONFIDENCE_TO_LOOK = 16;
 const CONFIDENCE_MAX = 32;
@@ -33,10 +36,11 @@ let activeSinceMs = 0;
 /** What one connection has learned about its client. */
 export class Attention {
   #confidence = 0;
+  #waits = 0;
 
   /** A wait for bytes ended after `waitedMs`. */
   waited(waitedMs: number, nowMs: number): void {
-    if (lastActive !== this) {
+    if (lastActive !== this && ++this.#waits > WAITS_OF_HANDSHAKE) {
       lastActive = this;
       activeSinceMs = nowMs;
     }

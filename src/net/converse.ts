@@ -182,7 +182,9 @@ class Inbox {
   }
 
   async #read(into: Uint8Array, missingBytes: number): Promise<number> {
-    const count = await this.#connection.read(into);
+    // Who speaks before it is asked is answered, or refused, in the turn in which it came.
+    const there = this.#connection.readNow?.(into, false);
+    const count = there === undefined ? await this.#connection.read(into) : there;
     if (count === null) throw new ConversationCutError(this.#answered, missingBytes);
     this.#answered = true;
     return count;

@@ -103,8 +103,8 @@ export class NativeConnection implements Connection {
   #fd: number | null;
   #watched: Disposable | null = null;
   #closed = false;
-  /** When the last read was begun that gave others their turn. */
-  #turnSinceMs = 0;
+  /** When others last had their turn: before it was made, and whenever a read has waited. */
+  #turnSinceMs = nowMs();
   readonly #attention = new Attention();
   /** Writes that the runtime does, one after the other; a failed one fails all that follow. */
   #lastWrite: Promise<void> = Promise.resolve();

@@ -32,9 +32,20 @@ Deno.test("Attention does not look while another connection is active", () => {
   let now = 0;
   for (let i = 0; i < 32; i++) one.waited(0.01, now += 0.2);
   assertEquals(one.mayLook(now), several);
-  other.waited(0.01, now);
+  for (let i = 0; i < 9; i++) other.waited(0.01, now);
   assertEquals(one.mayLook(now + 10), false);
   one.waited(0.01, now + 10);
   assertEquals(one.mayLook(now + 10.5), false);
   assertEquals(one.mayLook(now + 13), several);
+});
+
+Deno.test("Attention looks while strangers come and go, none of whom says more than a handshake has", () => {
+  const one = new Attention();
+  let now = 2000;
+  for (let i = 0; i < 32; i++) one.waited(0.01, now += 0.2);
+  for (let i = 0; i < 100; i++) {
+    const stranger = new Attention();
+    for (let wait = 0; wait < 8; wait++) stranger.waited(0.01, now);
+    assertEquals(one.mayLook(now), several);
+  }
 });
