@@ -9,6 +9,7 @@
 
 import { type Log, silentLog } from "../base/log.ts";
 import { absolutePath } from "../os/absolute_path.ts";
+import { writeDurably } from "../os/durable_file.ts";
 import { type FileStatus, fileStatus } from "../os/file_calls.ts";
 import type { Libc } from "../os/libc.ts";
 import { reasonOf } from "../os/reason.ts";
@@ -132,7 +133,7 @@ export class DiskState implements RecordStore {
   async write(record: DiskRecord): Promise<void> {
     await Deno.mkdir(this.#directory, { recursive: true, mode: 0o700 });
     const text = formatRecord({ ...record, path: this.#path, createdNs: this.#createdNs });
-    await replaceDurably(this.#directory, this.#file, text);
+    await writeDurably(this.#file, text);
     this.latest = record;
   }
 }
@@ -165,18 +166,4 @@ function refusal(file: string, why: string): DeviceError {
   return new DeviceError("EINVAL", "open", undefined, undefined, {
     detail: `cannot use ${file}: ${why}; remove it to give the disk a new identity, if no other host owns it`,
   });
-}
-
-/** Written aside, synced, renamed, and the directory synced: after a crash the old content is there, or the new. */
-export async function replaceDurably(directory: string, file: string, text: string): Promise<void> {
-  const aside = `${file}.new`;
-  {
-    using written = await Deno.open(aside, { write: true, create: true, truncate: true, mode: 0o600 });
-    const bytes = new TextEncoder().encode(text);
-    for (let done = 0; done < bytes.length;) done += await written.write(bytes.subarray(done));
-    await written.sync();
-  }
-  await Deno.rename(aside, file);
-  using opened = await Deno.open(directory);
-  await opened.sync();
 }

@@ -9,10 +9,11 @@
  * answered and had not flushed its users know to be gone, as with any client that is killed.
  */
 import { DeviceError } from "../device/device_error.ts";
-import { replaceDurably } from "../device/state_directory.ts";
+import { writeDurably } from "../os/durable_file.ts";
 import { OpenFile } from "../os/file_calls.ts";
 import { ImageInUse, lockImage } from "../os/file_lock.ts";
 import { libc } from "../os/libc.ts";
+import { reasonOf } from "../os/reason.ts";
 import type { SessionName } from "../wire/nbd/denbd_context.ts";
 
 const FORMAT = "denbd session";
@@ -29,14 +30,12 @@ interface Kept {
 }
 
 export class KeptSession implements Disposable {
-  readonly #directory: string;
   readonly #file: string;
   /** Keeps a second program from being the same session at the same time. */
   readonly #lock: OpenFile | null;
   #kept: Kept | null;
 
-  private constructor(directory: string, file: string, lock: OpenFile | null, kept: Kept | null) {
-    this.#directory = directory;
+  private constructor(file: string, lock: OpenFile | null, kept: Kept | null) {
     this.#file = file;
     this.#lock = lock;
     this.#kept = kept;
@@ -56,10 +55,10 @@ export class KeptSession implements Disposable {
     try {
       await Deno.mkdir(directory, { recursive: true, mode: 0o700 });
       lock = await lockFile(`${file}.lock`);
-      return new KeptSession(directory, file, lock, await read(file));
+      return new KeptSession(file, lock, await read(file));
     } catch (error) {
       lock?.close();
-      const why = error instanceof ImageInUse ? `the session is ${error.message}` : (error as Error).message;
+      const why = error instanceof ImageInUse ? `the session is ${error.message}` : reasonOf(error);
       throw new DeviceError("EINVAL", "open", undefined, undefined, {
         detail: `cannot use ${file}: ${why}`,
         cause: error,
@@ -78,7 +77,7 @@ export class KeptSession implements Disposable {
     const { id, beginnings } = known ?? { id: crypto.randomUUID(), beginnings: 0 };
     const kept = { id, beginnings: beginnings + 1 };
     const record = { format: FORMAT, version: VERSION, ...kept };
-    await replaceDurably(this.#directory, this.#file, JSON.stringify(record) + "\n");
+    await writeDurably(this.#file, JSON.stringify(record) + "\n");
     this.#kept = kept;
     return { id, generation: kept.beginnings * GENERATIONS };
   }

@@ -3,7 +3,7 @@
  * disk's UUID.
  */
 import { DeviceError } from "../device/device_error.ts";
-import { replaceDurably } from "../device/state_directory.ts";
+import { writeDurably } from "../os/durable_file.ts";
 
 /** For which session an export is reserved. */
 export interface Reservation {
@@ -58,7 +58,7 @@ export function reservationFile(directory: string, uuid: string): ReservationSto
     async save({ reservation, barred }) {
       await Deno.mkdir(directory, { recursive: true, mode: 0o700 });
       const record = { format: FORMAT, version: VERSION, reservation, barred };
-      await replaceDurably(directory, file, JSON.stringify(record, null, 2) + "\n");
+      await writeDurably(file, JSON.stringify(record, null, 2) + "\n");
     },
   };
 }

@@ -5,8 +5,10 @@ import type { BlockDevice } from "../../device/device.ts";
 import { DeviceError, narrowErrno } from "../../device/device_error.ts";
 import { openFileDisk } from "../../device/open_file_disk.ts";
 import { absolutePath } from "../../os/absolute_path.ts";
+import { makeDurably, syncDirectory, writeDurably } from "../../os/durable_file.ts";
 import { OpenFile } from "../../os/file_calls.ts";
 import { libc } from "../../os/libc.ts";
+import { reasonOf } from "../../os/reason.ts";
 import { DirectoryStore } from "./directory_store.ts";
 import type { CopyStore, CreateOptions, Space } from "./image_store.ts";
 
@@ -27,16 +29,11 @@ export class CopyDirectory extends DirectoryStore implements CopyStore {
     try {
       if (this.identify(path) !== null) throw new Error("there is such a file");
       await Deno.mkdir(folderOf(absolute), { recursive: true, mode: 0o755 });
-      {
-        using file = await Deno.open(draft, { write: true, create: true, truncate: true, mode: 0o644 });
+      await makeDurably(absolute, async (file) => {
         await file.truncate(sizeBytes);
         if (!options.sparse) await allocate(draft, sizeBytes, options.ignoreAllocErrors);
-        await file.sync();
-      }
-      await Deno.rename(draft, absolute);
-      await syncDirectory(folderOf(absolute));
+      }, { draft, mode: 0o644 });
     } catch (error) {
-      await Deno.remove(draft).catch(() => {});
       throw failure(absolute, error);
     }
   }
@@ -47,18 +44,10 @@ export class CopyDirectory extends DirectoryStore implements CopyStore {
 
   async writeSmall(path: string, bytes: Uint8Array): Promise<void> {
     const absolute = this.absolute(path);
-    const draft = draftOf(absolute);
     try {
       await Deno.mkdir(folderOf(absolute), { recursive: true, mode: 0o755 });
-      {
-        using file = await Deno.open(draft, { write: true, create: true, truncate: true, mode: 0o644 });
-        for (let done = 0; done < bytes.length;) done += await file.write(bytes.subarray(done));
-        await file.sync();
-      }
-      await Deno.rename(draft, absolute);
-      await syncDirectory(folderOf(absolute));
+      await writeDurably(absolute, bytes, { draft: draftOf(absolute), mode: 0o644 });
     } catch (error) {
-      await Deno.remove(draft).catch(() => {});
       throw failure(absolute, error);
     }
   }
@@ -102,17 +91,11 @@ async function allocate(path: string, sizeBytes: number, ignoreErrors: boolean):
   }
 }
 
-async function syncDirectory(path: string): Promise<void> {
-  using directory = await Deno.open(path);
-  await directory.sync();
-}
-
 function failure(path: string, error: unknown): DeviceError {
   if (error instanceof DeviceError) return error;
-  const { code, message } = error as { code?: string; message: string };
-  const errno = narrowErrno(code ?? "EIO");
+  const errno = narrowErrno((error as { code?: string }).code ?? "EIO");
   return new DeviceError(errno, "write", undefined, undefined, {
-    detail: `${path}: ${message}`,
+    detail: `${path}: ${reasonOf(error)}`,
     cause: error,
   });
 }
