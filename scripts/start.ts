@@ -102,7 +102,7 @@ for await (const part of child.stderr.pipeThrough(new TextDecoderStream())) {
   rest = lines.pop()!;
   for (const line of lines) {
     Deno.stderr.writeSync(new TextEncoder().encode(line + "\n"));
-    if (/: serving \d+ exports/.test(line)) print(whatToTry(withFiles));
+    if (/: serving \d+ exports?/.test(line)) print(whatToTry(withFiles));
   }
 }
 const { code } = await child.status;

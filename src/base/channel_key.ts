@@ -11,6 +11,7 @@
  *
  * The first word tells a private key from a public one, so that neither is taken for the other.
  */
+import { counted } from "./counted.ts";
 import { printable } from "./printable.ts";
 
 const KEY_BYTES = 32;
@@ -68,7 +69,7 @@ export function decodeKey(base64: string): Uint8Array<ArrayBuffer> {
     throw new SyntaxError("the key is not written in Base64");
   }
   if (bytes.length !== KEY_BYTES) {
-    throw new SyntaxError(`the key has ${bytes.length} bytes and not ${KEY_BYTES}`);
+    throw new SyntaxError(`the key has ${counted(bytes.length, "byte")} and not ${KEY_BYTES}`);
   }
   return bytes;
 }

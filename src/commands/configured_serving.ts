@@ -4,6 +4,7 @@
  */
 import { KeyList } from "../access/key_list.ts";
 import { PeerRules } from "../access/peer_rules.ts";
+import { counted } from "../base/counted.ts";
 import type { AdjustableLog } from "../base/log.ts";
 import { printable } from "../base/printable.ts";
 import { formatDiskLocator } from "../base/uri.ts";
@@ -165,8 +166,10 @@ export class ConfiguredServing implements ServerRole {
     const names = new Set(leaving.map(({ settings }) => settings.name));
     const anew = [...arriving, ...waiting].filter(({ name }) => names.has(name)).length;
     const added = arriving.length + waiting.length - anew;
-    const images = this.#images === null ? "" : `${this.#images.table.list().length} images, `;
-    return `${done}: ${images}${this.#exports.size} exports, ${added} added, ${anew} opened anew, ` +
+    const images = this.#images === null ? "" : `${counted(this.#images.table.list().length, "image")}, `;
+    return `${done}: ${images}${
+      counted(this.#exports.size, "export")
+    }, ${added} added, ${anew} opened anew, ` +
       `${leaving.length - anew} removed`;
   }
 

@@ -2,6 +2,7 @@
  * The dnbd3 server of a configuration directory: `server.conf`, `alt-servers` and `rpc.acl` as dnbd3-server reads
  * them. Every image is also an export of NBD, under its name and revision: `lab/win10:3`.
  */
+import { counted } from "../base/counted.ts";
 import type { AdjustableLog, LogLevel } from "../base/log.ts";
 import { type AppendedFile, LogFile } from "../base/log_file.ts";
 import { printable } from "../base/printable.ts";
@@ -201,7 +202,7 @@ export class ImageServing {
     return new Map([["verify", () => {
       const images = this.table.list().filter(({ checksums }) => checksums !== null);
       for (const image of images) this.integrity.checkAll(image);
-      return { code: 0, text: `${images.length} images are being checked` };
+      return { code: 0, text: `${counted(images.length, "image is", "images are")} being checked` };
     }]]);
   }
 

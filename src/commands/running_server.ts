@@ -4,9 +4,11 @@
  */
 import { AccessList } from "../access/acl.ts";
 import { narrower } from "../access/key_list.ts";
+import { counted } from "../base/counted.ts";
 import type { Endpoint } from "../base/endpoint.ts";
 import { isLoopback } from "../base/ip_address.ts";
 import type { AdjustableLog } from "../base/log.ts";
+import { printable } from "../base/printable.ts";
 import { serverHandlers } from "../control/handlers.ts";
 import { Migrations } from "../control/migrations.ts";
 import { ControlServer } from "../control/server.ts";
@@ -156,7 +158,7 @@ export class RunningServer {
     const { receiver } = this.#role;
     if (receiver !== undefined) void this.#receive(receiver);
     const listening = this.#listening().join(", ");
-    this.#log.info(`serving ${this.#exports.list().length} exports on ${listening}`);
+    this.#log.info(`serving ${counted(this.#exports.list().length, "export")} on ${listening}`);
     notifier.ready(`serving on ${listening}`);
     const alive = notifier.aliveEveryMs === null ? undefined : setInterval(
       () => notifier.alive(),
@@ -405,7 +407,7 @@ export class RunningServer {
   async #unreserve(name: string): Promise<string | null> {
     const exported = this.#exports.find(name);
     if (exported === undefined) {
-      throw new Error(name === "" ? "there is no default export" : `no export "${name}"`);
+      throw new Error(name === "" ? "there is no default export" : `there is no export "${printable(name)}"`);
     }
     return await this.#nbd.writersOf(exported).unreserve();
   }

@@ -1,5 +1,6 @@
 import type { LinkStatus } from "../remote/link_status.ts";
 import { whyNotOwned } from "../device/ownership.ts";
+import { counted } from "../base/counted.ts";
 import { printable } from "../base/printable.ts";
 import { formatSize } from "../base/size_text.ts";
 import type { MigrationProgress } from "../migrate/migration.ts";
@@ -142,13 +143,13 @@ type Counts = Pick<ClientStatus, "requests" | "errors" | "readBytes" | "writtenB
 
 function trafficText(now: Counts, before: Counts | undefined, seconds: number): string {
   const parts = [
-    `${now.requests} requests${rate(now.requests, before?.requests, seconds, String)}`,
+    `${counted(now.requests, "request")}${rate(now.requests, before?.requests, seconds, String)}`,
     `${formatSize(now.readBytes)} read${rate(now.readBytes, before?.readBytes, seconds, formatSize)}`,
     `${formatSize(now.writtenBytes)} written${
       rate(now.writtenBytes, before?.writtenBytes, seconds, formatSize)
     }`,
   ];
-  if (now.errors > 0) parts.push(`${now.errors} errors`);
+  if (now.errors > 0) parts.push(counted(now.errors, "error"));
   return parts.join(", ");
 }
 
@@ -168,10 +169,6 @@ function table(rows: readonly string[][]): string[] {
   return rows.map((row) =>
     "  " + row.map((cell, column) => cell.padEnd(widths[column])).join("  ").trimEnd()
   );
-}
-
-function counted(count: number, one: string, several = `${one}s`): string {
-  return `${count} ${count === 1 ? one : several}`;
 }
 
 /** `850 ms`, `12 s`, `3 min`, `2 h 5 min`, `4 d 3 h`. */

@@ -84,7 +84,12 @@ export function serverHandlers(
     ["unreserve", async ([name = "", ...rest]) => {
       if (rest.length > 0) return { code: 1, text: "unreserve takes the name of one export" };
       const who = await server.unreserve?.(name) ?? null;
-      if (who === null) return { code: 1, text: "it is not reserved" };
+      if (who === null) {
+        return {
+          code: 1,
+          text: `${name === "" ? "the default export" : `export "${printable(name)}"`} is not reserved`,
+        };
+      }
       log.warn(`the reservation of "${printable(name)}" for ${who} was broken`);
       return { code: 0, text: `was reserved for ${who}` };
     }],

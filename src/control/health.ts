@@ -1,4 +1,5 @@
 /** Whether all is well with a server, in one line. */
+import { counted } from "../base/counted.ts";
 import { printable } from "../base/printable.ts";
 import type { ProcessStatus } from "./status.ts";
 
@@ -44,8 +45,4 @@ function summary({ exports, mirror }: ProcessStatus): string {
   const clients = exports.reduce((count, each) => count + each.clients.length, 0);
   const moving = mirror === null ? "" : `, migrating with ${Math.ceil(mirror.secondsLeft)} s left`;
   return `${counted(exports.length, "export")}, ${counted(clients, "client")}${moving}`;
-}
-
-function counted(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }

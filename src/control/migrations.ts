@@ -1,6 +1,7 @@
 /** The migrations of a running server: one at a time for each export. */
 import type { Log } from "../base/log.ts";
 import { parseAddressOption } from "../base/ip_address.ts";
+import { printable } from "../base/printable.ts";
 import { type DiskLocator, formatDiskLocator, type NbdLocator, parseDiskLocator } from "../base/uri.ts";
 import { AttemptFailure, type AttemptFailureKind, type Destination } from "../migrate/handover.ts";
 import { Migration, type MigrationProgress } from "../migrate/migration.ts";
@@ -153,9 +154,9 @@ export class Migrations {
     const { exports } = this.#server;
     const exported = exports.find(name);
     if (exported !== undefined) return exported;
-    if (name !== "") throw new Error(`there is no export "${name}"`);
+    if (name !== "") throw new Error(`there is no export "${printable(name)}"`);
     const none = exports.list().length === 0;
-    throw new Error(none ? "the server has no export" : "the server has several exports: say which one");
+    throw new Error(none ? "the server has no export" : "the server has several exports: name one (--name)");
   }
 }
 

@@ -51,8 +51,8 @@ export "evil\\x1b[2J"  64 KiB  /srv/disk.img
   WRITING HAS ENDED: a sync failed (EIO)
   read    10 times: p50 85 µs, p99 1.2 ms, max 2.5 s
   client                         rights  protection  age    waiting  traffic
-  192.0.2.7:40000                write   none        1 min  2        10 requests, 4 KiB read, 0 bytes written, 1 errors
-  unix:uid=0,pid=12 (key alice)  read    noise       1 min  2        10 requests, 4 KiB read, 0 bytes written, 1 errors`,
+  192.0.2.7:40000                write   none        1 min  2        10 requests, 4 KiB read, 0 bytes written, 1 error
+  unix:uid=0,pid=12 (key alice)  read    noise       1 min  2        10 requests, 4 KiB read, 0 bytes written, 1 error`,
   );
 });
 

@@ -30,7 +30,7 @@ peerTest("what a client may do is said by the name in its certificate, and a rel
   write("server", tls("verifyPeer = true\n"));
   const sock = directory.file("control");
   await using server = await start(["serve", "--verbose", "--config", config, "--sock", sock, "--port", "0"]);
-  const [, port] = await server.logged(/serving 1 exports? on 127\.0\.0\.1:(\d+)/);
+  const [, port] = await server.logged(/serving 1 export on 127\.0\.0\.1:(\d+)/);
   const uri = (who: string, name = "disk") =>
     `nbds://localhost:${port}/${name}?tls-certificates=${files[who]}`;
   const info = async (who: string) => {

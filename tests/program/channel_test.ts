@@ -42,7 +42,7 @@ async function serveChannel(
     peers,
   ];
   const running = await start(["serve", "--verbose", ...words]);
-  const [, addresses] = await running.logged(/: serving 1 exports? on (.*)$/);
+  const [, addresses] = await running.logged(/: serving 1 export on (.*)$/);
   assertMatch(addresses, /^127\.0\.0\.1:\d+$/, "a channel port opens no plain one beside it");
   return { running, port: Number(addresses.split(":")[1]) };
 }

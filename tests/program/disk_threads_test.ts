@@ -73,7 +73,7 @@ Deno.test("V54: diskThreads of server.conf is read again on a reload, and 0 leav
     ...["serve", "--verbose", "--config", directory.path],
     ...["--port", "0", "--sock", sock],
   ]);
-  await server.logged(/: serving 1 exports on /);
+  await server.logged(/: serving 1 export on /);
   const reload = () => denbd(["reload", "--sock", sock], { code: "any" });
   const count = async () => (await statusOf(sock)).diskThreads.count;
   assertEquals(await count(), 8);

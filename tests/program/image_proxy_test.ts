@@ -50,7 +50,7 @@ class Site {
       "127.0.0.1",
       ...words,
     ]);
-    await program.logged(/: serving \d+ exports on /);
+    await program.logged(/: serving \d+ exports? on /);
     return program;
   }
 

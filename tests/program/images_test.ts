@@ -34,7 +34,7 @@ async function serve(
   ...words: string[]
 ): Promise<{ server: RunningProgram; nbdPort: string }> {
   const server = await start(["serve", "--verbose", "--config", config, "--addr", "127.0.0.1", ...words]);
-  const [, addresses] = await server.logged(/: serving \d+ exports on (.*)$/);
+  const [, addresses] = await server.logged(/: serving \d+ exports? on (.*)$/);
   return { server, nbdPort: addresses.match(/127\.0\.0\.1:(\d+), /)?.[1] ?? "" };
 }
 

@@ -73,7 +73,7 @@ class Hosts implements AsyncDisposable {
     // Otherwise it does not say when it is ready.
     this.destination = await start([...words, "--verbose"], { env: this.env("there") });
     this.#running.push(this.destination);
-    await this.destination.logged(/serving 1 exports on/);
+    await this.destination.logged(/serving 1 export on/);
   }
 
   /** Runs the command of the runbook that begins so. @returns What it prints. */

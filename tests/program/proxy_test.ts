@@ -369,7 +369,7 @@ Deno.test("proxy --wait listens as soon as the server is there, and a signal end
   await Promise.all([front.logged(/trying again/), impatient.logged(/trying again/)]);
   assertEquals(await impatient.stop(), 0);
   await using _server = await serve(["--file", image, "--port", String(port)]);
-  const [, address] = await front.logged(/serving 1 exports on (.*)$/);
+  const [, address] = await front.logged(/serving 1 export on (.*)$/);
   assertEquals((await denbd(["read", `nbd://${address}/`])).bytes, new Uint8Array(MIB).fill(4));
 });
 

@@ -56,7 +56,7 @@ for (const [name, make] of Object.entries({ "a channel": throughChannel, "TLS": 
     const { serve, uri, env, opened } = await make(directory, freePort());
     const startServer = async (): Promise<RunningProgram> => {
       const server = await start(["serve", "--verbose", "--file", image, ...serve]);
-      await server.logged(/: serving 1 exports? on/);
+      await server.logged(/: serving 1 export on/);
       return server;
     };
     let server = await startServer();

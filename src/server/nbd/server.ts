@@ -3,6 +3,7 @@
  *
  * @see NBD proto.md
  */
+import { counted } from "../../base/counted.ts";
 import type { Log } from "../../base/log.ts";
 import { printable } from "../../base/printable.ts";
 import type { DiskIdentity } from "../../device/device.ts";
@@ -334,7 +335,9 @@ export class NbdServer {
     const seconds = ((this.#clock.now() - connectedAtMs) / 1000).toFixed(1);
     log.info(
       `${peer.text} left "${printable(exported.name)}" after ${seconds} s: ${reason}; ${client.rights}, ` +
-        `${requests} requests, ${errors} errors, ${readBytes} bytes read, ${writtenBytes} written`,
+        `${counted(requests, "request")}, ${
+          counted(errors, "error")
+        }, ${readBytes} bytes read, ${writtenBytes} written`,
     );
   }
 

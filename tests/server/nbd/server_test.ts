@@ -295,7 +295,7 @@ Deno.test("server: every session ends with one line that says what it did", asyn
   await server.drain(0);
   const line = lines.find((line) => line.includes(" left "))!;
   assertStringIncludes(line, "192.0.2.1:1234");
-  assertStringIncludes(line, "disconnected; write, 1 requests, 0 errors, 0 bytes read, 512 written");
+  assertStringIncludes(line, "disconnected; write, 1 request, 0 errors, 0 bytes read, 512 written");
 });
 
 Deno.test("server: a client that asks hears the instance and the disk's identity; nobody else does", async () => {
