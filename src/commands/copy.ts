@@ -10,7 +10,7 @@ import { FileOutput } from "./file_output.ts";
 import { Interruption } from "./interruption.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { Progress } from "./progress.ts";
-import { flushIfPossible, receiveRange, sendRange } from "./transfer.ts";
+import { flushIfPossible, namingDisk, receiveRange, sendRange } from "./transfer.ts";
 import { UsageError } from "./usage_error.ts";
 
 const STREAM = "-";
@@ -59,7 +59,7 @@ The copy is durable when the command has succeeded.`,
     const [from, to] = invocation.args;
     if (from === STREAM && to === STREAM) throw new UsageError("one of the two has to be a disk");
     if (invocation.options.requestSize % 4096 !== 0) {
-      throw new UsageError("--request-size: is no multiple of 4096");
+      throw new UsageError(`--request-size: ${invocation.options.requestSize} is no multiple of 4096`);
     }
     const source = from === STREAM ? null : diskNamed(from);
     const destination = to === STREAM ? null : diskNamed(to);
@@ -129,7 +129,11 @@ class Copying {
     using progress = this.#progress(source.sizeBytes);
     const { stdout } = this.#invocation;
     const sending = sendRange(source, 0, source.sizeBytes, stdout, progress.add);
-    await Promise.race([sending, this.#aborted]);
+    try {
+      await Promise.race([sending, this.#aborted]);
+    } catch (error) {
+      throw namingDisk(error, formatDiskLocator(from));
+    }
   }
 
   async #copyFromStream(to: DiskLocator): Promise<void> {
@@ -148,8 +152,12 @@ class Copying {
     const destination = await this.#open(to, false);
     this.#expectRoom(null, 0, to, destination);
     const { sizeBytes } = destination;
-    await Promise.race([receiveRange(destination, 0, sizeBytes, stdin, progress.add), this.#aborted]);
-    await Promise.race([this.#flush(to, destination), this.#aborted]);
+    try {
+      await Promise.race([receiveRange(destination, 0, sizeBytes, stdin, progress.add), this.#aborted]);
+      await Promise.race([this.#flush(to, destination), this.#aborted]);
+    } catch (error) {
+      throw namingDisk(error, formatDiskLocator(to));
+    }
     if (await Promise.race([stdin.read(new Uint8Array(1)), this.#aborted]) !== null) {
       throw new Error(`standard input is longer than the ${sizeBytes} bytes of ${formatDiskLocator(to)}`);
     }
@@ -235,9 +243,9 @@ async function inWords(path: string, doing: Promise<void>): Promise<void> {
   }
 }
 
-/** Adds to an error of a disk which one it was. */
+/** Adds to an error which disk it was. */
 function named(error: unknown, from: DiskLocator, to: DiskLocator): unknown {
-  if (!(error instanceof DeviceError)) return error;
-  const isSource = error.operation === "read" || error.operation === "extents";
-  return new Error(`${formatDiskLocator(isSource ? from : to)}: ${error.message}`, { cause: error.cause });
+  const isSource = error instanceof DeviceError &&
+    (error.operation === "read" || error.operation === "extents");
+  return namingDisk(error, formatDiskLocator(isSource ? from : to));
 }

@@ -1,5 +1,7 @@
+import { counted } from "../base/counted.ts";
 import { openFileDisk } from "../device/open_file_disk.ts";
 import { checksumOf } from "../server/dnbd3/hash_block.ts";
+import { writeDurably } from "../os/durable_file.ts";
 import { reasonOf } from "../os/reason.ts";
 import {
   ChecksumList,
@@ -48,8 +50,8 @@ export const crc = command({
       if (!options.verify) {
         const checksums = new Uint32Array(hashBlockCount(imageBytes));
         for (let index = 0; index < checksums.length; index++) checksums[index] = await sum(index);
-        await writeDurably(list, encodeChecksumList(new ChecksumList(checksums)));
-        await stdout.write(`${list}: ${checksums.length} checksum${checksums.length === 1 ? "" : "s"}\n`);
+        await writeList(list, encodeChecksumList(new ChecksumList(checksums)));
+        await stdout.write(`${list}: ${counted(checksums.length, "checksum")}\n`);
         return 0;
       }
       const { checksums } = await readList(list, imageBytes);
@@ -88,18 +90,11 @@ async function readList(path: string, imageBytes: number): Promise<ChecksumList>
   }
 }
 
-/** Leaves the old file or the new one, never a part. */
-async function writeDurably(path: string, bytes: Uint8Array): Promise<void> {
-  const temporary = `${path}.${Deno.pid}.new`;
+async function writeList(path: string, bytes: Uint8Array): Promise<void> {
   try {
-    {
-      using file = await Deno.open(temporary, { write: true, createNew: true, mode: 0o644 });
-      for (let written = 0; written < bytes.length;) written += await file.write(bytes.subarray(written));
-      await file.syncData();
-    }
-    await Deno.rename(temporary, path);
+    // Two may be at it at the same time.
+    await writeDurably(path, bytes, { draft: `${path}.${Deno.pid}.new`, mode: 0o644 });
   } catch (error) {
-    await Deno.remove(temporary).catch(() => {});
     throw new Error(`cannot write ${path}: ${reasonOf(error, { ENOENT: "there is no such directory" })}`);
   }
 }

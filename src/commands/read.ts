@@ -2,7 +2,7 @@ import { formatDiskLocator } from "../base/uri.ts";
 import { openDisk } from "../open_disk.ts";
 import { command } from "./command.ts";
 import { forEver, fromOption, namedRange, reachOptions, roomBehind } from "./disk_options.ts";
-import { sendRange } from "./transfer.ts";
+import { namingDisk, sendRange } from "./transfer.ts";
 
 export const read = command({
   name: "read",
@@ -30,6 +30,7 @@ export const read = command({
   async run({ options, args, stdout, log }) {
     const { from = 0, size } = options;
     const locator = namedRange(args, options, size);
+    const name = formatDiskLocator(locator);
     const disk = await openDisk(locator, {
       readOnly: true,
       bind: options.bind,
@@ -38,8 +39,10 @@ export const read = command({
       log,
     });
     try {
-      const room = roomBehind(from, size, "read", disk, formatDiskLocator(locator));
+      const room = roomBehind(from, size, "read", disk, name);
       await sendRange(disk, from, size ?? room, stdout);
+    } catch (error) {
+      throw namingDisk(error, name);
     } finally {
       await disk.close();
     }

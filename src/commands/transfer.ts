@@ -1,6 +1,7 @@
 /** Bytes of a disk from and to a stream, in order, with several requests under way. */
 import type { Log } from "../base/log.ts";
 import type { BlockDevice } from "../device/device.ts";
+import { DeviceError } from "../device/device_error.ts";
 import { pieces, type Segment, segments } from "../device/segments.ts";
 import type { Input, Output } from "./command.ts";
 
@@ -110,6 +111,12 @@ export async function receiveRange(
 export async function flushIfPossible(disk: BlockDevice, name: string, log: Log): Promise<void> {
   if (disk.can.flush) await disk.flush();
   else log.warn(`${name} cannot flush: nobody can tell when the data are durable`);
+}
+
+/** Adds to an error of a disk which one it was. `name` is the disk's. */
+export function namingDisk(error: unknown, name: string): unknown {
+  if (!(error instanceof DeviceError)) return error;
+  return new Error(`${name}: ${error.message}`, { cause: error.cause });
 }
 
 /** Reads until the buffer is full or the input has ended. Returns the bytes read. */

@@ -10,7 +10,7 @@ import {
   roomBehind,
   soleWriterOption,
 } from "./disk_options.ts";
-import { flushIfPossible, receiveRange } from "./transfer.ts";
+import { flushIfPossible, namingDisk, receiveRange } from "./transfer.ts";
 import { UsageError } from "./usage_error.ts";
 
 export const write = command({
@@ -65,6 +65,8 @@ export const write = command({
           `standard input is longer than the ${room} bytes that were written to the end of ${name}`,
         );
       }
+    } catch (error) {
+      throw namingDisk(error, name);
     } finally {
       await disk.close();
     }

@@ -138,10 +138,10 @@ Deno.test("read and write report the server's error and exit 1", async () => {
   await using served = listenDisk(new FailingDisk(SIZE));
   const failedRead = await denbd(["read", "--size", 4096, served.uri]);
   assertEquals([failedRead.code, failedRead.out.length], [1, 0]);
-  assertMatch(failedRead.stderr, /^denbd read: cannot read 4096 bytes at 0: EIO.*\n$/);
+  assertMatch(failedRead.stderr, /^denbd read: nbd:\S+: cannot read 4096 bytes at 0: EIO.*\n$/);
   const failedWrite = await denbd(["write", served.uri], new Uint8Array(5_000_000).subarray(0, SIZE));
   assertEquals(failedWrite.code, 1);
-  assertMatch(failedWrite.stderr, /^denbd write: cannot write .*: ENOSPC.*\n$/);
+  assertMatch(failedWrite.stderr, /^denbd write: nbd:\S+: cannot write .*: ENOSPC.*\n$/);
 });
 
 Deno.test("write refuses a read-only export", async () => {

@@ -145,7 +145,7 @@ Deno.test("V55: a size that must be whole blocks and is not is refused; sizes ar
   const { stderr } = await denbd(["copy", "--request-size", "5000", image, directory.file("copy")], {
     code: 2,
   });
-  assertMatch(stderr, /^denbd copy: --request-size: is no multiple of 4096/);
+  assertMatch(stderr, /^denbd copy: --request-size: 5000 is no multiple of 4096/);
   await using server = await serve(["--file", image]);
   const { stdout } = await denbd(["info", "--json", server.uri()]);
   assertEquals(JSON.parse(stdout).exports[0]["export-size"], 3 << 20);
@@ -219,8 +219,8 @@ Deno.test("a running server says why it cannot do what it is asked", async () =>
   await using _server = await serve(["--file", image, "--sock", control]);
   const cases: [string[], string][] = [
     [["verify"], "no images of dnbd3 are served"],
-    [["unreserve"], "it is not reserved"],
-    [["unreserve", "none"], 'no export "none"'],
+    [["unreserve"], "the default export is not reserved"],
+    [["unreserve", "none"], 'there is no export "none"'],
     [["break"], "not mirroring"],
     [["break", "--name", "none"], 'there is no export "none"'],
     [["mirror-speed", "--max-speed", "1M"], "Not currently mirroring"],
@@ -254,6 +254,10 @@ storageTest("a full file system: exit code 1, the file in the message, nothing h
     /^denbd copy: \S+\/copy: cannot write \d+ bytes at \d+: ENOSPC[^:]*: ENOSPC\)\n$/,
   );
   await no(["copy", "-", copy], /^denbd copy: cannot write \S+\/copy: there is no space left\n$/, { stdin });
+  await no(
+    ["create", "--revision", "1", "--size", "16T", full.path, "image"],
+    /^denbd create: cannot write: ENOSPC \(\S+\/image\.r1\.map: there is no space left\)\n$/,
+  );
 });
 
 Deno.test({
