@@ -11,6 +11,9 @@
 # Until the program has taken this signal over it would end the process; what is ignored here stays ignored.
 trap '' USR1
 
+# What this needs is there, whatever the caller makes of PATH.
+PATH=${PATH:+$PATH:}/usr/bin:/bin
+
 id=@ID@
 case $0 in
   */*) self=$0 ;;

@@ -173,6 +173,15 @@ Deno.test("portable: it works without HOME", async () => {
   Deno.removeSync(used[0], { recursive: true });
 });
 
+Deno.test("portable: it works without PATH, and with one where nothing is", async () => {
+  using directory = temporaryDirectory();
+  for (const path of ["", "/nowhere"]) {
+    const { code, stdout, stderr } = await runWith(directory, { XDG_CACHE_HOME: directory.path, PATH: path });
+    assertEquals([code, stderr], [7, ""]);
+    assertMatch(stdout, /^run\n/);
+  }
+});
+
 Deno.test("portable: a directory that was asked for and cannot be used is an error", async () => {
   using directory = temporaryDirectory();
   const path = directory.file("file");

@@ -52,20 +52,26 @@ export interface ReachOptions {
  * @param refuse Looks at the image before more is asked for; says why it is not wanted, or null.
  * @throws {MismatchError} If it is not.
  */
-export function reachFirst(
+export async function reachFirst(
   server: TcpEndpoint,
   wanted: { name: string; revision: number },
   options: ReachOptions,
   refuse: (image: SelectedImage) => string | null = () => null,
 ): Promise<ReachedServer> {
-  return reach(server, options, function* (measured) {
-    const { name, revision } = wanted;
-    const image = yield* selectImage({ version: PROTOCOL_VERSION, name, revision, flags: options.flags });
-    measured();
-    const refusal = refuse(image);
-    if (refusal !== null) throw new MismatchError(refusal);
-    return { image, checksums: yield* getChecksums(image.sizeBytes) };
-  });
+  try {
+    return await reach(server, options, function* (measured) {
+      const { name, revision } = wanted;
+      const image = yield* selectImage({ version: PROTOCOL_VERSION, name, revision, flags: options.flags });
+      measured();
+      const refusal = refuse(image);
+      if (refusal !== null) throw new MismatchError(refusal);
+      return { image, checksums: yield* getChecksums(image.sizeBytes) };
+    });
+  } catch (error) {
+    if (!(error instanceof ConversationCutError) || error.answered) throw error;
+    // The protocol has no other way to refuse.
+    throw new Error("it has no such image, or does not give it to us", { cause: error });
+  }
 }
 
 /**
