@@ -16,7 +16,7 @@ import type { EncryptionMode, NoiseIdentity } from "../wire/channel/establish.ts
 import { type StrangerLimits, Strangers } from "./strangers.ts";
 
 /** A handshake costs some computing here, so fewer than elsewhere. */
-const LIMITS: StrangerLimits = { halfOpen: 256, halfOpenPerAddress: 32 };
+const LIMITS: StrangerLimits = { halfOpen: 256, halfOpenPerAddress: 32, refusedPerSecond: 100 };
 
 export interface ChannelEntranceOptions {
   readonly encryption: EncryptionMode;
@@ -51,6 +51,8 @@ export class ChannelEntrance {
   async serve(listener: Listener, handle: (connection: Connection) => void): Promise<void> {
     for (let transport; (transport = await listener.accept()) !== null;) {
       void this.#welcome(transport, handle);
+      const turn = listener.port === null ? null : this.#strangers.turn();
+      if (turn !== null) await turn;
     }
   }
 
@@ -77,9 +79,9 @@ export class ChannelEntrance {
         signal: handshake.signal,
       });
       if (accepted instanceof SecureConnection) handle(accepted);
-      else this.#strangers.complain(peer, accepted.refused);
+      else this.#strangers.turnAway(peer, accepted.refused);
     } catch (error) {
-      this.#strangers.complain(peer, error instanceof Error ? error.message : String(error));
+      this.#strangers.turnAway(peer, error instanceof Error ? error.message : String(error));
     } finally {
       this.#handshakes.delete(handshake);
     }

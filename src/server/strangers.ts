@@ -4,10 +4,13 @@
  * They cost little: so many at a time, in all and from one address; when there are more the one that has taken
  * longest makes room. An honest handshake is over in milliseconds, so it is not among those. What is wrong with
  * them is told to the log once a minute for each address.
+ *
+ * Where very many come to nothing in a short time, the next ones wait where the system keeps who has not been
+ * accepted: processor time belongs to those who are served.
  */
 import type { Log } from "../base/log.ts";
 import type { Peer } from "../net/connection.ts";
-import type { Clock } from "../os/clock.ts";
+import { type Clock, delay } from "../os/clock.ts";
 import { WireError } from "../wire/wire_error.ts";
 
 export interface StrangerLimits {
@@ -15,7 +18,14 @@ export interface StrangerLimits {
   readonly halfOpen: number;
   /** The same from one address. */
   readonly halfOpenPerAddress: number;
+  /** Of those that come to nothing so many are taken in a second, and in a burst a tenth of that besides. */
+  readonly refusedPerSecond: number;
 }
+
+/** Of a second's share so much may come at once, or be owed. */
+const BURST = 0.1;
+/** Who waits for their turn is let in by groups: a timer for each would cost as much as they do. */
+const GROUP = 0.02;
 
 /** How long one address is not heard of again. */
 const SILENCE_MS = 60_000;
@@ -48,11 +58,16 @@ export class Strangers {
   #timer: Disposable | null = null;
   readonly #complaints = new Map<string, Complaint>();
   #count = 0;
+  /** How many more may come to nothing now; below zero it is owed. As of {@linkcode #spareAtMs}. */
+  #spare: number;
+  #spareAtMs: number;
 
   constructor(limits: StrangerLimits, log: Log, clock: Clock) {
     this.#limits = limits;
     this.#log = log;
     this.#clock = clock;
+    this.#spare = limits.refusedPerSecond * BURST;
+    this.#spareAtMs = clock.now();
   }
 
   /** How many there are. */
@@ -112,6 +127,39 @@ export class Strangers {
     if (!this.#ends.has(address)) return false;
     this.#endOldest(address, reason);
     return true;
+  }
+
+  /**
+   * Whether the next may be accepted: not if too many have come to nothing just now.
+   *
+   * @returns `null`, or when it may.
+   */
+  turn(): Promise<void> | null {
+    this.#earn();
+    if (this.#spare >= 1) return null;
+    const { refusedPerSecond } = this.#limits;
+    const waitMs = Math.ceil((Math.max(1, refusedPerSecond * GROUP) - this.#spare) / refusedPerSecond * 1000);
+    return delay(this.#clock, waitMs);
+  }
+
+  /** One has come to nothing. @param times As much work as so many. */
+  spend(times = 1): void {
+    this.#earn();
+    this.#spare = Math.max(-this.#limits.refusedPerSecond * BURST, this.#spare - times);
+  }
+
+  #earn(): void {
+    const { refusedPerSecond } = this.#limits;
+    const now = this.#clock.now();
+    const earned = (now - this.#spareAtMs) / 1000 * refusedPerSecond;
+    this.#spare = Math.min(refusedPerSecond * BURST, this.#spare + earned);
+    this.#spareAtMs = now;
+  }
+
+  /** One has come to nothing, which the log is told. @param times As in {@linkcode spend}. */
+  turnAway(peer: Peer, reason: string, times = 1): void {
+    this.spend(times);
+    this.complain(peer, reason);
   }
 
   /** Tells the log that somebody is not served, unless the same address was told of within the last minute. */

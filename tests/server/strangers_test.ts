@@ -1,4 +1,4 @@
-import { assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import type { Peer } from "../../src/net/connection.ts";
 import { Strangers } from "../../src/server/strangers.ts";
 import { ManualClock } from "../testing/manual_clock.ts";
@@ -14,7 +14,7 @@ function setUp() {
   const ended: string[] = [];
   const clock = new ManualClock();
   const log = { ...silentLog, warn: (line: string) => void lines.push(line) };
-  const strangers = new Strangers({ halfOpen: 4, halfOpenPerAddress: 3 }, log, clock);
+  const strangers = new Strangers({ halfOpen: 4, halfOpenPerAddress: 3, refusedPerSecond: 100 }, log, clock);
   const enter = (address: string, name: string) => strangers.enter(peer(address), () => ended.push(name), 0);
   return { strangers, enter, lines, ended, clock };
 }
@@ -101,4 +101,41 @@ Deno.test("strangers: who takes too long is ended when it does, and who has left
   // One is left that may take for ever.
   clock.advance(1_000_000);
   assertEquals([strangers.count, ended.length], [1, 2]);
+});
+
+Deno.test("strangers: of those that come to nothing a burst is taken, and then so many a second", () => {
+  const { strangers, clock } = setUp();
+  const takeAll = () => {
+    let taken = 0;
+    for (; strangers.turn() === null; taken++) strangers.spend();
+    return taken;
+  };
+  assertEquals(takeAll(), 10);
+  let taken = 0;
+  for (let ms = 0; ms < 2000; ms += 5) {
+    clock.advance(5);
+    taken += takeAll();
+  }
+  assertEquals(taken, 200);
+  // What was not used is not saved.
+  clock.advance(60_000);
+  assertEquals(takeAll(), 10);
+});
+
+Deno.test("strangers: who has to wait for a turn does so until there is one", async () => {
+  const { strangers, clock } = setUp();
+  strangers.spend(10);
+  const turn = strangers.turn();
+  clock.advance(20);
+  await turn;
+  assertEquals(strangers.turn(), null);
+});
+
+Deno.test("strangers: what is owed is paid within a tenth of a second, however many came to nothing at once", () => {
+  const { strangers, clock } = setUp();
+  for (let count = 0; count < 10_000; count++) strangers.spend();
+  clock.advance(109);
+  assert(strangers.turn() !== null);
+  clock.advance(1);
+  assertEquals(strangers.turn(), null);
 });

@@ -72,7 +72,9 @@ export const DEFAULT_LIMITS: NbdLimits = {
 };
 
 /** Of the connections these may be in the handshake. */
-const STRANGERS: StrangerLimits = { halfOpen: 1024, halfOpenPerAddress: 512 };
+const STRANGERS: StrangerLimits = { halfOpen: 1024, halfOpenPerAddress: 512, refusedPerSecond: 1000 };
+/** Who comes to nothing behind STARTTLS has cost as much as so many that did so before. */
+const TLS_TIMES = 20;
 
 /** TLS for clients that ask for it by STARTTLS. */
 export interface ServerTls {
@@ -223,7 +225,13 @@ export class NbdServer {
   async serve(listener: Listener): Promise<void> {
     this.#listeners.add(listener);
     try {
-      for (let connection; (connection = await listener.accept()) !== null;) this.handle(connection);
+      for (let connection; (connection = await listener.accept()) !== null;) {
+        this.handle(connection);
+        // Where there is nobody yet, nobody is kept waiting; nor is who comes from here.
+        const mayWait = this.#inTransmission.size > 0 && listener.port !== null;
+        const turn = mayWait ? this.#strangers.turn() : null;
+        if (turn !== null) await turn;
+      }
     } finally {
       this.#listeners.delete(listener);
     }
@@ -241,7 +249,7 @@ export class NbdServer {
       : null;
     // Who has not said yet what it wants does not keep others out.
     if (isFull !== null && !this.#strangers.makeRoom(isFull.why, isFull.address)) {
-      this.#strangers.complain(peer, isFull.why);
+      this.#strangers.turnAway(peer, isFull.why);
       return connection.close();
     }
     const id = ++this.#lastId;
@@ -364,6 +372,7 @@ export class NbdServer {
       this.#departed,
     );
     let carrier = connection;
+    let startedTls = false;
     try {
       const conversation = this.#oldstyle ? hall.greetOldstyle() : greetNewstyle(hall);
       let { result, rest }: Conversed<Agreement | StartTls | null> = await converse(conversation, carrier, {
@@ -372,6 +381,7 @@ export class NbdServer {
       if (result !== null && "startTls" in result) {
         // Whoever sent these bytes in clear wants them to be taken for the client's.
         if (rest.length > 0) throw new WireError(`${rest.length} bytes in clear behind STARTTLS`);
+        startedTls = true;
         carrier = await tls!.accept(connection, signal);
         hall.recognise(carrier.peer);
         ({ result, rest } = await converse(resumeNewstyle(hall, result), carrier, { signal }));
@@ -381,10 +391,12 @@ export class NbdServer {
         const admission = await hall.takeAdmission(exported);
         return { agreement: result, exported, rest, carrier, admission, migrationId: hall.migrationId };
       }
+      this.#strangers.spend();
       carrier.close();
       return null;
     } catch (error) {
-      this.#strangers.complain(carrier.peer, error instanceof Error ? error.message : String(error));
+      const reason = error instanceof Error ? error.message : String(error);
+      this.#strangers.turnAway(carrier.peer, reason, startedTls ? TLS_TIMES : 1);
       carrier.close();
       return null;
     } finally {

@@ -4,6 +4,7 @@ import type { Log } from "../../../src/base/log.ts";
 import { MemoryDisk } from "../../../src/device/memory.ts";
 import type { Connection, Peer } from "../../../src/net/connection.ts";
 import { converse } from "../../../src/net/converse.ts";
+import type { Listener } from "../../../src/net/listener.ts";
 import { type Export, ExportTable, ExportTraffic } from "../../../src/server/export_table.ts";
 import { NbdServer, type NbdServerOptions } from "../../../src/server/nbd/server.ts";
 import type { TracedMessage } from "../../../src/server/nbd/wire_trace.ts";
@@ -328,6 +329,65 @@ Deno.test("server: one address has so many connections and no more, another come
   await first.receive();
   while (fixture.server.clients().length > 2) await new Promise((resolve) => setTimeout(resolve, 0));
   await RawClient.open(fixture.connect("10.0.0.1"));
+});
+
+/** A door with so many strangers before it, who talk nonsense. */
+class Crowd implements Listener {
+  readonly text = "127.0.0.1:1";
+  accepted = 0;
+  readonly #count: number;
+
+  constructor(count: number, readonly port: number | null) {
+    this.#count = count;
+  }
+
+  accept(): Promise<Connection | null> {
+    if (this.accepted === this.#count) return Promise.resolve(null);
+    this.accepted++;
+    const [here, there] = connectionPair();
+    here.write(new TextEncoder().encode("GET / HTTP/1.1\r\n"));
+    return Promise.resolve(there);
+  }
+
+  close(): void {}
+}
+
+Deno.test("server: as long as there are clients, strangers who come to nothing are taken at a limited rate", async () => {
+  await using fixture = serverOf([anExport("a")]);
+  const client = await RawClient.open(fixture.connect());
+  const crowd = new Crowd(1000, 1);
+  const serving = fixture.server.serve(crowd);
+  const clientIsServed = async () => {
+    for (let count = 0; count < 200; count++) assertEquals((await client.read(0, 512)).error, 0);
+  };
+  await clientIsServed();
+  // A burst of 100, and those who came before the first of them had come to nothing.
+  const burst = crowd.accepted;
+  assert(burst >= 100 && burst < 200, `${burst} accepted`);
+  await clientIsServed();
+  assertEquals(crowd.accepted, burst);
+  for (let ms = 0; ms < 500; ms += 5) {
+    fixture.clock.advance(5);
+    await client.read(0, 512);
+  }
+  assert(crowd.accepted > 400 && crowd.accepted < 700, `${crowd.accepted} accepted`);
+  client.connection.close();
+  while (fixture.server.clients().length > 0) await client.connection.read(new Uint8Array(1));
+  // Nobody is there whom they could disturb.
+  fixture.clock.advance(1000);
+  await serving;
+  assertEquals(crowd.accepted, 1000);
+});
+
+Deno.test("server: nobody waits whom no client is here to suffer from, nor who comes from this machine", async () => {
+  await using fixture = serverOf([anExport("a")]);
+  const first = new Crowd(1000, 1);
+  await fixture.server.serve(first);
+  assertEquals(first.accepted, 1000);
+  await RawClient.open(fixture.connect());
+  const local = new Crowd(1000, null);
+  await fixture.server.serve(local);
+  assertEquals(local.accepted, 1000);
 });
 
 Deno.test("server: the trace shows every request with its replies, and nothing while nobody looks on", async () => {
