@@ -4,7 +4,8 @@ import type { ControlHandlers } from "../control/handlers.ts";
 import type { AccessStatus, ExportStatus, ImageStatus } from "../control/status.ts";
 import type { Receiver } from "../migrate/receiver.ts";
 import type { Export, ExportTable } from "../server/export_table.ts";
-import type { Judge, NbdServer, NbdServerOptions } from "../server/nbd/server.ts";
+import type { Judge } from "../server/nbd/judge.ts";
+import type { NbdServer, NbdServerOptions } from "../server/nbd/server.ts";
 import type { ServerSettings } from "./serving_options.ts";
 
 /** Who may do what, where that is not for the access list of the command line to say. */

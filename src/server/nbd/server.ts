@@ -6,51 +6,29 @@
 import { counted } from "../../base/counted.ts";
 import type { Log } from "../../base/log.ts";
 import { printable } from "../../base/printable.ts";
-import type { DiskIdentity } from "../../device/device.ts";
-import type { Clock } from "../../os/clock.ts";
 import { BufferPool } from "../../net/buffer_pool.ts";
 import type { Connection, Peer } from "../../net/connection.ts";
 import { converse, type Conversed } from "../../net/converse.ts";
 import type { Listener } from "../../net/listener.ts";
-import { BASE_ALLOCATION, PAYLOAD_BYTES_ADVERTISED, TransmissionFlag } from "../../wire/nbd/constants.ts";
-import {
-  decodeSession,
-  DENBD_NAMESPACE,
-  encodeFacts,
-  type SessionName,
-} from "../../wire/nbd/denbd_context.ts";
+import type { Clock } from "../../os/clock.ts";
+import { TransmissionFlag } from "../../wire/nbd/constants.ts";
+import { DENBD_NAMESPACE } from "../../wire/nbd/denbd_context.ts";
 import {
   type Agreement,
-  type ExportOffer,
   greetNewstyle,
-  greetOldstyle,
-  type Refusal,
   resumeNewstyle,
-  type ServerHall,
   type StartTls,
 } from "../../wire/nbd/handshake_server.ts";
-import { CRC32_CONTEXT, encodeMoved, MIGRATION_QUERY, type Moved } from "../../wire/nbd/migration_message.ts";
+import type { Moved } from "../../wire/nbd/migration_message.ts";
 import { WireError } from "../../wire/wire_error.ts";
-import { type Export, type ExportTable, transmissionFlags } from "../export_table.ts";
-import { answerQuery, type MigrationDesk } from "../migration_desk.ts";
-import { type StrangerLimits, Strangers } from "../strangers.ts";
+import type { Export, ExportTable } from "../export_table.ts";
 import type { ReservationStore } from "../reservation_store.ts";
-import { type Admission, RESERVATION_AWAY_MS, WriterRefused, WriterSessions } from "../writer_sessions.ts";
-import { READABLE_BACKLOG } from "./backlog.ts";
+import { type StrangerLimits, Strangers } from "../strangers.ts";
+import { type Admission, RESERVATION_AWAY_MS, WriterSessions } from "../writer_sessions.ts";
+import { type Departed, Hall, type House } from "./hall.ts";
+import type { Judge } from "./judge.ts";
 import { Session } from "./session.ts";
 import { ClientTrace, WireTrace } from "./wire_trace.ts";
-
-/** What somebody may do with an export, and why. */
-export interface Verdict {
-  readonly rights: "none" | "read" | "write";
-  /** For the log and for refused clients: "no rule allows 10.0.0.1". */
-  readonly reason: string;
-  /** Who has no rights is answered as if there were no such export; the reason is for the log alone. */
-  readonly conceals?: boolean;
-}
-
-/** Decides who may do what. Asked at every handshake, and again when {@linkcode NbdServer.reconsider} is called. */
-export type Judge = (peer: Peer, exported: Export) => Verdict;
 
 /** Bounds on what clients may cost; times in milliseconds. */
 export interface NbdLimits {
@@ -64,7 +42,7 @@ export interface NbdLimits {
   readonly requestMs: number;
 }
 
-export const DEFAULT_LIMITS: NbdLimits = {
+const DEFAULT_LIMITS: NbdLimits = {
   handshakeMs: 10_000,
   connections: 4096,
   connectionsPerAddress: 1024,
@@ -121,14 +99,6 @@ export interface Client {
 /** What the server knows of a client besides. */
 type Present = Client & { rights: "read" | "write"; readonly admission: Admission | null };
 
-/** A disk that is at another host now. */
-interface Departed {
-  readonly exported: Export;
-  readonly moved: Moved;
-  /** Called when somebody has learned of it. */
-  told(): void;
-}
-
 /** How long the disk may take to finish what clients had asked for that were cut off. */
 const ABANDON_MS = 5000;
 
@@ -165,6 +135,7 @@ export class NbdServer {
   readonly #writers = new WeakMap<Export, WriterSessions>();
   /** By the name of their export. */
   readonly #departed = new Map<string, Departed>();
+  readonly #house: House;
   #sweep: Disposable | null = null;
   #lastId = 0;
   #draining = false;
@@ -178,6 +149,15 @@ export class NbdServer {
     this.#tls = options.tls;
     this.#oldstyle = options.oldstyle ?? false;
     this.#strangers = new Strangers(STRANGERS, this.#log, this.#clock);
+    this.#house = {
+      exports: options.exports,
+      judge: options.judge,
+      instance: options.instance,
+      strangers: this.#strangers,
+      departed: this.#departed,
+      isDraining: () => this.#draining,
+      writersOf: (exported) => this.writersOf(exported),
+    };
   }
 
   /** For clients that come from now on. */
@@ -362,15 +342,7 @@ export class NbdServer {
       : tls.required
       ? "required"
       : "offered";
-    const hall = new Hall(
-      peer,
-      this.#options,
-      this.#strangers,
-      () => this.#draining,
-      tlsMode,
-      (exported) => this.writersOf(exported),
-      this.#departed,
-    );
+    const hall = new Hall(peer, tlsMode, this.#house);
     let carrier = connection;
     let startedTls = false;
     try {
@@ -530,213 +502,4 @@ interface Negotiated {
   /** Of a client that has named its session. */
   readonly admission: Admission | null;
   readonly migrationId: string | null;
-}
-
-/** What one client sees of the exports during its handshake. */
-class Hall implements ServerHall {
-  readonly tls: ServerHall["tls"];
-  #peer: Peer;
-  readonly #exports: ExportTable;
-  readonly #judge: Judge;
-  readonly #strangers: Strangers;
-  readonly #instance: string | undefined;
-  readonly #closed: () => boolean;
-  readonly #writersOf: (exported: Export) => WriterSessions;
-  readonly #departed: ReadonlyMap<string, Departed>;
-  /** Where the client has been told to go. */
-  #learned: Departed | null = null;
-  readonly #offered = new Map<ExportOffer, Export>();
-  /** Of the sessions that the client has named. */
-  readonly #admissions = new Map<Export, Promise<Admission>>();
-  readonly #refusals = new Map<Export, string>();
-  /** Of the migration whose data are to come over this connection. */
-  migrationId: string | null = null;
-
-  constructor(
-    peer: Peer,
-    { exports, judge, instance }: NbdServerOptions,
-    strangers: Strangers,
-    closed: () => boolean,
-    tls: ServerHall["tls"],
-    writersOf: (exported: Export) => WriterSessions,
-    departed: ReadonlyMap<string, Departed>,
-  ) {
-    this.tls = tls;
-    this.#departed = departed;
-    this.#writersOf = writersOf;
-    this.#peer = peer;
-    this.#exports = exports;
-    this.#judge = judge;
-    this.#instance = instance;
-    this.#strangers = strangers;
-    this.#closed = closed;
-  }
-
-  /** TLS has shown the client's certificate. What was asked for in clear may have been somebody else's words. */
-  recognise(peer: Peer): void {
-    this.#peer = peer;
-    this.#giveBack();
-    this.#refusals.clear();
-    this.migrationId = null;
-  }
-
-  /** The export that an offer was made for. */
-  exportOf(offer: ExportOffer): Export {
-    return this.#offered.get(offer)!;
-  }
-
-  list(): { name: string; description: string }[] | Refusal {
-    return this.#exports.list()
-      .filter((exported) => this.#judge(this.#peer, exported).rights !== "none")
-      .map(({ name, description }) => ({ name, description }));
-  }
-
-  find(name: string): ExportOffer | Refusal {
-    const exported = this.#exports.find(name);
-    const unknown: Refusal = {
-      refused: "unknown",
-      reason: name === "" ? "there is no default export" : "no such export",
-    };
-    if (exported === undefined) return this.#whereTo(name) ?? unknown;
-    const { rights, reason, conceals } = this.#judge(this.#peer, exported);
-    if (rights === "none") return conceals ? { ...unknown, inTruth: reason } : { refused: "policy", reason };
-    const refusal = this.#refusals.get(exported);
-    if (refusal !== undefined) return { refused: "policy", reason: refusal };
-    const mayWrite = rights === "write" && !exported.readOnly && exported.device.can.write;
-    const closed = exported.whyClosed?.() ?? null;
-    if (closed !== null) {
-      // Its source may still have something to say, or to ask.
-      const contextsFor = (query: string) => mayWrite ? this.#answerMigration(exported.desk, query) : [];
-      return { refused: "policy", reason: closed, contextsFor };
-    }
-    const offer: ExportOffer = {
-      name: exported.name,
-      description: exported.description,
-      sizeBytes: exported.sizeBytes,
-      transmissionFlags: mayWrite ? this.#flagsForWriter(exported) : transmissionFlags(exported, false),
-      blockSizes: {
-        minimum: exported.device.blockSizes.minimum,
-        preferred: exported.device.blockSizes.preferred,
-        maximumPayload: Math.max(PAYLOAD_BYTES_ADVERTISED, exported.device.blockSizes.preferred),
-      },
-      contexts: [BASE_ALLOCATION],
-      contextsFor: (query) => {
-        if (query === DENBD_NAMESPACE) {
-          return encodeFacts({
-            instance: this.#instance,
-            identity: durable(exported.device.identity),
-            arrived: exported.device.identity?.arrived,
-            othersWrite: isReader(offer) && mayChange(exported) || undefined,
-            window: this.#instance === undefined ? undefined : READABLE_BACKLOG,
-          });
-        }
-        if (!mayWrite) return [];
-        const session = decodeSession(query);
-        return session === null
-          ? this.#answerMigration(exported.desk, query)
-          : this.#admit(exported, session);
-      },
-    };
-    this.#offered.set(offer, exported);
-    return offer;
-  }
-
-  /** For an export that has moved away; `null` for any other. */
-  #whereTo(name: string): Refusal | null {
-    const departed = this.#departed.get(name) ??
-      (name === "" && this.#departed.size === 1 ? [...this.#departed.values()][0] : undefined);
-    if (departed === undefined || this.#judge(this.#peer, departed.exported).rights === "none") return null;
-    return {
-      refused: "policy",
-      reason: "the disk has moved to another host",
-      contextsFor: (query) => {
-        const name = query === DENBD_NAMESPACE ? encodeMoved(departed.moved) : null;
-        if (name === null) return [];
-        this.#learned = departed;
-        return [...encodeFacts({ instance: this.#instance }), name];
-      },
-    };
-  }
-
-  /** What somebody may do who has the right to write. */
-  #flagsForWriter(exported: Export): number {
-    const flags = transmissionFlags(exported, true);
-    if (exported.writers !== "one-session" || this.#admissions.has(exported)) return flags;
-    // Several connections of a client that has no session would be several writers.
-    const taken = this.#writersOf(exported).whyTaken;
-    return (taken === null ? flags : transmissionFlags(exported, false)) & ~TransmissionFlag.CAN_MULTI_CONN;
-  }
-
-  async #admit(exported: Export, session: SessionName): Promise<string[]> {
-    if (this.#admissions.has(exported)) return [];
-    const admitting = this.#writersOf(exported).admit(session, this.#peer);
-    this.#admissions.set(exported, admitting);
-    try {
-      const { grant: reservation, leaseMs } = await admitting;
-      return encodeFacts({ session, reservation, leaseMs });
-    } catch (error) {
-      this.#admissions.delete(exported);
-      if (!(error instanceof WriterRefused)) throw error;
-      // What cannot be said here is the answer to GO.
-      this.#refusals.set(exported, error.message);
-      return [];
-    }
-  }
-
-  /** The client has the export from now on. */
-  async takeAdmission(exported: Export): Promise<Admission | null> {
-    const admission = await this.#admissions.get(exported) ?? null;
-    this.#admissions.delete(exported);
-    return admission;
-  }
-
-  /** The handshake is over. Gives back what the client has not taken. */
-  leave(): void {
-    this.#learned?.told();
-    this.#giveBack();
-  }
-
-  #giveBack(): void {
-    for (const admitting of this.#admissions.values()) {
-      admitting.then((admission) => admission.leave(false), () => {});
-    }
-    this.#admissions.clear();
-  }
-
-  #answerMigration(desk: MigrationDesk | undefined, query: string): string[] | Promise<string[]> {
-    if (desk === undefined) return [];
-    if (query === CRC32_CONTEXT) return [query];
-    if (!query.startsWith(MIGRATION_QUERY)) return [];
-    return answerQuery(desk, query, this.#peer, (id) => this.migrationId = id);
-  }
-
-  shuttingDown(): string | null {
-    return this.#closed() ? "the server is shutting down" : null;
-  }
-
-  *greetOldstyle(): ReturnType<typeof greetOldstyle> {
-    const closing = this.shuttingDown();
-    if (closing !== null) throw new Error(closing);
-    const offer = this.find("");
-    if ("refused" in offer) throw new Error(offer.reason);
-    return yield* greetOldstyle(offer);
-  }
-
-  refused(optionName: string, exportName: string, reason: string): void {
-    this.#strangers.complain(this.#peer, `${optionName} "${printable(exportName)}": ${reason}`);
-  }
-}
-
-function isReader({ transmissionFlags }: ExportOffer): boolean {
-  return (transmissionFlags & TransmissionFlag.READ_ONLY) !== 0;
-}
-
-/** Whether anybody may write to the disk. */
-function mayChange({ readOnly, device, writtenElsewhere }: Export): boolean {
-  return !readOnly && device.can.write || writtenElsewhere?.() === true;
-}
-
-/** An identity that was made up for this run says nothing about the disk to who comes back after the next. */
-function durable(identity: DiskIdentity | undefined): DiskIdentity | undefined {
-  return identity?.durable === true ? identity : undefined;
 }

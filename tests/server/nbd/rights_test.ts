@@ -9,7 +9,8 @@ import type { Connection, Peer } from "../../../src/net/connection.ts";
 import { converse } from "../../../src/net/converse.ts";
 import { systemClock } from "../../../src/os/clock.ts";
 import { type Export, ExportTable, ExportTraffic } from "../../../src/server/export_table.ts";
-import { type Judge, NbdServer, type ServerTls } from "../../../src/server/nbd/server.ts";
+import type { Judge } from "../../../src/server/nbd/judge.ts";
+import { NbdServer, type ServerTls } from "../../../src/server/nbd/server.ts";
 import { need, send } from "../../../src/wire/conversation.ts";
 import {
   Command,
