@@ -2,8 +2,11 @@
  * What a server says of itself over HTTP: `/metrics` for Prometheus, `/healthz` for load balancers and supervisors,
  * `/status` as JSON.
  *
- * It is not for strangers: it listens on loopback or on a Unix socket.
+ * It is not for strangers: it listens on loopback or on a Unix socket. Nor is it for pages that a browser of this
+ * machine has from elsewhere: their name can be made to mean an address of ours, so over TCP who asks has to ask for an
+ * address or for `localhost`.
  */
+import { parseIpAddress } from "../base/ip_address.ts";
 import type { Log } from "../base/log.ts";
 import type { Connection } from "../net/connection.ts";
 import { answerHttp, type HttpAnswer, plainText, sendHttp } from "../net/http_exchange.ts";
@@ -57,7 +60,14 @@ export class StatusHttp {
     if (this.#clients.size >= CLIENTS_MAX) {
       return await sendHttp(client, plainText("503 Service Unavailable", "too many clients\n"));
     }
-    await answerHttp(client, { clock: this.#clock, timeoutMs: TIMEOUT_MS }, ({ path }) => this.#answer(path));
+    const local = client.peer.transport === "unix";
+    await answerHttp(client, { clock: this.#clock, timeoutMs: TIMEOUT_MS }, ({ path, host }) => {
+      if (local || host === null || isOurs(host)) return this.#answer(path);
+      return plainText(
+        "421 Misdirected Request",
+        "ask by IP address or localhost: other names are not known here\n",
+      );
+    });
   }
 
   #answer(path: string): HttpAnswer {
@@ -76,4 +86,12 @@ export class StatusHttp {
         return plainText("404 Not Found", "there are /metrics, /healthz and /status\n");
     }
   }
+}
+
+/** Whether nobody but this machine's administrator says what a host means: an address, or `localhost`. */
+export function isOurs(host: string): boolean {
+  const [, bracketed, plain] = /^(?:\[([^\]]*)\]|([^:]*))(?::\d{1,5})?$/.exec(host) ?? [];
+  if (bracketed !== undefined) return bracketed.includes(":") && parseIpAddress(bracketed) !== null;
+  if (plain === undefined) return false;
+  return plain.toLowerCase() === "localhost" || parseIpAddress(plain) !== null;
 }

@@ -8,6 +8,10 @@ import { type Inherited, NativeConnection, prepareListener } from "./native_conn
 /** What the address of a Unix socket has room for. */
 const SOCKET_PATH_BYTES_MAX = 107;
 
+/** Who has the directory of a socket locked is about to have its own there, in milliseconds. */
+const LOCK_TRIES = 500;
+const LOCK_AGAIN_MS = 10;
+
 /** Hands over connections, one by one. */
 export interface Listener {
   /** For log lines: `127.0.0.1:10809`, `[::1]:10809`, `unix:/run/disk.sock`. */
@@ -48,6 +52,8 @@ export function listenTcp(hostname: string, port: number): Listener {
  * @throws {Deno.errors.AddrInUse} If somebody answers on it, or something else is there.
  */
 export async function listenUnix(path: string, mode = 0o600): Promise<Listener> {
+  // Of two that come at once one has to see what the other has done. A lock on the directory leaves nothing behind.
+  using _lock = await lockDirectory(path);
   await removeStaleSocket(path);
   // The runtime removes what it has bound when the listener is closed, whoever's file that is by then. So it binds
   // a passing name, and the file appears under its own when it can be connected to.
@@ -72,6 +78,26 @@ export async function listenUnix(path: string, mode = 0o600): Promise<Listener> 
   }
   const { ino } = Deno.lstatSync(path);
   return new NativeListener(listener, `unix:${path}`, null, () => removeOwnSocket(path, ino));
+}
+
+/** Locks the directory that a path is in, until it is disposed of. */
+async function lockDirectory(path: string): Promise<Disposable> {
+  const directory = path.slice(0, path.lastIndexOf("/") + 1) || ".";
+  let file: Deno.FsFile;
+  try {
+    file = await Deno.open(directory);
+  } catch (error) {
+    // Who may make files there, and not see them, does without.
+    if (error instanceof Deno.errors.PermissionDenied) return { [Symbol.dispose]() {} };
+    throw cannotListen(path, error);
+  }
+  for (let tries = 0; tries < LOCK_TRIES; tries++) {
+    // Where the file system knows no locks, one does without.
+    if (await file.tryLock(true).catch(() => true)) return file;
+    await new Promise((resolve) => setTimeout(resolve, LOCK_AGAIN_MS));
+  }
+  file.close();
+  throw new Deno.errors.AddrInUse(`cannot listen on ${path}: another program keeps its directory locked`);
 }
 
 function cannotListen(path: string, cause: unknown): Error {
@@ -118,7 +144,7 @@ async function removeStaleSocket(path: string): Promise<void> {
 
 class NativeListener implements Listener {
   readonly #listener: Deno.Listener;
-  readonly #afterClose: () => void;
+  readonly #beforeClose: () => void;
   readonly #inherited: Inherited | undefined;
   #closed = false;
 
@@ -126,12 +152,12 @@ class NativeListener implements Listener {
     listener: Deno.Listener,
     readonly text: string,
     readonly port: number | null,
-    afterClose: () => void,
+    beforeClose: () => void,
     inherited?: Inherited,
   ) {
     this.#inherited = inherited;
     this.#listener = listener;
-    this.#afterClose = afterClose;
+    this.#beforeClose = beforeClose;
   }
 
   async accept(): Promise<Connection | null> {
@@ -151,11 +177,12 @@ class NativeListener implements Listener {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    // As long as somebody answers there, nobody else takes the place.
+    this.#beforeClose();
     try {
       this.#listener.close();
     } catch {
       // The runtime had closed it already.
     }
-    this.#afterClose();
   }
 }

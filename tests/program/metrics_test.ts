@@ -1,15 +1,20 @@
 /** The numbers that the program tells about itself, beside what its clients did. */
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { peerTest } from "../interop/peers.ts";
-import { run, temporaryDirectory } from "../testing/process.ts";
+import { freePort, run, temporaryDirectory } from "../testing/process.ts";
 import { denbd, serve } from "./program.ts";
 
 const MIB = 1024 * 1024;
 
 /** Asks over HTTP on a Unix socket. */
-async function get(socket: string, path: string): Promise<{ status: string; head: string; body: string }> {
+async function get(
+  socket: string,
+  path: string,
+  host = "localhost",
+): Promise<{ status: string; head: string; body: string }> {
   using connection = await Deno.connect({ transport: "unix", path: socket });
-  await connection.write(new TextEncoder().encode(`GET ${path} HTTP/1.1\r\nConnection: close\r\n\r\n`));
+  const request = `GET ${path} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`;
+  await connection.write(new TextEncoder().encode(request));
   const text = await new Response(connection.readable).text();
   const end = text.indexOf("\r\n\r\n");
   return { status: text.slice(9, text.indexOf("\r\n")), head: text.slice(0, end), body: text.slice(end + 4) };
@@ -71,6 +76,48 @@ Deno.test("/healthz says that all is fine; what is not there is not found", asyn
   assertEquals(Deno.statSync(http).mode! & 0o777, 0o600);
   assertEquals((await denbd(["check", "--sock", sock])).stdout, "fine: 1 export, 0 clients\n");
   assertEquals(await server.stop(), 0);
+});
+
+/** Asks over HTTP, by the name that a browser or Prometheus was given. @returns The status. */
+async function ask(port: number, path: string, host: string | null): Promise<string> {
+  using connection = await Deno.connect({ hostname: "127.0.0.1", port });
+  const header = host === null ? "" : `Host: ${host}\r\n`;
+  await connection.write(
+    new TextEncoder().encode(`GET ${path} HTTP/1.1\r\n${header}Connection: close\r\n\r\n`),
+  );
+  const text = await new Response(connection.readable).text();
+  return text.slice(9, text.indexOf("\r\n"));
+}
+
+Deno.test("a page from elsewhere whose name means this machine is told nothing", async () => {
+  using directory = temporaryDirectory();
+  const [image, sock] = ["disk.img", "http.sock"].map((name) => directory.file(name));
+  Deno.writeFileSync(image, new Uint8Array(4096));
+  const port = freePort();
+  {
+    await using _server = await serve(["--file", image, "--http", `${port}`]);
+    for (const path of ["/metrics", "/healthz", "/status"]) {
+      for (
+        const host of ["127.0.0.1", `127.0.0.1:${port}`, "localhost", `LocalHost:${port}`, `[::1]:${port}`]
+      ) {
+        assertEquals(await ask(port, path, host), "200 OK", host);
+      }
+      assertEquals(await ask(port, path, null), "200 OK");
+      const others = [
+        "evil.example",
+        `evil.example:${port}`,
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+      ];
+      for (const host of [...others, "", "[127.0.0.1]", "::1", "localhost:x"]) {
+        assertEquals(await ask(port, path, host), "421 Misdirected Request", host);
+      }
+    }
+  }
+  // No page comes through a Unix socket, and what is asked for there means nothing.
+  await using _server = await serve(["--file", image, "--http", `unix:${sock}`]);
+  const { status } = await get(sock, "/healthz", "disk.example");
+  assertEquals(status, "200 OK");
 });
 
 Deno.test("the status is not told to other machines", async () => {

@@ -15,6 +15,7 @@ import { type Clock, delay } from "../../os/clock.ts";
 import { SelectFlag } from "../../wire/dnbd3/constants.ts";
 import { hearOpening, type Opening } from "../../wire/dnbd3/handshake_server.ts";
 import { answeredVersion, encodeSelectedImage, type Selection } from "../../wire/dnbd3/message.ts";
+import { type StrangerLimits, Strangers } from "../strangers.ts";
 import type { AltServer } from "./alt_server.ts";
 import type { Image } from "./image.ts";
 import { type ImageTrouble, reluctanceMs } from "./reluctance.ts";
@@ -62,7 +63,9 @@ export interface ImageServerOptions {
 /** Who read more than this has used the image, whoever it was. */
 const ACCESS_BYTES = 40960;
 /** Connections that have no image yet. */
-const STRANGERS_MAX = 500;
+const WITHOUT_IMAGE_MAX = 500;
+/** Of these so many may not have said which they want. A building of clients may share an address. */
+const STRANGERS: StrangerLimits = { halfOpen: 400, halfOpenPerAddress: 200, refusedPerSecond: 1000 };
 
 export class ImageServer {
   settings: ImageServerSettings;
@@ -76,6 +79,7 @@ export class ImageServer {
   readonly #listeners = new Set<Listener>();
   readonly #sessions = new Map<number, ImageSession>();
   readonly #connections = new Map<Connection, Promise<void>>();
+  readonly #strangers: Strangers;
   #lastId = 0;
   #sweep: Disposable | null = null;
   #closed = false;
@@ -86,6 +90,7 @@ export class ImageServer {
     this.altServers = options.altServers;
     this.#clock = options.clock;
     this.#log = options.log;
+    this.#strangers = new Strangers(STRANGERS, this.#log, this.#clock);
   }
 
   /** Clients that have an image, in the order in which they came. */
@@ -102,7 +107,11 @@ export class ImageServer {
   async serve(listener: Listener): Promise<void> {
     this.#listeners.add(listener);
     try {
-      for (let connection; (connection = await listener.accept()) !== null;) this.handle(connection);
+      for (let connection; (connection = await listener.accept()) !== null;) {
+        this.handle(connection);
+        const turn = this.#sessions.size > 0 ? this.#strangers.turn() : null;
+        if (turn !== null) await turn;
+      }
     } finally {
       this.#listeners.delete(listener);
     }
@@ -111,8 +120,10 @@ export class ImageServer {
   /** Serves one connection. Never throws; {@linkcode close} waits for its end. */
   handle(connection: Connection): void {
     if (this.#closed) return connection.close();
-    if (this.#connections.size - this.#sessions.size >= STRANGERS_MAX) {
-      this.#log.warn(`${connection.peer.text} refused: ${STRANGERS_MAX} others have not got an image yet`);
+    const isFull = this.#connections.size - this.#sessions.size >= WITHOUT_IMAGE_MAX;
+    const why = `${WITHOUT_IMAGE_MAX} others have not got an image yet`;
+    if (isFull && !this.#strangers.makeRoom(why)) {
+      this.#strangers.turnAway(connection.peer, why);
       return connection.close();
     }
     const id = ++this.#lastId;
@@ -139,7 +150,7 @@ export class ImageServer {
 
   async #serveClient(id: number, connection: Connection, log: Log): Promise<void> {
     const { peer } = connection;
-    const heard = await this.#hear(connection, log);
+    const heard = await this.#hear(connection);
     if (heard === null) return;
     const { opening, rest } = heard;
     if (opening.kind === "http") {
@@ -211,20 +222,21 @@ export class ImageServer {
     return waitMs !== null;
   }
 
-  async #hear(connection: Connection, log: Log): Promise<{ opening: Opening; rest: Uint8Array } | null> {
-    const late = new AbortController();
-    const { clientTimeout } = this.settings;
-    using _timer = this.#clock.timer(clientTimeout, () => {
-      late.abort(new Error(`it said nothing complete for ${clientTimeout / 1000} s`));
-    });
+  async #hear(connection: Connection): Promise<{ opening: Opening; rest: Uint8Array } | null> {
+    const ended = new AbortController();
+    const { peer } = connection;
+    using _stranger = this.#strangers.enter(
+      peer,
+      (reason) => ended.abort(reason),
+      this.settings.clientTimeout,
+    );
     try {
-      const { result, rest } = await converse(hearOpening(), connection, { signal: late.signal });
+      const { result, rest } = await converse(hearOpening(), connection, { signal: ended.signal });
       return { opening: result, rest };
     } catch (error) {
-      const left = error instanceof ConversationCutError && !error.answered;
-      if (!left) {
-        log.info(`${connection.peer.text} refused: ${error instanceof Error ? error.message : error}`);
-      }
+      // Whether a server is there is often asked so.
+      if (error instanceof ConversationCutError && !error.answered) this.#strangers.spend();
+      else this.#strangers.turnAway(peer, error instanceof Error ? error.message : String(error));
       return null;
     }
   }

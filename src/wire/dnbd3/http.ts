@@ -15,6 +15,8 @@ export interface HttpRequest {
   readonly path: string;
   /** Names and values of the query, decoded, in order. */
   readonly fields: readonly (readonly [name: string, value: string])[];
+  /** What the client takes the server for, with a port or without one; `null` if it does not say. */
+  readonly host: string | null;
   /** The client will not ask again. */
   readonly closes: boolean;
   /** Bytes that the request took. */
@@ -46,6 +48,8 @@ export function parseHttpRequest(bytes: Uint8Array): HttpRequest | null {
   return {
     path: question < 0 ? match[1] : match[1].slice(0, question),
     fields: question < 0 ? [] : parseFields(match[1].slice(question + 1)),
+    host: headers.map((header) => /^host:\s*(.*?)\s*$/i.exec(header)?.[1]).find((it) => it !== undefined) ??
+      null,
     closes: match[2] === "0" || headers.some(isClose),
     byteCount: end.index + end[0].length,
   };

@@ -58,10 +58,10 @@ export class Fixture {
     });
   }
 
-  /** A new client. Its peer's address is 127.0.0.1 for the server. */
-  connect(bytesPerRead?: number): RawImageClient {
+  /** A new client, as if from this address. */
+  connect(bytesPerRead?: number, address = "127.0.0.1"): RawImageClient {
     const [client, server] = connectionPair(bytesPerRead);
-    const peer = { transport: "tcp", address: "127.0.0.1", text: "127.0.0.1:1" } as const;
+    const peer = { transport: "tcp", address, text: `${address}:1` } as const;
     this.server.handle({
       peer,
       read: (into) => server.read(into),

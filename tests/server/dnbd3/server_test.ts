@@ -235,6 +235,31 @@ Deno.test("S6: a stranger has one timeout to say what it wants", async () => {
   assertEquals(await client.receive(1), null);
 });
 
+Deno.test("strangers of one address make room for each other, and keep nobody else out", async () => {
+  await using fixture = new Fixture();
+  const here = await fixture.open();
+  const patient = fixture.connect(undefined, "10.0.0.2");
+  const silent = Array.from({ length: 1000 }, () => fixture.connect(undefined, "10.0.0.1"));
+  await fixture.settle();
+  // The oldest have gone; 200 are left.
+  assertEquals(await silent[799].receive(1), null);
+  const { name } = (await silent[800].select("test", 1))!;
+  assertEquals(name, "test");
+  assertEquals((await patient.select("test", 1))!.name, "test");
+  await here.ask(0, 512, 1n);
+  assertEquals((await here.reply())!.payload.length, 512);
+  // One line for the address, however many there were.
+  assertEquals(fixture.told.filter((line) => line.includes("refused")), [
+    "10.0.0.1:1 refused: 200 handshakes of its address are under way",
+  ]);
+});
+
+Deno.test("strangers of many addresses keep nobody out who says what he wants", async () => {
+  await using fixture = new Fixture();
+  for (let count = 0; count < 2000; count++) fixture.connect(undefined, `10.0.${count >> 8}.${count & 255}`);
+  assertEquals((await fixture.connect(undefined, "10.1.0.1").select("test", 1))!.name, "test");
+});
+
 Deno.test("S6: a payload above 1000 bytes ends the connection, a smaller one is read past", async () => {
   await using fixture = new Fixture();
   const plain = { command: Command.Keepalive, offset: 0, hops: 0, handle: 0n };

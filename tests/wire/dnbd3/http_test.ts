@@ -16,6 +16,7 @@ pure("V16, S10: the recorded request is understood", () => {
   assertEquals(parseHttpRequest(RECORDED), {
     path: "/query",
     fields: [["q", "stats"]],
+    host: "dnbd3",
     closes: false,
     byteCount: RECORDED.length,
   });
@@ -54,6 +55,13 @@ pure("parseHttpRequest() leaves the next request, and sees who will not ask agai
   assertEquals(parseHttpRequest(next)?.byteCount, RECORDED.length);
   assertEquals(parseHttpRequest(encode("GET / HTTP/1.0\r\n\r\n"))?.closes, true);
   assertEquals(parseHttpRequest(encode("GET / HTTP/1.1\nconnection: CLOSE\n\n"))?.closes, true);
+});
+
+pure("parseHttpRequest() tells what the client takes the server for", () => {
+  const host = (headers: string) => parseHttpRequest(encode(`GET / HTTP/1.1\r\n${headers}\r\n`))?.host;
+  assertEquals(host("X: y\r\nhOST:  [::1]:80 \r\n"), "[::1]:80");
+  assertEquals(host("Host:\r\n"), "");
+  assertEquals(host("Hosts: x\r\n"), null);
 });
 
 pure("parseHttpRequest() decodes fields, ten at most", () => {
