@@ -8,9 +8,13 @@ import type { Connection } from "./connection.ts";
 const QUIET_INBOX_BYTES = 16 * 1024;
 /** What a busy one reads into: a few of the longest frames. */
 const BUSY_INBOX_BYTES = 256 * 1024;
+/** A frame up to this length probably says what is in the long one behind it, and where the reader wants that. */
+const SHORT_BODY_BYTES = 1024;
+const LONG_BODY_BYTES = 32 * 1024;
 
 /**
- * Opens frames when they are read, straight into the reader's memory where there is room for a whole one.
+ * Opens frames when they are read, straight into the reader's memory where there is room for a whole one. A long frame
+ * behind a short one is left to the next read, for which the reader may have a better place.
  *
  * When a frame does not open, or the stream ends without a close frame, the bytes before it are still given out,
  * and then the error, at this and every further read.
@@ -23,6 +27,8 @@ export class DirectFrameReceiver {
   #inbox: PooledBuffer;
   #inboxStart = 0;
   #inboxEnd = 0;
+  /** The last frame was short. */
+  #wasShort = false;
   /** A payload that did not fit where it was wanted, from `surplusStart` to `surplusEnd`. */
   #surplus: PooledBuffer | null = null;
   #surplusStart = 0;
@@ -131,7 +137,7 @@ export class DirectFrameReceiver {
     let filled = this.#takeSurplus(into);
     try {
       while (filled < into.length && this.#surplus === null && !this.#ended && this.#failure === undefined) {
-        const count = this.#openFrame(into.subarray(filled));
+        const count = this.#openFrame(into.subarray(filled), filled > 0);
         if (count === undefined) break;
         filled += count;
       }
@@ -160,8 +166,13 @@ export class DirectFrameReceiver {
     this.#surplus = null;
   }
 
-  /** Opens the next frame if it is there in full. Returns how much of it went into `into`. */
-  #openFrame(into: Uint8Array<ArrayBuffer>): number | undefined {
+  /**
+   * Opens the next frame if it is there in full.
+   *
+   * @param isBehind Other payload stands before `into`.
+   * @returns How much of it went into `into`.
+   */
+  #openFrame(into: Uint8Array<ArrayBuffer>, isBehind: boolean): number | undefined {
     const { headerBytes } = this.#opener;
     const { bytes } = this.#inbox;
     const bodyStart = this.#inboxStart + headerBytes;
@@ -170,6 +181,8 @@ export class DirectFrameReceiver {
     const { type, bodyBytes } = this.#opener.decodeHeader(header);
     const bodyEnd = bodyStart + bodyBytes;
     if (bodyEnd > this.#inboxEnd) return undefined;
+    if (isBehind && this.#wasShort && bodyBytes >= LONG_BODY_BYTES) return undefined;
+    this.#wasShort = bodyBytes <= SHORT_BODY_BYTES;
     const body = bytes.subarray(bodyStart, bodyEnd);
     this.#inboxStart = bodyEnd;
     if (bodyBytes - this.#opener.overheadBytes <= into.length) {

@@ -5,6 +5,11 @@ import type { Connection } from "./connection.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
+/**
+ * Long writes are cut into pieces of this length behind a first one with what is over: the header before a block is by
+ * itself then, and the peer can open the block's frames where the block is wanted.
+ */
+const PIECE_BYTES = 64 * 1024;
 /** How much goes to the transport in one write: several of the longest frames. */
 const OUTBOX_BYTES = 256 * 1024;
 /** How long a close frame may take to leave. */
@@ -84,14 +89,12 @@ export class DirectFrameSender {
       if (this.#failure !== undefined) throw this.#failure.error;
       const { overheadBytesMax } = this.#sealer;
       const wanted = bytes.length - from;
-      // Frames of equal size: a short one at the end would cost as much as a long one.
-      const frameCount = Math.ceil(wanted / PAYLOAD_BYTES_MAX);
-      const payloadBytes = Math.ceil(wanted / frameCount);
+      const frameCount = Math.ceil(wanted / PIECE_BYTES);
       const outbox = this.#pool.take(Math.min(OUTBOX_BYTES, wanted + frameCount * overheadBytesMax));
       const room = outbox.bytes.length;
       let filled = 0;
       while (from < bytes.length) {
-        const payload = bytes.subarray(from, from + payloadBytes);
+        const payload = bytes.subarray(from, from + nextPiece(bytes.length - from));
         if (filled + payload.length + overheadBytesMax > room) break;
         filled += this.#sealer.sealInto("data", [payload], outbox.bytes.subarray(filled));
         from += payload.length;
@@ -125,4 +128,9 @@ export class DirectFrameSender {
     }
     await this.#send(bytes, from);
   }
+}
+
+/** How much of what is left to write goes into the next frame. */
+function nextPiece(bytesLeft: number): number {
+  return bytesLeft <= PAYLOAD_BYTES_MAX ? bytesLeft : bytesLeft % PIECE_BYTES || PIECE_BYTES;
 }
