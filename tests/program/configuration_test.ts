@@ -6,7 +6,7 @@ import { RefusedError } from "../../src/wire/nbd/refused_error.ts";
 import { run, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { RawClient } from "../testing/raw_client.ts";
 import { Relay, type Verdict } from "../testing/relay.ts";
-import { denbd, type RunningProgram, serve as serveFile, start } from "./program.ts";
+import { denbd, program, proxy, type RunningProgram, serve as serveFile, start } from "./program.ts";
 
 const MIB = 1 << 20;
 const EVERYBODY = "[here]\naddress = 127.0.0.1\naddress = unix\nwrite = *\n";
@@ -730,17 +730,58 @@ Deno.test("V39: another local user is refused by the control socket", async () =
   directory.image("a.img");
   await using _served = await serve(directory);
   assertEquals(Deno.statSync(directory.sock).mode! & 0o777, 0o600);
+  // Only root may become somebody else.
   if (Deno.uid() !== 0) return;
   // The way there is open to all, so that it is the socket that refuses.
   for (let path = directory.sock; path !== "/tmp"; path = path.slice(0, path.lastIndexOf("/"))) {
     if (path !== directory.sock) Deno.chmodSync(path, 0o755);
   }
-  const stranger = async (...words: string[]) =>
-    (await new Deno.Command("setpriv", {
-      args: ["--reuid=65534", "--regid=65534", "--clear-groups", "test", ...words, directory.sock],
-    }).output()).code;
-  // It sees the socket; to connect it would have to be allowed to write.
-  assertEquals([await stranger("-S"), await stranger("-w")], [0, 1]);
+  const own = directory.file("denbd");
+  Deno.copyFileSync(await program(), own);
+  Deno.chmodSync(own, 0o755);
+  const home = directory.file("home");
+  Deno.mkdirSync(home);
+  Deno.chownSync(home, 65534, 65534);
+  const stranger = (...words: string[]) =>
+    run("setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups", own, ...words], {
+      env: { HOME: home, XDG_CACHE_HOME: home },
+      code: "any",
+    });
+  const commands = [["status"], ["acl"], ["reload", "--force"], ["unreserve", "a"]];
+  for (const words of commands) {
+    const { code, stdout, stderr } = await stranger(...words, "--sock", directory.sock);
+    assertEquals([words, code, stdout], [words, 1, ""]);
+    assertStringIncludes(stderr, "cannot connect to the control socket");
+    assertStringIncludes(stderr, "Permission denied");
+  }
+  // It was the socket, and nothing else in the way.
+  Deno.chmodSync(directory.sock, 0o666);
+  assertEquals((await stranger("status", "--sock", directory.sock)).code, 0);
+});
+
+Deno.test("V46: a client that was cut off silently and comes again is served, whatever its old connection does", async () => {
+  using directory = new Directory({ "exports.conf": "[a]\ndisk = a.img\n", "peers.conf": EVERYBODY });
+  directory.image("a.img");
+  await using served = await serve(directory);
+  using relay = new Relay(served.port);
+  await using near = await proxy(["--stall", "1s", `nbd://127.0.0.1:${relay.port}/a`]);
+  const client = await RawClient.open(await dial({ transport: "tcp", host: "127.0.0.1", port: near.port }));
+  assertEquals((await client.write(0, new Uint8Array(512).fill(1))).error, 0);
+  // From its next word on the connection is silent; neither end is told, as when a cable is pulled.
+  const held = Promise.withResolvers<Verdict>();
+  relay.look = () => {
+    relay.look = () => "pass";
+    return held.promise;
+  };
+  assertEquals((await client.write(512, new Uint8Array(512).fill(2))).error, 0);
+  // The server heard nothing of its end, and would have kept anybody else out.
+  await served.program.logged(/left "a" after .*: replaced by a newer connection of its session; write/);
+  const { agreement } = await served.open("a");
+  assert((agreement.transmissionFlags & TransmissionFlag.READ_ONLY) !== 0);
+  const { data } = await client.read(0, 1024);
+  assertEquals([data[0], data[511], data[512], data[1023]], [1, 1, 2, 2]);
+  held.resolve("cut");
+  client.connection.close();
 });
 
 Deno.test("V52: status shows who has what, what they may do, and what they have done", async () => {
