@@ -72,7 +72,7 @@ Without an address it listens on this machine only. Access entries are addresses
 
 With --channel-port it takes encrypted connections of other denbd programs, and no plain ones unless --port, --unix or socket activation asks for them. Who may come in this way is said by the public keys in the file of --authorized-peers, each with read, write (the default) or none in front; where there is an access list as well, both must agree. SIGHUP reads the file again. Web Crypto encrypts what goes through a channel; with the environment variable DENBD_CRYPTO=openssl the system's libcrypto does, which is faster. Each end chooses for itself.
 
-With --tls=prefer clients may ask for TLS, with --tls=require they must, unless they come through an encrypted channel. SIGHUP reads the certificate again.
+With --tls=prefer clients may ask for TLS, with --tls=require they must, unless they come through an encrypted channel. SIGHUP reads the certificate again, and the authorities of --tls-verify-peer: clients whose certificate has expired, or is signed by none of them any more, are ended.
 
 With --writers one-session an export has one writer at a time. A denbd client reserves it when it comes, for as long as it has the disk open: through lost connections, and restarts of client connections and server. Other clients reserve it by their first write, until they disconnect. Meanwhile further denbd clients that want to write are refused, others are served read-only. When a denbd client has been away for longer than --reservation-timeout the next writer takes its place; the command unreserve ends a reservation at once.
 

@@ -1,4 +1,5 @@
 /** How `serve` is told about TLS. */
+import { certificateFault } from "../net/shown_certificate.ts";
 import { type AcceptTls, prepareTlsServer } from "../net/tls_server.ts";
 import { reasonOf } from "../os/reason.ts";
 import type { ServerTls } from "../server/nbd/server.ts";
@@ -45,22 +46,29 @@ export function openTls(
   }
   if (directory === undefined) throw new UsageError(`--tls=${tls} needs --tls-certificates`);
   const prepare = () => prepareFrom(directory, tlsVerifyPeer);
-  let accept = prepare();
+  let prepared = prepare();
   return {
     server: {
       required: tls === "require",
-      accept: (connection, signal) => accept(connection, signal),
+      accept: (connection, signal) => prepared.accept(connection, signal),
+      certificateFault: (shown) => certificateFault(shown, prepared.clientAuthorities),
     },
-    reload: () => void (accept = prepare()),
+    reload: () => void (prepared = prepare()),
   };
 }
 
-function prepareFrom(directory: string, verifyPeer: boolean): AcceptTls {
+interface PreparedTls {
+  readonly accept: AcceptTls;
+  readonly clientAuthorities: string | undefined;
+}
+
+function prepareFrom(directory: string, verifyPeer: boolean): PreparedTls {
   const certificate = readText(`${directory}/server-cert.pem`);
   const privateKey = readText(`${directory}/server-key.pem`);
   const clientAuthorities = verifyPeer ? readText(`${directory}/ca-cert.pem`) : undefined;
   try {
-    return prepareTlsServer({ certificate, privateKey, clientAuthorities });
+    const accept = prepareTlsServer({ certificate, privateKey, clientAuthorities });
+    return { accept, clientAuthorities };
   } catch (error) {
     throw new Error(`cannot use the certificate in ${directory}: ${(error as Error).message}`);
   }

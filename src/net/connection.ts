@@ -7,6 +7,7 @@
 
 import type { OpenFile } from "../os/file_calls.ts";
 import type { Pipe } from "../os/pipe.ts";
+import type { ShownCertificate } from "./shown_certificate.ts";
 
 /** Who is at the other end. */
 export interface Peer {
@@ -22,6 +23,8 @@ export interface Peer {
    * of TLS, and only where client certificates are asked for.
    */
   readonly certificateName?: string;
+  /** That certificate, where it can be judged again. */
+  readonly certificate?: ShownCertificate;
   /**
    * What protects the bytes on their way: version and suite of TLS (`TLSv1.3 TLS_AES_256_GCM_SHA384`), or what the channel
    * does (`noise`, `checksum`). Absent: nothing.

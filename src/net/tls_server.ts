@@ -2,6 +2,7 @@
 import type { TLSSocket } from "node:tls";
 import { nodeModule } from "../base/node_module.ts";
 import type { Connection, Peer } from "./connection.ts";
+import { shownCertificate } from "./shown_certificate.ts";
 import { checkCertificate, commonName } from "./tls_certificate.ts";
 import {
   Carrier,
@@ -37,13 +38,12 @@ export function prepareTlsServer(settings: TlsServerSettings): AcceptTls {
     throw new Error("the private key is not the one of the certificate");
   }
   if (clientAuthorities !== undefined) new X509Certificate(clientAuthorities);
-  const verifies = clientAuthorities !== undefined;
   const options = {
     cert: certificate,
     key: privateKey,
     ca: clientAuthorities,
     minVersion: TLS_VERSION_MIN,
-    requestCert: verifies,
+    requestCert: clientAuthorities !== undefined,
     // We look at the verdict ourselves, and so can say what was wrong.
     rejectUnauthorized: false,
   } as const;
@@ -62,14 +62,12 @@ export function prepareTlsServer(settings: TlsServerSettings): AcceptTls {
     const { socket, connection } = await handshakeEnd(done, transport, signal);
     const peer = { ...transport.peer, protection: tlsProtection(socket) };
     const protocol = socket.getProtocol();
-    if (!verifies) return connection(describe(peer, `${protocol}`));
+    if (clientAuthorities === undefined) return connection(describe(peer, `${protocol}`));
     try {
       const certificateName = clientName(socket);
-      const named = describe(
-        { ...peer, certificateName },
-        `${protocol}, certificate of "${certificateName}"`,
-      );
-      return connection(named);
+      const certificate = shownCertificate(socket, clientAuthorities);
+      const named = { ...peer, certificateName, certificate };
+      return connection(describe(named, `${protocol}, certificate of "${certificateName}"`));
     } catch (error) {
       socket.on("error", () => {});
       socket.destroy();

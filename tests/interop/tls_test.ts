@@ -1,7 +1,9 @@
 /** TLS at our server with the clients of others. */
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { parseDiskLocator } from "../../src/base/uri.ts";
 import { dial } from "../../src/net/dial.ts";
+import { openDisk } from "../../src/open_disk.ts";
 import { serve } from "../program/program.ts";
 import { Authority } from "../testing/certificates.ts";
 import { run, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
@@ -182,6 +184,55 @@ peerTest("clients with a certificate come in under its name, and no others", [
   await server.logged(/W.* refused: a client certificate is required: the client has none/);
   await run("nbdinfo", [uri(other.clientFiles("foreign", ours, "alice"))], { code: 1 });
   await run("nbdinfo", [`nbd://localhost:${server.port}`], { code: 1 });
+});
+
+peerTest("a client stays as long as SIGHUP finds an authority that has signed its certificate", [
+  "openssl",
+], async () => {
+  using directory = temporaryDirectory();
+  const [old, next] = [
+    await Authority.create(directory.file("old")),
+    await Authority.create(directory.file("next")),
+  ];
+  await next.issue("server", { names: "DNS:localhost" });
+  await old.issue("alice");
+  await next.issue("bob");
+  const trust = (...authorities: Authority[]) =>
+    Deno.writeTextFileSync(`${next.path}/ca-cert.pem`, authorities.map((each) => own.get(each)).join(""));
+  const own = new Map([old, next].map((each) => [each, each.read("ca-cert.pem")]));
+  const alice = old.clientFiles("for-alice", next, "alice");
+  const bob = next.clientFiles("for-bob", next, "bob");
+  trust(old, next);
+  const words = ["--tls", "require", "--tls-certificates", next.path, "--tls-verify-peer"];
+  await using server = await serve(["--file", makeImage(directory), ...words]);
+  const open = (files: string) =>
+    openDisk(parseDiskLocator(`nbds://localhost:${server.port}/?tls-certificates=${files}`), {
+      readOnly: false,
+    });
+  const first = await open(alice);
+  const second = await open(bob);
+  const block = new Uint8Array(4096);
+  await first.read(0, block);
+
+  trust(next, old);
+  server.signal("SIGHUP");
+  await server.logged(/SIGHUP: read the certificate again/);
+  await first.read(0, block);
+
+  assert(!server.log.includes("no longer allowed"), server.log);
+
+  trust(next);
+  server.signal("SIGHUP");
+  const fault = "its certificate is signed by none of the authorities that are trusted now";
+  await server.logged(new RegExp(`W.*certificate of "alice"\\) is no longer allowed: ${fault}`));
+  await server.logged(new RegExp(`certificate of "alice"\\) left "" .*: no longer allowed: ${fault}`));
+  // She may come back when she has another one.
+  await server.logged(
+    /W.* refused: a client certificate is required: that of "CN=alice" by "CN=old" is not signed/,
+  );
+  await second.write(0, block);
+  await Promise.allSettled([first.close(), second.close()]);
+  await server.logged(/certificate of "bob"\) left "" .*: disconnected/);
 });
 
 peerTest(

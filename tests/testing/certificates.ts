@@ -15,6 +15,12 @@ export interface CertificateWish {
   readonly version?: 1 | 3;
 }
 
+/** What an authority below another one is to be. */
+export interface BelowWish {
+  readonly extensions?: readonly string[];
+  readonly days?: number;
+}
+
 const NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
 
 /** An authority whose `ca-cert.pem` and `ca-key.pem` are in a directory of its own. */
@@ -29,6 +35,25 @@ export class Authority {
     await run("openssl", ["req", "-x509", ...NEW_KEY, ...files, "-days", "2", "-subj", `/CN=${name}`], {
       cwd: path,
     });
+    return new Authority(path);
+  }
+
+  /**
+   * Makes another one, as {@linkcode create} does, whose certificate this one has signed.
+   *
+   * @param extensions Of its certificate, as openssl has them, beside that it is an authority.
+   * @param days See {@linkcode CertificateWish}.
+   */
+  async createBelow(path: string, { extensions = [], days = 2 }: BelowWish = {}): Promise<Authority> {
+    Deno.mkdirSync(path);
+    const openssl = (...words: string[]) => run("openssl", words, { cwd: path });
+    const name = path.slice(path.lastIndexOf("/") + 1);
+    await openssl("req", ...NEW_KEY, "-keyout", "ca-key.pem", "-out", "ca.csr", "-subj", `/CN=${name}`);
+    const lines = ["basicConstraints=critical,CA:TRUE", ...extensions];
+    Deno.writeTextFileSync(`${path}/extensions`, lines.join("\n") + "\n");
+    const by = ["-CA", `${this.path}/ca-cert.pem`, "-CAkey", `${this.path}/ca-key.pem`, "-CAcreateserial"];
+    const how = [...by, "-days", `${days}`, "-extfile", "extensions"];
+    await openssl("x509", "-req", "-in", "ca.csr", ...how, "-out", "ca-cert.pem");
     return new Authority(path);
   }
 

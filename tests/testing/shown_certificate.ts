@@ -4,7 +4,11 @@ import type { ServerTls } from "../../src/server/nbd/server.ts";
 
 /** Whoever asks for TLS has shown a certificate of this name. Nobody has to. */
 export function shownCertificate(certificateName: string): ServerTls {
-  return { required: false, accept: (connection) => Promise.resolve(named(connection, certificateName)) };
+  return {
+    required: false,
+    accept: (connection) => Promise.resolve(named(connection, certificateName)),
+    certificateFault: () => null,
+  };
 }
 
 function named(connection: Connection, certificateName: string): Connection {

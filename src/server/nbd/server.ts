@@ -10,6 +10,7 @@ import { BufferPool } from "../../net/buffer_pool.ts";
 import type { Connection, Peer } from "../../net/connection.ts";
 import { converse, type Conversed } from "../../net/converse.ts";
 import type { Listener } from "../../net/listener.ts";
+import type { ShownCertificate } from "../../net/shown_certificate.ts";
 import type { Clock } from "../../os/clock.ts";
 import { TransmissionFlag } from "../../wire/nbd/constants.ts";
 import { DENBD_NAMESPACE } from "../../wire/nbd/denbd_context.ts";
@@ -26,7 +27,7 @@ import type { ReservationStore } from "../reservation_store.ts";
 import { type StrangerLimits, Strangers } from "../strangers.ts";
 import { type Admission, RESERVATION_AWAY_MS, WriterSessions } from "../writer_sessions.ts";
 import { type Departed, Hall, type House } from "./hall.ts";
-import type { Judge } from "./judge.ts";
+import type { Judge, Verdict } from "./judge.ts";
 import { Session } from "./session.ts";
 import { ClientTrace, WireTrace } from "./wire_trace.ts";
 
@@ -60,6 +61,8 @@ export interface ServerTls {
   readonly required: boolean;
   /** Runs the handshake of TLS; the given connection is the result's from then on, or closed. */
   accept(connection: Connection, signal: AbortSignal): Promise<Connection>;
+  /** Judges a certificate anew that was good in the handshake. Returns why it counts no more, or `null`. */
+  certificateFault(shown: ShownCertificate): string | null;
 }
 
 export interface NbdServerOptions {
@@ -377,7 +380,7 @@ export class NbdServer {
   }
 
   /**
-   * Asks the judge again about every client: those who may no longer enter are ended after their current
+   * Asks again about every client's certificate, and the judge: those who may no longer enter are ended after their current
    * request, those who may no longer write are read-only from now on. Others notice nothing.
    *
    * A client that may write from now on has to reconnect to learn of it.
@@ -387,7 +390,10 @@ export class NbdServer {
   }
 
   #reconsiderClient(client: Present): void {
-    const verdict = this.#judge(client.peer, client.session.exported);
+    const fault = this.#certificateFault(client.peer);
+    const verdict: Verdict = fault === null
+      ? this.#judge(client.peer, client.session.exported)
+      : { rights: "none", reason: fault };
     if (verdict.rights === "none") {
       this.#log.warn(`${client.peer.text} is no longer allowed: ${verdict.reason}`);
       const reason = `no longer allowed: ${verdict.reason}`;
@@ -399,6 +405,11 @@ export class NbdServer {
       client.session.forbidWrites();
       client.admission?.forgo();
     }
+  }
+
+  #certificateFault({ certificate }: Peer): string | null {
+    if (certificate === undefined) return null;
+    return this.#tls === undefined ? "TLS is not spoken any more" : this.#tls.certificateFault(certificate);
   }
 
   /**
