@@ -12,9 +12,8 @@
 
 import { RangeOrder } from "../base/range_order.ts";
 import { Slots } from "../base/slots.ts";
-import { isZero } from "../base/zero_check.ts";
 import { type Clock, systemClock } from "../os/clock.ts";
-import { ALLOCATE, type OpenFile } from "../os/file_calls.ts";
+import type { OpenFile } from "../os/file_calls.ts";
 import { OsError } from "../os/os_error.ts";
 import type { Pipe } from "../os/pipe.ts";
 import type {
@@ -28,25 +27,21 @@ import type {
 } from "./device.ts";
 import { DeviceError, type DeviceOperation, narrowErrno } from "./device_error.ts";
 import { onDiskThread } from "./disk_threads.ts";
+import { FileStorage } from "./file_storage.ts";
 import { WritePace } from "./write_pace.ts";
 
-/** Zeroes are recognised in pieces of this size and alignment; also the size of a page in memory. */
-const PIECE_BYTES = 4096;
+/** The size of a page in memory. */
+const PAGE_BYTES = 4096;
 /** Longer writes go to the pool: copying them would hold up everybody else. */
 const QUICK_WRITE_BYTES = 256 * 1024;
 /** For how long the end of the file is taken to be where it was: looking costs a system call. */
 const END_CHECK_MS = 1;
-/** Bounds of one answer of `extents`. */
-const EXTENTS_MAX = 1024;
-const EXTENTS_MS = 2;
 /** Bounds of one `cache`: the kernel reads ahead only a little for each call. */
 const PREFETCH_BYTES_MAX = 32 * 1024 * 1024;
 const PREFETCH_STEP_BYTES = 128 * 1024;
 
 /** Cold reads of one file at a time. */
 const COLD_READS_MAX = 16;
-
-const zeroes = new Uint8Array(256 * 1024);
 
 /** What becomes of storage that is trimmed or zeroed: given back, or kept. */
 export type Discard = "unmap" | "ignore";
@@ -74,20 +69,14 @@ export class FileDisk implements BlockDevice {
 
   readonly #file: OpenFile;
   readonly #clock: Clock;
-  readonly #isDevice: boolean;
-  /** Of a device; 1 for a file. */
-  readonly #sectorBytes: number;
+  readonly #storage: FileStorage;
   readonly #readsCached: boolean;
   readonly #order = new RangeOrder();
   readonly #coldReads = new Slots(COLD_READS_MAX);
-  /** There may be holes. */
-  #sparse: boolean;
   readonly #pace: WritePace;
   #endCheckedMs = -Infinity;
-  /** What the file system turned out not to know. */
-  readonly #cannot = { punch: false, zero: false, discard: false, findStorage: false, splice: false };
-  /** No hole is in these bytes. */
-  #dense: Run = { from: 0, to: 0 };
+  /** The file system turned out to take nothing from a pipe. */
+  #cannotSplice = false;
   #syncing: Promise<void> | null = null;
   /** The sync after the one under way; whoever asks now joins it. */
   #nextSync: Promise<void> | null = null;
@@ -95,16 +84,14 @@ export class FileDisk implements BlockDevice {
 
   constructor(file: OpenFile, options: FileDiskOptions = {}) {
     const { readOnly = false, discard, identity, clock = systemClock } = options;
-    const { kind, sizeBytes, allocatedBytes } = file.status;
+    const isDevice = file.status.kind === "block device";
     this.identity = identity;
     this.#file = file;
     this.#clock = clock;
     this.#pace = new WritePace(clock, () => file.countSleeps());
-    this.#isDevice = kind === "block device";
-    this.#sectorBytes = this.#isDevice ? file.deviceSectorBytes() : 1;
-    this.sizeBytes = this.#isDevice ? file.deviceBytes() : sizeBytes;
-    this.#sparse = !this.#isDevice && allocatedBytes < sizeBytes;
-    this.discard = discard ?? (this.#sparse ? "unmap" : "ignore");
+    this.sizeBytes = isDevice ? file.deviceBytes() : file.status.sizeBytes;
+    this.#storage = new FileStorage(file, this.sizeBytes, clock);
+    this.discard = discard ?? (this.#storage.isSparse ? "unmap" : "ignore");
     this.#readsCached = file.canReadCached();
     this.can = {
       write: !readOnly,
@@ -115,8 +102,8 @@ export class FileDisk implements BlockDevice {
       fastZero: !readOnly,
       cache: true,
       multiConn: true,
-      extents: !this.#isDevice,
-      rotational: this.#isDevice && file.deviceRotates(),
+      extents: !isDevice,
+      rotational: isDevice && file.deviceRotates(),
     };
   }
 
@@ -179,7 +166,7 @@ export class FileDisk implements BlockDevice {
 
   /** Whether a write needs to read nothing first: each page is filled whole, or is in memory. */
   #edgesCached(offset: number, length: number): boolean {
-    if (offset % PIECE_BYTES === 0 && length % PIECE_BYTES === 0) return true;
+    if (offset % PAGE_BYTES === 0 && length % PAGE_BYTES === 0) return true;
     if (!this.#readsCached) return false;
     const byte = new Uint8Array(1);
     return this.#file.readCached(offset, byte) === 1 &&
@@ -189,7 +176,7 @@ export class FileDisk implements BlockDevice {
   #writeNow(offset: number, data: Uint8Array, startedMs: number): void {
     try {
       this.#checkEndNow(offset + data.length, startedMs);
-      const runs = this.#sparse ? this.#runsToStore(offset, data) : null;
+      const runs = this.#storage.runsToStore(offset, data);
       if (runs === null) this.#file.writeNow(offset, data);
       else for (const { from, to } of runs) this.#file.writeNow(offset + from, data.subarray(from, to));
     } catch (error) {
@@ -202,7 +189,7 @@ export class FileDisk implements BlockDevice {
     try {
       await onDiskThread(async () => {
         this.#checkEnd(offset + data.length);
-        const runs = this.#sparse ? this.#runsToStore(offset, data) : null;
+        const runs = this.#storage.runsToStore(offset, data);
         if (runs === null) return await this.#file.write(offset, data);
         for (const { from, to } of runs) await this.#file.write(offset + from, data.subarray(from, to));
       });
@@ -213,17 +200,7 @@ export class FileDisk implements BlockDevice {
 
   takesPipe(offset: number, length: number): boolean {
     // In a hole it has to be seen what is zero.
-    return !this.#cannot.splice && (!this.#sparse || this.#isDense(offset, offset + length));
-  }
-
-  #isDense(from: number, to: number): boolean {
-    if (from >= this.#dense.from && to <= this.#dense.to) return true;
-    try {
-      this.#dense = { from, to: this.#file.seekHole(from) ?? from };
-    } catch {
-      return false;
-    }
-    return to <= this.#dense.to;
+    return !this.#cannotSplice && this.#storage.isDense(offset, offset + length);
   }
 
   writeFromPipe(offset: number, length: number, pipe: Pipe): void | Promise<void> {
@@ -276,37 +253,8 @@ export class FileDisk implements BlockDevice {
    */
   #takeUnspliced(error: unknown, pipe: Pipe, behind: number): Uint8Array {
     if (!(error instanceof OsError) || error.code !== "EINVAL") throw error;
-    this.#cannot.splice = true;
+    this.#cannotSplice = true;
     return takeFrom(pipe, pipe.heldBytes - behind);
-  }
-
-  /**
-   * The parts of a write that must be stored: all but pieces of zeroes that lie in a hole.
-   *
-   * @returns `null` if that is all of it.
-   */
-  #runsToStore(offset: number, data: Uint8Array): Run[] | null {
-    let runs: Run[] | null = null;
-    let stored = 0;
-    // What the file system said last, in bytes from `offset`: a hole ends, or data ends.
-    let holeEnd = 0;
-    let dataEnd = 0;
-    for (let from = 0, to; from < data.length; from = to) {
-      to = Math.min(data.length, from + PIECE_BYTES - (offset + from) % PIECE_BYTES);
-      if (from < dataEnd || !isZero(data, from, to)) continue;
-      if (from >= holeEnd) {
-        holeEnd = (this.#file.seekData(offset + from) ?? this.sizeBytes) - offset;
-        if (holeEnd < to && to < data.length) {
-          dataEnd = (this.#file.seekHole(offset + holeEnd) ?? this.sizeBytes) - offset;
-        }
-      }
-      if (to > holeEnd) continue;
-      runs ??= [];
-      if (stored < from) runs.push({ from: stored, to: from });
-      stored = to;
-    }
-    if (runs !== null && stored < data.length) runs.push({ from: stored, to: data.length });
-    return runs;
   }
 
   flush(): Promise<void> {
@@ -342,16 +290,7 @@ export class FileDisk implements BlockDevice {
   trim(offset: number, length: number, options?: WriteOptions): void | Promise<void> {
     this.#checkOpen("trim", offset, length);
     if (this.discard === "ignore" || length === 0) return options?.fua ? this.#flush() : undefined;
-    return this.#change("trim", offset, length, options, async () => {
-      if (!this.#isDevice) {
-        if (await this.#allocate("punch", offset, length)) this.#sparse = true;
-        return;
-      }
-      const { from, to } = this.#sectorsWithin(offset, length);
-      if (from < to && !this.#cannot.discard) {
-        this.#cannot.discard = !await supported(this.#file.discard(from, to - from));
-      }
-    });
+    return this.#change("trim", offset, length, options, () => this.#storage.discard(offset, length));
   }
 
   zero(offset: number, length: number, options: ZeroOptions = {}): void | Promise<void> {
@@ -361,78 +300,8 @@ export class FileDisk implements BlockDevice {
     return this.#change("zero", offset, length, options, async () => {
       this.#checkEnd(offset + length);
       const punch = mayPunch && this.discard === "unmap";
-      if (this.#isDevice) await this.#zeroSectors(offset, length, punch, fast);
-      else await this.#zeroFile(offset, length, punch, mayPunch, fast);
+      await this.#storage.zero(offset, length, { punch, mayPunch, fast });
     });
-  }
-
-  async #zeroFile(
-    offset: number,
-    length: number,
-    punch: boolean,
-    mayPunch: boolean,
-    fast: boolean,
-  ): Promise<void> {
-    if (punch && await this.#allocate("punch", offset, length)) {
-      this.#sparse = true;
-      return;
-    }
-    // What is a hole reads as zeroes already; unless storage is asked for it stays one.
-    const runs = mayPunch && this.#sparse
-      ? this.#dataWithin(offset, length)
-      : [{ from: offset, to: offset + length }];
-    for (const { from, to } of runs) {
-      if (await this.#allocate("zero", from, to - from)) continue;
-      if (fast) throw new OsError("EOPNOTSUPP", "fallocate");
-      await this.#writeZeroes(from, to);
-    }
-  }
-
-  async #zeroSectors(offset: number, length: number, punch: boolean, fast: boolean): Promise<void> {
-    const { from, to } = this.#sectorsWithin(offset, length);
-    if (from < to) {
-      // A device zeroes a range in its own way, or the kernel writes the zeroes: only punching is known to be quick.
-      const done = (punch && await this.#allocate("punch", from, to - from)) ||
-        (!fast && await this.#allocate("zero", from, to - from));
-      if (!done && fast) throw new OsError("EOPNOTSUPP", "fallocate");
-      if (!done) await this.#writeZeroes(from, to);
-    }
-    await this.#writeZeroes(offset, Math.min(from, offset + length));
-    if (from <= to) await this.#writeZeroes(to, offset + length);
-  }
-
-  async #writeZeroes(from: number, to: number): Promise<void> {
-    for (let at = from; at < to;) {
-      const piece = zeroes.subarray(0, Math.min(zeroes.length, to - at));
-      await this.#file.write(at, piece);
-      at += piece.length;
-    }
-  }
-
-  /** Whole sectors of a device in a range; `from` may lie behind `to`. */
-  #sectorsWithin(offset: number, length: number): Run {
-    const sector = this.#sectorBytes;
-    return { from: Math.ceil(offset / sector) * sector, to: Math.floor((offset + length) / sector) * sector };
-  }
-
-  *#dataWithin(offset: number, length: number): Generator<Run> {
-    const end = offset + length;
-    for (let at = offset; at < end;) {
-      const from = this.#file.seekData(at);
-      if (from === null || from >= end) return;
-      const to = Math.min(end, this.#file.seekHole(from) ?? end);
-      yield { from, to };
-      at = to;
-    }
-  }
-
-  /** @returns Whether the file system knows how. */
-  async #allocate(mode: "punch" | "zero", offset: number, length: number): Promise<boolean> {
-    if (this.#cannot[mode]) return false;
-    const done = await supported(this.#file.allocate(ALLOCATE[mode], offset, length));
-    this.#dense = { from: 0, to: 0 };
-    this.#cannot[mode] = !done;
-    return done;
   }
 
   /** Runs a change on the pool, in its turn. */
@@ -453,7 +322,6 @@ export class FileDisk implements BlockDevice {
     }
   }
 
-  /** Stops early after so many extents or so much time, with at least one. */
   extents(offset: number, length: number): Extent[] | Promise<Extent[]> {
     this.#checkOpen("extents", offset, length);
     if (!this.can.extents) return [{ kind: "data", length }];
@@ -462,56 +330,10 @@ export class FileDisk implements BlockDevice {
   }
 
   #extentsNow(offset: number, length: number): Extent[] {
-    const extents: Extent[] = [];
-    const untilMs = this.#clock.now() + EXTENTS_MS;
     try {
-      const file = this.#file;
-      const end = Math.min(offset + length, file.end());
-      for (let at = offset; at < end;) {
-        const data = Math.min(end, file.seekData(at) ?? end);
-        if (at < data && this.#appendUnwritten(extents, at, data, untilMs) < data) return extents;
-        if (data < end) {
-          at = Math.min(end, file.seekHole(data) ?? end);
-          extents.push({ kind: "data", length: at - data });
-        } else {
-          at = end;
-        }
-        if (extents.length >= EXTENTS_MAX || this.#clock.now() > untilMs) return extents;
-      }
-      // Nothing is known of what somebody cut off, least of all that it reads as zeroes.
-      const start = Math.max(offset, end);
-      if (start < offset + length) appendExtent(extents, "data", offset + length - start);
+      return this.#storage.extents(offset, length);
     } catch (error) {
       throw toDeviceError("extents", offset, length, error);
-    }
-    return extents;
-  }
-
-  /**
-   * Describes what the file system takes for a hole. Storage that was reserved and never written also counts as one,
-   * and is what zeroing without permission to punch leaves. Returns how far it got.
-   */
-  #appendUnwritten(extents: Extent[], from: number, to: number, untilMs: number): number {
-    let at = from;
-    while (at < to) {
-      const storage = this.#sparse ? this.#findStorage(at, to) : { from: at, to };
-      const holeEnd = storage?.from ?? to;
-      if (at < holeEnd) extents.push({ kind: "hole", length: holeEnd - at });
-      if (storage !== null) appendExtent(extents, "zero", storage.to - storage.from);
-      at = storage?.to ?? to;
-      if (extents.length >= EXTENTS_MAX || this.#clock.now() > untilMs) break;
-    }
-    return at;
-  }
-
-  #findStorage(from: number, to: number): Run | null {
-    if (this.#cannot.findStorage) return null;
-    try {
-      return this.#file.findStorage(from, to - from);
-    } catch (error) {
-      if (!(error instanceof OsError)) throw error;
-      this.#cannot.findStorage = true;
-      return null;
     }
   }
 
@@ -576,34 +398,11 @@ export class FileDisk implements BlockDevice {
   }
 }
 
-/** Part of a buffer or file, in bytes from its start. */
-interface Run {
-  readonly from: number;
-  readonly to: number;
-}
-
 /** The first bytes of a pipe, which holds so many. */
 function takeFrom(pipe: Pipe, length: number): Uint8Array {
   const data = new Uint8Array(length);
   pipe.take(data);
   return data;
-}
-
-/** Whether a call worked, rather than not being supported. */
-async function supported(call: Promise<void>): Promise<boolean> {
-  try {
-    await call;
-    return true;
-  } catch (error) {
-    if (error instanceof OsError && (error.code === "EOPNOTSUPP" || error.code === "ENOSYS")) return false;
-    throw error;
-  }
-}
-
-function appendExtent(extents: Extent[], kind: Extent["kind"], length: number): void {
-  const last = extents.at(-1);
-  if (last?.kind === kind) extents[extents.length - 1] = { kind, length: last.length + length };
-  else extents.push({ kind, length });
 }
 
 function toDeviceError(
