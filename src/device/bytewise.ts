@@ -13,7 +13,7 @@ import type {
  * A disk of larger blocks that takes ranges of any bytes: blocks that are changed in part are read, changed and
  * written. Meanwhile nobody else touches them, as far as they come through here.
  */
-export class BytewiseDisk implements BlockDevice {
+class BytewiseDisk implements BlockDevice {
   readonly sizeBytes: number;
   readonly blockSizes: BlockSizes;
   readonly can: Abilities;

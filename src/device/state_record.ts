@@ -3,11 +3,11 @@
  *
  * Version 1 knew identities only; a disk of which it tells is owned.
  */
+import { isUuid } from "../base/uuid.ts";
 import { type DiskRecord, FIRST_OWNERSHIP, type Migration, type Ownership } from "./ownership.ts";
 
 const FORMAT = "denbd disk identity";
 const VERSION = 2;
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const STATES: readonly string[] = ["owner", "receiving", "prepared", "in-doubt", "moved"];
 const ROLES: readonly string[] = ["cameBy", "leaving"];
 const TEXT_LENGTH_MAX = 4096;
@@ -63,10 +63,6 @@ function isMigration(value: unknown): value is Migration {
   if (typeof value !== "object" || value === null) return false;
   const { id, uuid, generation, epoch, peer, at } = value as Record<string, unknown>;
   return isUuid(id) && isUuid(uuid) && isCount(generation) && isCount(epoch) && isText(peer) && isText(at);
-}
-
-function isUuid(value: unknown): value is string {
-  return typeof value === "string" && UUID.test(value);
 }
 
 function isCount(value: unknown): value is number {

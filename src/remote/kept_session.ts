@@ -8,6 +8,7 @@
  * made durable. What the killed program had under way is over before the server serves the new one; what it had been
  * answered and had not flushed its users know to be gone, as with any client that is killed.
  */
+import { isUuid } from "../base/uuid.ts";
 import { DeviceError } from "../device/device_error.ts";
 import { writeDurably } from "../os/durable_file.ts";
 import { OpenFile } from "../os/file_calls.ts";
@@ -18,7 +19,6 @@ import type { SessionName } from "../wire/nbd/denbd_context.ts";
 
 const FORMAT = "denbd session";
 const VERSION = 1;
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 /** Generations of one beginning. */
 const GENERATIONS = 2 ** 32;
 /** After so many beginnings another id is made, while generations are still exact. */
@@ -121,7 +121,7 @@ async function read(file: string): Promise<Kept | null> {
   if (version !== VERSION) {
     throw new SyntaxError(`it has version ${version}, this program knows version ${VERSION}`);
   }
-  const isWhole = typeof id === "string" && UUID.test(id) && Number.isSafeInteger(beginnings) &&
+  const isWhole = isUuid(id) && Number.isSafeInteger(beginnings) &&
     (beginnings as number) >= 1;
   if (!isWhole) throw new SyntaxError("it is damaged; remove it");
   return { id, beginnings: beginnings as number };

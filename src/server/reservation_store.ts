@@ -2,6 +2,7 @@
  * Reservations in the state directory: a file for each disk that is reserved, or was broken off, named after the
  * disk's UUID.
  */
+import { isUuid } from "../base/uuid.ts";
 import { DeviceError } from "../device/device_error.ts";
 import { writeDurably } from "../os/durable_file.ts";
 
@@ -33,7 +34,6 @@ export interface ReservationStore {
 
 const FORMAT = "denbd reservation";
 const VERSION = 2;
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** The store of the disk with that UUID. */
 export function reservationFile(directory: string, uuid: string): ReservationStore {
@@ -82,10 +82,6 @@ function parse(text: string): ReservationState {
   const isWhole = isReservation(reservation) && Array.isArray(barred) && barred.every(isUuid);
   if (!isWhole) throw new SyntaxError("it is damaged");
   return { reservation, barred };
-}
-
-function isUuid(value: unknown): value is string {
-  return typeof value === "string" && UUID.test(value);
 }
 
 function isReservation(value: unknown): value is Reservation | null {

@@ -1,16 +1,8 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { commands } from "../../src/commands/table.ts";
-import { runProgram } from "../../src/commands/program.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
 import { temporaryDirectory } from "../testing/process.ts";
 import { listenDisk } from "../testing/served_disk.ts";
-import { FakeSurroundings } from "./fake_surroundings.ts";
-
-async function denbd(...words: string[]) {
-  const around = new FakeSurroundings();
-  const code = await runProgram(words, commands, "1", around);
-  return { code, out: around.written.stdout, stderr: around.written.stderr };
-}
+import { denbd } from "./fake_surroundings.ts";
 
 /** A memory disk that keeps the offsets it was asked for. */
 function tracingDisk(sizeBytes: number) {

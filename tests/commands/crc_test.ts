@@ -1,15 +1,7 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
-import { commands } from "../../src/commands/table.ts";
-import { runProgram } from "../../src/commands/program.ts";
 import { type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import * as vectors from "../wire/dnbd3/vectors.ts";
-import { FakeSurroundings } from "./fake_surroundings.ts";
-
-async function denbd(...words: string[]) {
-  const around = new FakeSurroundings();
-  const code = await runProgram(words, commands, "1", around);
-  return { code, out: around.written.stdout, stderr: around.written.stderr };
-}
+import { denbd } from "./fake_surroundings.ts";
 
 /** The recorded image whose file ends within a block, and within a hash block. */
 function makeOdd(directory: TemporaryDirectory): string {

@@ -1,6 +1,7 @@
 import { concat } from "@std/bytes";
 import type { Output } from "../../src/commands/command.ts";
-import type { Surroundings } from "../../src/commands/program.ts";
+import { runProgram, type Surroundings } from "../../src/commands/program.ts";
+import { commands } from "../../src/commands/table.ts";
 
 /** Surroundings that keep what was written. */
 export class FakeSurroundings implements Surroundings {
@@ -44,4 +45,11 @@ export class FakeSurroundings implements Surroundings {
       },
     };
   }
+}
+
+/** Runs a command to its end. */
+export async function denbd(...words: string[]) {
+  const around = new FakeSurroundings();
+  const code = await runProgram(words, commands, "1", around);
+  return { code, out: around.written.stdout, stderr: around.written.stderr };
 }

@@ -1,7 +1,5 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { MemoryDisk } from "../../src/device/memory.ts";
-import { commands } from "../../src/commands/table.ts";
-import { runProgram } from "../../src/commands/program.ts";
 import { silentLog } from "../../src/base/log.ts";
 import { systemClock } from "../../src/os/clock.ts";
 import { listenTcp } from "../../src/net/listener.ts";
@@ -9,13 +7,7 @@ import { ExportTable, ExportTraffic } from "../../src/server/export_table.ts";
 import { NbdServer } from "../../src/server/nbd/server.ts";
 import { temporaryDirectory } from "../testing/process.ts";
 import { listenDisk } from "../testing/served_disk.ts";
-import { FakeSurroundings } from "./fake_surroundings.ts";
-
-async function denbd(...words: string[]) {
-  const around = new FakeSurroundings();
-  const code = await runProgram(words, commands, "1", around);
-  return { code, out: around.written.stdout, stderr: around.written.stderr };
-}
+import { denbd } from "./fake_surroundings.ts";
 
 function halfFull(): MemoryDisk {
   const disk = new MemoryDisk(1 << 20);

@@ -7,7 +7,7 @@ import type { BlockDevice } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
 import { FaultDisk } from "../../src/device/fault.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
-import { VolatileDisk } from "../../src/device/volatile.ts";
+import { VolatileDisk } from "../testing/volatile_disk.ts";
 import { ManualClock } from "../testing/manual_clock.ts";
 import { temporaryDirectory } from "../testing/process.ts";
 import { randomFrom } from "../testing/random.ts";

@@ -3,7 +3,7 @@ import { DeviceError } from "../../src/device/device_error.ts";
 import { FaultDisk } from "../../src/device/fault.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
 import { StickySync } from "../../src/device/sticky_sync.ts";
-import { VolatileDisk } from "../../src/device/volatile.ts";
+import { VolatileDisk } from "../testing/volatile_disk.ts";
 import { ManualClock } from "../testing/manual_clock.ts";
 import { randomFrom } from "../testing/random.ts";
 import { conformance } from "./conformance.ts";

@@ -3,7 +3,7 @@ import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes 
 import { dial } from "../../src/net/dial.ts";
 import { Command, TransmissionFlag, WireErrno } from "../../src/wire/nbd/constants.ts";
 import { RefusedError } from "../../src/wire/nbd/refused_error.ts";
-import { run, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
+import { freePort, run, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { RawClient } from "../testing/raw_client.ts";
 import { Relay, type Verdict } from "../testing/relay.ts";
 import { denbd, program, proxy, type RunningProgram, serve as serveFile, start } from "./program.ts";
@@ -465,11 +465,6 @@ Deno.test("reload under load: 20 clients of unchanged exports notice nothing of 
   );
   assertEquals(await served.program.stop(), 0);
 });
-
-function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
-}
 
 Deno.test("where NBD listens may change on a reload; clients who came in before stay", async () => {
   const [one, two] = [freePort(), freePort()];

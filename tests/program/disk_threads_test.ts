@@ -6,14 +6,10 @@ import { Command } from "../../src/wire/nbd/constants.ts";
 import { temporaryDirectory } from "../testing/process.ts";
 import { RawClient } from "../testing/raw_client.ts";
 import { makeCold } from "../testing/storage.ts";
-import { denbd, serve, start } from "./program.ts";
+import { denbd, serve, start, statusOf } from "./program.ts";
 
 const PIECE_BYTES = 64 * 1024;
 const PIECES = 256;
-
-async function statusOf(sock: string) {
-  return JSON.parse((await denbd(["status", "--json", "--sock", sock])).stdout);
-}
 
 Deno.test("V54: a server answers all it is asked with 1 disk thread and with 8, and while that changes", async () => {
   using directory = temporaryDirectory();

@@ -1,14 +1,8 @@
 /** A dnbd3 configuration directory served by the real program. */
 import { assertEquals, assertStringIncludes } from "@std/assert";
-import { type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
+import { freePort, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import * as vectors from "../wire/dnbd3/vectors.ts";
 import { denbd, type RunningProgram, start } from "./program.ts";
-
-/** A port that was free a moment ago: the configuration has to name one. */
-function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
-}
 
 function configure(
   directory: TemporaryDirectory,

@@ -20,13 +20,19 @@ export async function denbd(args: readonly string[], options?: RunOptions): Prom
   return await run(await program(), [...args], { ...options, env: { ...withState(), ...options?.env } });
 }
 
+/** All that the server with this control socket tells of itself. */
+// deno-lint-ignore no-explicit-any
+export async function statusOf(sock: string): Promise<any> {
+  return JSON.parse((await denbd(["status", "--json", "--sock", sock])).stdout);
+}
+
 /** A portable build unpacks itself beside the executable rather than into the user's cache. */
 export const surroundings = { XDG_CACHE_HOME: `${root}dist/cache` };
 
 let state: string | undefined;
 
 /** Where the servers of this test module keep the identities of their disks, rather than with those of the machine. */
-export function stateDirectory(): string {
+function stateDirectory(): string {
   if (state !== undefined) return state;
   const path = state = Deno.makeTempDirSync({ prefix: "denbd-test-state-" });
   globalThis.addEventListener("unload", () => Deno.removeSync(path, { recursive: true }));

@@ -7,7 +7,7 @@ import { peerTest, until } from "../interop/peers.ts";
 import { Authority } from "../testing/certificates.ts";
 import { freePort, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { RawClient } from "../testing/raw_client.ts";
-import { denbd, proxy, serve } from "./program.ts";
+import { denbd, proxy, serve, statusOf } from "./program.ts";
 
 const SIZE_BYTES = 1 << 20;
 
@@ -140,9 +140,4 @@ for (const [name, make] of Object.entries(ways)) {
       await server[Symbol.asyncDispose]();
     }
   });
-}
-
-// deno-lint-ignore no-explicit-any
-async function statusOf(sock: string): Promise<any> {
-  return JSON.parse((await denbd(["status", "--json", "--sock", sock])).stdout);
 }

@@ -7,7 +7,7 @@ import { crc32 } from "../../src/base/crc32.ts";
 import type { BlockDevice } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
-import { VolatileDisk } from "../../src/device/volatile.ts";
+import { VolatileDisk } from "../testing/volatile_disk.ts";
 import { CacheMap } from "../../src/wire/dnbd3/cache_map.ts";
 import { MemoryStore } from "../server/dnbd3/memory_store.ts";
 import { ProxyWorld } from "../server/dnbd3/proxy_world.ts";

@@ -2,7 +2,7 @@
 import { silentLog } from "../../src/base/log.ts";
 import type { BlockDevice, DiskIdentity } from "../../src/device/device.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
-import { VolatileDisk } from "../../src/device/volatile.ts";
+import { VolatileDisk } from "./volatile_disk.ts";
 import type { Connection } from "../../src/net/connection.ts";
 import { type Clock, systemClock } from "../../src/os/clock.ts";
 import type { Dial } from "../../src/remote/open_connection.ts";

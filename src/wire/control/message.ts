@@ -11,7 +11,7 @@ import { printable } from "../../base/printable.ts";
 import { WireError } from "../wire_error.ts";
 
 /** The version of the JSON form. Requests and answers carry it; a request without it means this one. */
-export const CONTROL_VERSION = 1;
+const CONTROL_VERSION = 1;
 /** A request, whatever its form, arguments included. Room for tens of thousands of access list entries. */
 export const REQUEST_BYTES_MAX = 1024 * 1024;
 /** A command or argument in the form of lines. */

@@ -25,6 +25,7 @@
  * The UUIDs are in lower case, generations are decimal. Facts that a client does not know it ignores, as a server
  * does with queries.
  */
+import { isUuid } from "../../base/uuid.ts";
 import { WireError } from "../wire_error.ts";
 
 /** The query, and the prefix of every name. */
@@ -71,8 +72,6 @@ const WINDOW_PREFIX = `${DENBD_NAMESPACE}window=`;
 const SESSION_VERSION = "1";
 /** Of facts that are named otherwise here. */
 const FIELDS: Readonly<Record<string, keyof DenbdFacts>> = { lease: "leaseMs", writers: "othersWrite" };
-
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** The names of the contexts that tell these facts. */
 export function encodeFacts(
@@ -141,7 +140,7 @@ export function decodeFacts(names: readonly string[]): DenbdFacts {
       ? decodeLease(text)
       : kind === "writers"
       ? text === "others" || null
-      : UUID.test(text)
+      : isUuid(text)
       ? text
       : null;
     const field = FIELDS[kind] ?? kind;
@@ -178,5 +177,5 @@ function decodeLease(text: string): number | null {
 function decodeNumbered(text: string): { uuid: string; generation: number } | null {
   const [, uuid = "", digits = ""] = /^(.*)\.([1-9]\d{0,15})$/s.exec(text) ?? [];
   const generation = Number(digits);
-  return UUID.test(uuid) && Number.isSafeInteger(generation) ? { uuid, generation } : null;
+  return isUuid(uuid) && Number.isSafeInteger(generation) ? { uuid, generation } : null;
 }

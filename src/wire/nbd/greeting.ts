@@ -10,7 +10,7 @@ import { setUint64 } from "./transmission.ts";
 /** Bytes that tell the styles apart: INIT_PASSWD and the magic of a style. */
 export const STYLE_BYTES = 16;
 /** Bytes of the newstyle greeting, the {@linkcode STYLE_BYTES} included. */
-export const GREETING_BYTES = 18;
+const GREETING_BYTES = 18;
 /** Bytes of the handshake flags that end the newstyle greeting. */
 export const HANDSHAKE_FLAGS_BYTES = 2;
 /** Bytes of the client's flags. */

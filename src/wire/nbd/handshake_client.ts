@@ -49,7 +49,7 @@ import { MovedError } from "./moved_error.ts";
 import { RefusedError } from "./refused_error.ts";
 
 /** The longest payload of a reply to an option; the longest legal one has some 8 KiB. */
-export const REPLY_PAYLOAD_BYTES_MAX = 64 * 1024;
+const REPLY_PAYLOAD_BYTES_MAX = 64 * 1024;
 /** All replies to options together; a server that sends more is stalling. A listed export takes some 250 bytes. */
 export const REPLIES_BYTES_MAX = 16 * 1024 * 1024;
 

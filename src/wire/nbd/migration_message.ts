@@ -17,6 +17,7 @@
  * Any of them but hello may be answered `unknown`, all may be `refused`. All may be repeated. The text is
  * `x-denbd:migration/1?verb=hello&id=UUID&…` and `x-denbd:migration/1?is=fresh&…`, encoded as in a URI's query.
  */
+import { isUuid } from "../../base/uuid.ts";
 import { WireError } from "../wire_error.ts";
 import { MAX_STRING_BYTES } from "./constants.ts";
 import { DENBD_NAMESPACE } from "./denbd_context.ts";
@@ -33,7 +34,6 @@ const MOVED_PREFIX = `${DENBD_NAMESPACE}moved=`;
 
 const VERSION = 1;
 const PREFIX = `${MIGRATION_QUERY}${VERSION}?`;
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 /** Leaves room for its encoding, in which a character may take nine bytes. */
 const REASON_LENGTH_MAX = 300;
 
@@ -167,7 +167,7 @@ function decode(text: string): URLSearchParams {
 
 function uuid(fields: URLSearchParams, key: string): string {
   const text = fields.get(key) ?? "";
-  if (!UUID.test(text)) throw new WireError(`${key} "${text.slice(0, 64)}" of a migration`);
+  if (!isUuid(text)) throw new WireError(`${key} "${text.slice(0, 64)}" of a migration`);
   return text;
 }
 

@@ -24,9 +24,9 @@ export const EXTENDED_REQUEST_BYTES = 32;
 /** Bytes of a simple reply without its data. */
 export const SIMPLE_REPLY_BYTES = 16;
 /** Bytes of the header of a structured reply chunk. */
-export const STRUCTURED_HEADER_BYTES = 20;
+const STRUCTURED_HEADER_BYTES = 20;
 /** Bytes of the header of an extended reply chunk. */
-export const EXTENDED_HEADER_BYTES = 32;
+const EXTENDED_HEADER_BYTES = 32;
 /** Bytes that decide which header a reply has; see {@linkcode replyHeaderBytes}. */
 export const REPLY_MAGIC_BYTES = 4;
 

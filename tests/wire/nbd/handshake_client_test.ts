@@ -10,7 +10,7 @@ import {
 import { RefusedError } from "../../../src/wire/nbd/refused_error.ts";
 import { WireError } from "../../../src/wire/wire_error.ts";
 import { carry, newTrace, ScriptEndedError } from "../../testing/carry.ts";
-import { bytes, hex } from "../../testing/hex.ts";
+import { ascii, bytes, hex, string, u16, u32 } from "../../testing/hex.ts";
 
 function test(name: string, fn: () => void): void {
   Deno.test({ name, permissions: "none", fn });
@@ -21,11 +21,6 @@ const STRUCTURED_REPLY = 8, LIST_META = 9, SET_META = 10, EXTENDED_HEADERS = 11;
 const ACK = 1, SERVER = 2, INFO_REPLY = 3, META = 4;
 const UNSUP = 0x80000001, POLICY = 0x80000002, INVALID = 0x80000003, UNKNOWN = 0x80000006;
 const SHUTDOWN = 0x80000007, TLS_REQD = 0x80000005;
-
-const u16 = (value: number) => value.toString(16).padStart(4, "0");
-const u32 = (value: number) => value.toString(16).padStart(8, "0");
-const ascii = (text: string) => hex(new TextEncoder().encode(text));
-const string = (text: string) => u32(ascii(text).length / 2) + ascii(text);
 
 const greeting = (flags = 3) => "4e42444d41474943 49484156454f5054" + u16(flags);
 

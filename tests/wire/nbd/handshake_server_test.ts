@@ -10,7 +10,7 @@ import { TransmissionFlag } from "../../../src/wire/nbd/constants.ts";
 import { WireError } from "../../../src/wire/wire_error.ts";
 import { type Carried, carry, newTrace, ScriptEndedError } from "../../testing/carry.ts";
 import { ALL_FLAGS, anOffer, hallOf } from "../../testing/nbd_hall.ts";
-import { bytes, hex } from "../../testing/hex.ts";
+import { ascii, bytes, hex, string, u16, u32 } from "../../testing/hex.ts";
 
 function test(name: string, fn: () => void): void {
   Deno.test({ name, permissions: "none", fn });
@@ -23,11 +23,6 @@ const STRUCTURED_REPLY = 8, LIST_META = 9, SET_META = 10, EXTENDED_HEADERS = 11;
 const ACK = 1, SERVER = 2, INFO_REPLY = 3, META = 4;
 const UNSUP = 0x80000001, POLICY = 0x80000002, INVALID = 0x80000003, TLS_REQD = 0x80000005;
 const UNKNOWN = 0x80000006, SHUTDOWN = 0x80000007, TOO_BIG = 0x80000009, EXT_HEADER_REQD = 0x8000000a;
-
-const u16 = (value: number) => value.toString(16).padStart(4, "0");
-const u32 = (value: number) => value.toString(16).padStart(8, "0");
-const ascii = (text: string) => hex(new TextEncoder().encode(text));
-const string = (text: string) => u32(ascii(text).length / 2) + ascii(text);
 
 /** An option in hexadecimal. */
 function option(number: number, data = ""): string {

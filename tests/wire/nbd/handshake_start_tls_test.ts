@@ -15,13 +15,12 @@ import {
 import { RefusedError } from "../../../src/wire/nbd/refused_error.ts";
 import { WireError } from "../../../src/wire/wire_error.ts";
 import { carry, newTrace, play } from "../../testing/carry.ts";
-import { bytes, hex } from "../../testing/hex.ts";
+import { bytes, hex, u32 } from "../../testing/hex.ts";
 import { anOffer, hallOf } from "../../testing/nbd_hall.ts";
 
 const ABORT = 2, STARTTLS = 5;
 const ACK = 1, SERVER = 2, UNSUP = 0x80000001, POLICY = 0x80000002, SHUTDOWN = 0x80000007;
 
-const u32 = (value: number) => value.toString(16).padStart(8, "0");
 const greeting = (flags = "0003") => "4e42444d41474943" + "49484156454f5054" + flags;
 const reply = (option: number, type: number, data = "") =>
   "0003e889045565a9" + u32(option) + u32(type) + u32(data.length / 2) + data;

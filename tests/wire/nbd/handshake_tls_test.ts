@@ -8,6 +8,7 @@ import {
 } from "../../../src/wire/nbd/handshake_server.ts";
 import { WireError } from "../../../src/wire/wire_error.ts";
 import { carry } from "../../testing/carry.ts";
+import { u32 } from "../../testing/hex.ts";
 import { anOffer, hallOf } from "../../testing/nbd_hall.ts";
 
 const EXPORT_NAME = 1, ABORT = 2, LIST = 3, STARTTLS = 5, INFO = 6, GO = 7;
@@ -15,7 +16,6 @@ const STRUCTURED_REPLY = 8, LIST_META = 9, SET_META = 10, EXTENDED_HEADERS = 11;
 const ACK = 1, SERVER = 2, POLICY = 0x80000002, INVALID = 0x80000003, TLS_REQD = 0x80000005;
 const GREETING_BYTES = 18;
 
-const u32 = (value: number) => value.toString(16).padStart(8, "0");
 const option = (number: number, data = "") => "49484156454f5054" + u32(number) + u32(data.length / 2) + data;
 const script = (...options: string[]) => Uint8Array.fromHex("00000003" + options.join(""));
 const later = (...options: string[]) => Uint8Array.fromHex(options.join(""));

@@ -1,6 +1,6 @@
-import type { BlockDevice, Extent, WriteOptions, ZeroOptions } from "./device.ts";
-import { DeviceError, type DeviceOperation } from "./device_error.ts";
-import { MemoryDisk } from "./memory.ts";
+import type { BlockDevice, Extent, WriteOptions, ZeroOptions } from "../../src/device/device.ts";
+import { DeviceError, type DeviceOperation } from "../../src/device/device_error.ts";
+import { MemoryDisk } from "../../src/device/memory.ts";
 
 /** A change that the medium may not have yet. */
 interface Change {
