@@ -5,6 +5,7 @@
  * replies are taken from one buffer, as many as a read brought, in whatever order the server answers. Data of a
  * READ go to their place in the caller's buffer: past the receive buffer when much of them is still to come. A READ
  * without a buffer is shown its data where they were received, or in a pipe into which they went without being copied.
+ * Large ones of neighbouring ranges go out as one (see `read_joiner.ts`).
  *
  * Nothing the server says is believed before it is held against the request. A server that breaks the protocol
  * ends the connection, because from there on no byte of it means anything.
@@ -53,8 +54,10 @@ import {
 } from "../wire/nbd/transmission.ts";
 import { WireError } from "../wire/wire_error.ts";
 import { Coverage } from "./coverage.ts";
-import { denbdFacts } from "./nbd_export.ts";
+import { JoinedRead } from "./joined_read.ts";
+import { denbdFacts, exportFacts } from "./nbd_export.ts";
 import { type Failure, Transaction } from "./nbd_transaction.ts";
+import { JOIN_LIMITS, type JoinLimits, ReadJoiner } from "./read_joiner.ts";
 
 /** Room for many small replies; a longer payload is received where it belongs. */
 const RECEIVE_BYTES = 256 * 1024;
@@ -80,6 +83,9 @@ const PAYLOAD_PIECE_BYTES = 1024 * 1024;
 const PROBE_AFTER_MS = 5000;
 /** Length of a range u64, id of a context u32. */
 const PROBE_BYTES = 12;
+
+/** How long a READ may wait for its neighbours, in milliseconds. */
+const HELD_MS_MAX = 2;
 
 /** How long a server may take to receive our goodbye. */
 const GOODBYE_MS_MAX = 1000;
@@ -125,6 +131,13 @@ interface Piping {
   /** What it holds before them. */
   readonly headBytes: number;
   readonly transaction: Transaction;
+  /** Called when they are all there. */
+  readonly complete: () => void;
+}
+
+/** A READ for several, whose data arrive behind each other. */
+interface Arriving {
+  readonly joined: JoinedRead;
   readonly cookie: bigint;
 }
 
@@ -151,6 +164,9 @@ export class NbdConnection {
   #witness: { readonly cookie: bigint; readonly sentMs: number } | null = null;
   #answeredSentMs: number;
 
+  /** Reads that wait for their neighbours. */
+  readonly #joiner: ReadJoiner;
+  #hurry: Disposable | null = null;
   readonly #queue: Transaction[] = [];
   readonly #unanswered = new Map<bigint, Transaction>();
   #nextCookie = 1n;
@@ -172,6 +188,8 @@ export class NbdConnection {
   #target: Target | null = null;
   /** What is received goes there. Never beside a target. */
   #piping: Piping | null = null;
+  /** Behind the target, or the pipe, come the data of its other parts. */
+  #arriving: Arriving | null = null;
   /** Whether the last READ that was answered had its data put into a pipe. */
   #lastPiped = false;
   /** What stands before the data of a READ that is answered in one go. */
@@ -185,6 +203,8 @@ export class NbdConnection {
     requestOffset: 0,
     payloadBytes: 0,
   };
+
+  readonly #now = () => this.#clock.now();
 
   #endReason: Error | null = null;
   #leaving = false;
@@ -203,6 +223,7 @@ export class NbdConnection {
     clock: Clock,
     begunMs: number,
     patience: Patience = ENDLESS,
+    joining: JoinLimits = JOIN_LIMITS,
   ) {
     this.#answeredSentMs = begunMs;
     this.#clock = clock;
@@ -213,6 +234,9 @@ export class NbdConnection {
     const { structured, extended } = agreement;
     this.#dataOverhead = structured || extended ? dataChunkOverhead(extended) : SIMPLE_REPLY_BYTES;
     this.#owner = owner;
+    const { maximumPayload } = exportFacts(agreement).blockSizes;
+    const joinedBytesMax = Math.min(joining.joinedBytesMax, maximumPayload);
+    this.#joiner = new ReadJoiner({ ...joining, joinedBytesMax });
     // The handshake reads less at a time than fits in here.
     this.#received.set(rest);
     this.#end = rest.length;
@@ -232,7 +256,8 @@ export class NbdConnection {
 
   /** Requests handed over and not answered. */
   get unansweredCount(): number {
-    return this.#queue.length + this.#unanswered.size - (this.#probe === null ? 0 : 1);
+    const held = this.#joiner.held.length;
+    return held + this.#queue.length + this.#unanswered.size - (this.#probe === null ? 0 : 1);
   }
 
   /** Whether a WRITE may take its data from a file. */
@@ -245,8 +270,26 @@ export class NbdConnection {
     transaction.restart();
     // Nothing was owed until now.
     if (this.unansweredCount === 0) this.#heard = true;
-    this.#queue.push(transaction);
-    // A microtask later everything of this turn is in the queue.
+    if (this.#joiner.takes(transaction)) {
+      this.#joiner.hold(transaction);
+      if (!this.#joiner.isReady) return this.#hurryLater();
+    } else {
+      this.#queue.push(transaction);
+    }
+    this.#sendSoon();
+  }
+
+  /** What is held is not held for long. */
+  #hurryLater(): void {
+    this.#hurry ??= this.#clock.timer(HELD_MS_MAX, () => {
+      this.#hurry = null;
+      this.#joiner.hurry();
+      this.#sendSoon();
+    }, { background: true });
+  }
+
+  /** A microtask later everything of this turn is in the queue. */
+  #sendSoon(): void {
     this.#sending ??= Promise.resolve().then(() => this.#send());
   }
 
@@ -310,9 +353,12 @@ export class NbdConnection {
     }
     this.#look?.[Symbol.dispose]();
     this.#look = null;
+    this.#hurry?.[Symbol.dispose]();
     if (this.#piping !== null) this.#giveBack(this.#piping);
     await this.#sending;
-    const unanswered = [...this.#unanswered.values(), ...this.#queue].filter((each) => each !== this.#probe);
+    const left = [...this.#unanswered.values(), ...this.#queue, ...this.#joiner.held];
+    const unanswered = left.flatMap((each) => each instanceof JoinedRead ? each.parts : [each])
+      .filter((each) => each !== this.#probe);
     this.#unanswered.clear();
     this.#queue.length = 0;
     this.#owner.ended(this, unanswered, this.#endReason ?? new Error("the server closed the connection"));
@@ -344,7 +390,7 @@ export class NbdConnection {
     if (this.#window === null || this.#probe !== null || this.#leaving) return;
     this.#probe = this.#makeProbe();
     this.#queue.unshift(this.#probe);
-    this.#sending ??= Promise.resolve().then(() => this.#send());
+    this.#sendSoon();
   }
 
   #makeProbe(): Transaction {
@@ -360,7 +406,9 @@ export class NbdConnection {
 
   async #send(): Promise<void> {
     try {
-      while (this.#queue.length > 0 && this.#endReason === null && !this.#leaving) {
+      while (this.#endReason === null && !this.#leaving) {
+        this.#queue.push(...this.#joiner.release(this.#now));
+        if (this.#queue.length === 0) break;
         const { length, payloadOf } = this.#gather();
         if (length === 0) break;
         this.#payloadOf = payloadOf;
@@ -475,6 +523,7 @@ export class NbdConnection {
       if (this.#piping !== null) {
         if (this.#fillPipe(this.#piping)) await undefined;
         else if (!await this.#waitToFill(this.#piping)) return;
+        this.#parse();
         continue;
       }
       // A target that waits has emptied the buffer.
@@ -505,10 +554,10 @@ export class NbdConnection {
     return true;
   }
 
-  #finishPiped({ pipe, transaction, cookie }: Piping): void {
+  #finishPiped({ pipe, transaction, complete }: Piping): void {
     this.#piping = null;
     transaction.piped = pipe;
-    this.#finish(cookie, transaction);
+    complete();
   }
 
   /** Waits for more, which only who reads can. @returns `false` if the connection is over. */
@@ -531,12 +580,11 @@ export class NbdConnection {
       return;
     }
     this.#takeOut(piping, bytes.subarray(count));
-    this.#parse();
   }
 
   /** Goes on without the pipe, which takes no more, with what it holds and `rest` behind that. */
   #takeOut(piping: Piping, rest: Uint8Array): void {
-    const { pipe, headBytes, transaction, cookie } = piping;
+    const { pipe, headBytes, transaction, complete } = piping;
     const place = transaction.place = new Uint8Array(transaction.length);
     const filled = pipe.heldBytes - headBytes;
     pipe.take(new Uint8Array(headBytes));
@@ -544,7 +592,6 @@ export class NbdConnection {
     this.#giveBack(piping);
     place.set(rest, filled);
     transaction.coverage = whole(transaction.length);
-    const complete = () => this.#finish(cookie, transaction);
     this.#target = { bytes: place, filled: filled + rest.length, complete };
   }
 
@@ -595,6 +642,8 @@ export class NbdConnection {
     while (this.#piping === null) {
       if (this.#target !== null) {
         if (!this.#fillTarget(this.#target)) return;
+      } else if (this.#arriving !== null) {
+        if (!this.#takePart(this.#arriving)) return;
       } else if (!this.#parseMessage()) {
         return;
       }
@@ -626,9 +675,8 @@ export class NbdConnection {
     if (transaction === undefined) throw new WireError(`reply with the unknown cookie ${header.cookie}`);
     if (header.form === "simple") {
       const succeeds = header.error === 0 && !this.agreement.structured;
-      if (succeeds && this.#beginPiping(transaction, headerBytes, available)) return true;
-      if (succeeds && isShown(transaction, headerBytes)) {
-        return this.#show(transaction, headerBytes, available);
+      if (succeeds && transaction.type === Command.READ) {
+        return this.#takeData(header.cookie, transaction, headerBytes);
       }
       this.#start += headerBytes;
       this.#simpleReply(header.cookie, transaction);
@@ -644,10 +692,7 @@ export class NbdConnection {
       this.#finish(cookie, transaction);
     } else if (transaction.type === Command.READ) {
       // Some servers fail a READ by a simple reply where chunks were agreed; none may succeed by one.
-      if (this.agreement.structured) throw new WireError("simple reply with data where chunks were agreed");
-      const complete = () => this.#finish(cookie, transaction);
-      transaction.coverage = whole(transaction.length);
-      this.#target = { bytes: placeOf(transaction), filled: 0, complete };
+      throw new WireError("simple reply with data where chunks were agreed");
     } else if (transaction.type === Command.BLOCK_STATUS) {
       throw new WireError("BLOCK_STATUS succeeded without a status");
     } else {
@@ -669,10 +714,7 @@ export class NbdConnection {
       const length = payloadBytes - DATA_OFFSET_BYTES;
       const dataAt = headerBytes + DATA_OFFSET_BYTES;
       const isWhole = done && length === transaction.length && transaction.coverage === null;
-      if (isWhole && this.#beginPiping(transaction, dataAt, available)) return true;
-      if (isWhole && isShown(transaction, dataAt)) {
-        return this.#show(transaction, dataAt, available);
-      }
+      if (isWhole) return this.#takeData(cookie, transaction, dataAt);
       claim(transaction, from, length);
       this.#start += dataAt;
       this.#target = { bytes: placeOf(transaction).subarray(from, from + length), filled: 0, complete };
@@ -699,33 +741,76 @@ export class NbdConnection {
     return true;
   }
 
+  /**
+   * Takes in the data of a READ that come in one piece, behind which nothing more is said of it.
+   *
+   * @returns `false` if they have to be awaited, header and all.
+   */
+  #takeData(cookie: bigint, transaction: Transaction, dataAt: number): boolean {
+    if (transaction instanceof JoinedRead) {
+      this.#start += dataAt;
+      this.#arriving = { joined: transaction, cookie };
+      return true;
+    }
+    return this.#place(transaction, dataAt, () => this.#finish(cookie, transaction));
+  }
+
+  /** Takes in the data of the next part, which is answered without waiting for the others. */
+  #takePart({ joined, cookie }: Arriving): boolean {
+    const [part] = joined.parts;
+    return this.#place(part, 0, () => {
+      joined.parts.shift();
+      part.shown ??= part.piped === null ? placeOf(part) : null;
+      this.#lastPiped = part.piped !== null;
+      this.#answer(part, null);
+      if (joined.parts.length > 0) return;
+      this.#arriving = null;
+      this.#settle(cookie, joined);
+    });
+  }
+
+  /**
+   * Has the data of a READ received, all of which come now, where it is best.
+   *
+   * @param dataAt So many bytes stand before them.
+   * @returns As {@linkcode #takeData}.
+   */
+  #place(transaction: Transaction, dataAt: number, complete: () => void): boolean {
+    if (this.#beginPiping(transaction, dataAt, complete)) return true;
+    if (isShown(transaction, dataAt)) return this.#show(transaction, dataAt, complete);
+    transaction.coverage = whole(transaction.length);
+    this.#start += dataAt;
+    this.#target = { bytes: placeOf(transaction), filled: 0, complete };
+    return true;
+  }
+
   /** Has the data of a READ received into a pipe, if most of them are still to come. @returns Whether it can be had. */
-  #beginPiping(transaction: Transaction, dataAt: number, available: number): boolean {
-    const thereBytes = available - dataAt;
+  #beginPiping(transaction: Transaction, dataAt: number, complete: () => void): boolean {
+    const thereBytes = this.#end - this.#start - dataAt;
     if (transaction.openPipe === null || thereBytes > PUT_BYTES_MAX || thereBytes >= transaction.length) {
       return false;
     }
     if (this.#connection.moveNow === undefined) return false;
     const pipe = transaction.openPipe();
     if (pipe === null) return false;
-    const piping = { pipe, headBytes: pipe.heldBytes, transaction, cookie: this.#header.cookie };
-    const there = this.#received.subarray(this.#start + dataAt, this.#start + available);
+    const piping = { pipe, headBytes: pipe.heldBytes, transaction, complete };
+    const there = this.#received.subarray(this.#start + dataAt, this.#end);
     this.#piping = piping;
-    this.#start += available;
+    this.#start = this.#end;
     if (thereBytes > 0) this.#put(piping, there);
     return true;
   }
 
   /** Ends a READ with data that are all in the buffer. @returns `false` if they are not. */
-  #show(transaction: Transaction, dataAt: number, available: number): boolean {
+  #show(transaction: Transaction, dataAt: number, complete: () => void): boolean {
     const replyBytes = dataAt + transaction.length;
-    if (available < replyBytes) {
+    if (this.#end - this.#start < replyBytes) {
       this.#awaitedBytes = replyBytes;
       return false;
     }
     transaction.shown = this.#received.subarray(this.#start + dataAt, this.#start + replyBytes);
     this.#start += replyBytes;
-    this.#finish(this.#header.cookie, transaction);
+    complete();
     return true;
   }
 
@@ -779,19 +864,50 @@ export class NbdConnection {
         }
       }
     }
+    this.#settle(cookie, transaction);
+    if (transaction === this.#probe) {
+      this.#probe = null;
+      return;
+    }
+    if (transaction instanceof JoinedRead) this.#handOut(transaction);
+    else if (this.#payloadOf === transaction) this.#early = failure;
+    else this.#answer(transaction, failure);
+  }
+
+  /** Forgets what was sent. */
+  #settle(cookie: bigint, transaction: Transaction): void {
     this.#unanswered.delete(cookie);
     this.#unansweredBytes -= dataBytes(transaction);
     if (this.#witness !== null && cookie >= this.#witness.cookie) {
       this.#answeredSentMs = this.#witness.sentMs;
       this.#witness = null;
     }
-    if (this.#queue.length > 0) this.#sending ??= Promise.resolve().then(() => this.#send());
-    if (transaction === this.#probe) {
-      this.#probe = null;
-      return;
+    if (this.#queue.length > 0) this.#sendSoon();
+  }
+
+  /** Gives the parts of a READ what has come in several pieces; those of one that failed are asked for one by one. */
+  #handOut(joined: JoinedRead): void {
+    const { failure, offset, shown, parts } = joined;
+    // A bad block says nothing of the length.
+    if (failure !== null && failure.errno !== "EIO") this.#joiner.stop();
+    for (const part of parts.splice(0)) {
+      if (failure === null) {
+        const at = part.offset - offset;
+        part.shown = shown!.subarray(at, at + part.length);
+        this.#answer(part, null);
+      } else {
+        this.#queue.push(part);
+        this.#sendSoon();
+      }
     }
-    if (this.#payloadOf === transaction) this.#early = failure;
-    else this.#owner.answered(this, transaction, failure);
+  }
+
+  #answer(transaction: Transaction, failure: Failure | null): void {
+    if (this.#joiner.takes(transaction)) {
+      this.#joiner.answered(transaction, this.#now);
+      if (this.#joiner.isReady) this.#sendSoon();
+    }
+    this.#owner.answered(this, transaction, failure);
   }
 }
 

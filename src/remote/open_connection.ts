@@ -11,6 +11,7 @@ import {
 import { MovedError } from "../wire/nbd/moved_error.ts";
 import { WireError } from "../wire/wire_error.ts";
 import { type ConnectionOwner, NbdConnection, type Patience } from "./nbd_connection.ts";
+import type { JoinLimits } from "./read_joiner.ts";
 
 /** Makes a connection to the server, or fails, at the latest when the signal fires. */
 export type Dial = (signal: AbortSignal | undefined) => Promise<DialledConnection>;
@@ -27,7 +28,7 @@ export interface OpenedConnection {
   /** What protects it: `none`, or see `Peer`. */
   readonly protection: string;
   /** Starts transmission, once. */
-  start(owner: ConnectionOwner, patience?: Patience): NbdConnection;
+  start(owner: ConnectionOwner, patience?: Patience, joining?: JoinLimits): NbdConnection;
   /** Closes it instead. */
   close(): void;
 }
@@ -59,8 +60,8 @@ export async function openConnection(
       agreement,
       peerText: connection.peer.text,
       protection: connection.peer.protection ?? "none",
-      start: (owner, patience) =>
-        new NbdConnection(connection, agreement, rest, owner, clock, begunMs, patience),
+      start: (owner, patience, joining) =>
+        new NbdConnection(connection, agreement, rest, owner, clock, begunMs, patience, joining),
       close: () => connection.close(),
     };
   } catch (error) {

@@ -4,6 +4,7 @@ import type { Clock } from "../os/clock.ts";
 import type { ClientWishes } from "../wire/nbd/handshake_client.ts";
 import type { SessionName } from "../wire/nbd/denbd_context.ts";
 import type { Dial } from "./open_connection.ts";
+import type { JoinLimits } from "./read_joiner.ts";
 
 /** As `--stall`. */
 export const STALL_MS = 30_000;
@@ -46,6 +47,8 @@ export interface SurvivalOptions {
   readonly silenceMs?: number;
   /** Default 64 MiB. */
   readonly replayBytesMax?: number;
+  /** Which READs are joined. Default: large ones. */
+  readonly joining?: JoinLimits;
   readonly log?: Log;
   readonly clock?: Clock;
   /** From 0 up to 1; for jitter. Default `Math.random`. */

@@ -91,7 +91,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner, UnansweredOwner 
     this.#protection = first.protection;
     this.#patience = { stallMs: options.stallMs ?? STALL_MS, silenceMs: options.silenceMs ?? Infinity };
     this.#replayBytesMax = options.replayBytesMax ?? REPLAY_BYTES_MAX;
-    for (const each of opened) this.#connections.add(each.start(this, this.#patience));
+    for (const each of opened) this.#connections.add(each.start(this, this.#patience, this.#options.joining));
   }
 
   get facts(): ExportFacts {
@@ -344,7 +344,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner, UnansweredOwner 
       return;
     }
     if (!this.#disk.provesContent(facts, this.#isSoleWriter)) this.#options.contentMayHaveChanged?.();
-    const connections = opened.map((each) => each.start(this, this.#patience));
+    const connections = opened.map((each) => each.start(this, this.#patience, this.#options.joining));
     for (const connection of connections) this.#connections.add(connection);
     // What had been answered before the disk moved went with it, and was made durable there.
     if (this.#whereabouts.holdsAll) this.#unflushed.forgetAll();

@@ -95,9 +95,10 @@ async function chain({ wrap = (connection) => connection }: ChainOptions = {}) {
 
 type Chain = Awaited<ReturnType<typeof chain>>;
 
-/** Reads at random, some at a time, and compares. */
+/** Reads at random, some at a time, more than half of them behind the one before, and compares. */
 async function readAtRandom({ random, content }: Chain, client: RawClient, count: number, depth: number) {
   const waiting: { offset: number; length: number; cookie: bigint }[] = [];
+  let end = 0;
   for (let sent = 0; sent < count || waiting.length > 0;) {
     if (sent < count && waiting.length < depth) {
       const length = random.chance(0.2)
@@ -105,9 +106,12 @@ async function readAtRandom({ random, content }: Chain, client: RawClient, count
         : random.chance(0.3)
         ? LONG
         : 40 * KIB + random.below(200 * KIB);
-      const offset = random.chance(0.5)
+      const offset = random.chance(0.6) && end + length <= SIZE
+        ? end
+        : random.chance(0.5)
         ? random.below(SIZE - length)
         : 4 * KIB * random.below((SIZE - length) / (4 * KIB));
+      end = offset + length;
       waiting.push({ offset, length, cookie: await client.send({ type: Command.READ, offset, length }) });
       sent++;
       continue;
@@ -129,6 +133,36 @@ for (const [name, wishes] of FORMS) {
     client.connection.close();
   });
 }
+
+test("neighbours reach the server as fewer, and leave for the clients that asked for them", async () => {
+  await using world = await chain();
+  const { between, content } = world;
+  let asked = 0;
+  Object.assign(between, {
+    meddle: (from: string, bytes: Uint8Array) => {
+      // Nothing but READs passes here, in extended headers.
+      if (from === "client") asked += bytes.length / 32;
+      return bytes;
+    },
+  });
+  const clients = [await world.client(), await world.client(FORMS[0][1])];
+  const count = 64;
+  for (let round = 0; round < 4; round++) {
+    const cookies: bigint[] = [];
+    for (let at = 0; at < count; at++) {
+      cookies.push(await clients[at % 2].send({ type: Command.READ, offset: at * LONG, length: LONG }));
+    }
+    for (const [at, cookie] of cookies.entries()) {
+      const { error, data } = await clients[at % 2].answer(cookie);
+      assertEquals(error, 0);
+      const wrong = data.findIndex((byte, index) => byte !== content[at * LONG + index]);
+      assertEquals(wrong, -1, `part ${at}, seed ${world.random.seed}`);
+    }
+  }
+  assert(asked < 4 * count, `${asked} requests`);
+  assertEquals(world.link.status.readBytes, 4 * count * LONG);
+  for (const { connection } of clients) connection.close();
+});
 
 test("a link that is cut in the middle of data leaves no half and no second copy of them", async () => {
   await using world = await chain();

@@ -1,8 +1,10 @@
 /** Bugs that are planted, to see whether the simulation finds them. */
 import type { BlockDevice, WriteOptions } from "../../src/device/device.ts";
 import { delay } from "../../src/os/clock.ts";
+import { JoinedRead } from "../../src/remote/joined_read.ts";
 import { NbdConnection } from "../../src/remote/nbd_connection.ts";
 import type { Transaction } from "../../src/remote/nbd_transaction.ts";
+import { ReadJoiner } from "../../src/remote/read_joiner.ts";
 import { ReplayMap } from "../../src/remote/replay_map.ts";
 import { WriterSessions } from "../../src/server/writer_sessions.ts";
 import { Command } from "../../src/wire/nbd/constants.ts";
@@ -46,6 +48,19 @@ export const forgetsTooMuch: Bug = {
     const { forgetBefore } = ReplayMap.prototype;
     return replace(ReplayMap.prototype, "forgetBefore", function (this: ReplayMap) {
       forgetBefore.call(this, Infinity);
+    });
+  },
+};
+
+/** The data of READs that were joined go to each other's places. */
+export const mixesParts: Bug = {
+  name: "the parts of a joined READ are mixed up",
+  plant: () => {
+    const { release } = ReadJoiner.prototype;
+    return replace(ReadJoiner.prototype, "release", function (this: ReadJoiner, now) {
+      const reads = release.call(this, now);
+      for (const read of reads) if (read instanceof JoinedRead) read.parts.reverse();
+      return reads;
     });
   },
 };

@@ -7,6 +7,7 @@ import {
   forgetsReplay,
   forgetsTooMuch,
   losesRequest,
+  mixesParts,
   namesNoSession,
   skipsResend,
   trustsCache,
@@ -118,7 +119,7 @@ Deno.test("rule 14: a proxy that is cut off answers nothing from its cache that 
 /** In the worlds that are lived by `deno task sim`, where everything may happen at once. */
 const sole = worlds.find(({ name }) => name === "sole")!;
 
-for (const bug of [skipsResend, losesRequest, answersEarly, forgetsReplay, forgetsTooMuch]) {
+for (const bug of [skipsResend, losesRequest, answersEarly, forgetsReplay, forgetsTooMuch, mixesParts]) {
   Deno.test(`a planted bug is found within 1,000 lives: ${bug.name}`, async () => {
     assert(await livesToFind(bug, sole) <= LIVES_MAX);
   });

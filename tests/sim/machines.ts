@@ -19,6 +19,13 @@ import type { World } from "./world.ts";
 
 /** What a sole writer keeps, so little that it is often full. */
 const REPLAY_BYTES_MAX = 8192;
+/** Sectors are so small that these are joined as large READs are elsewhere. */
+const JOINING = {
+  partBytesMin: SECTOR_BYTES,
+  joinedBytesMax: 8 * SECTOR_BYTES,
+  busyBytes: 2 * SECTOR_BYTES,
+  heldBytesMax: 4 * SECTOR_BYTES,
+};
 const DRAIN_MS = 3000;
 /** How long a reservation is kept for who is away: less than the longest troubles last. */
 const AWAY_MS = 10_000;
@@ -334,6 +341,7 @@ export async function openRemote(
       soleWriter: writer === "sole" || alwaysReplays,
       deadlineMs,
       replayBytesMax: REPLAY_BYTES_MAX,
+      joining: JOINING,
       contentMayHaveChanged,
       random: () => random.below(1000) / 1000,
     },
