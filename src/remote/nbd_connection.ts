@@ -53,6 +53,7 @@ import {
   SIMPLE_REPLY_BYTES,
 } from "../wire/nbd/transmission.ts";
 import { WireError } from "../wire/wire_error.ts";
+import { CookieTable } from "./cookie_table.ts";
 import { Coverage } from "./coverage.ts";
 import { JoinedRead } from "./joined_read.ts";
 import { denbdFacts, exportFacts } from "./nbd_export.ts";
@@ -168,8 +169,7 @@ export class NbdConnection {
   readonly #joiner: ReadJoiner;
   #hurry: Disposable | null = null;
   readonly #queue: Transaction[] = [];
-  readonly #unanswered = new Map<bigint, Transaction>();
-  #nextCookie = 1n;
+  readonly #unanswered = new CookieTable();
   #sending: Promise<void> | null = null;
   /** Bytes are on their way out. */
   #writing = false;
@@ -463,7 +463,7 @@ export class NbdConnection {
     let length = 0;
     let taken = 0;
     let payloadOf: Transaction | null = null;
-    this.#witness ??= { cookie: this.#nextCookie, sentMs: this.#clock.now() };
+    this.#witness ??= { cookie: this.#unanswered.next, sentMs: this.#clock.now() };
     while (taken < this.#queue.length && payloadOf === null) {
       const transaction = this.#queue[taken];
       if (!this.#hasRoomFor(transaction)) break;
@@ -473,9 +473,8 @@ export class NbdConnection {
       if (taken > 0 && needed > SEND_BYTES) break;
       this.#reserve(needed);
       const { type, flags, offset } = transaction;
-      const cookie = this.#nextCookie++;
+      const cookie = this.#unanswered.add(transaction);
       length += this.#encode(length, type, flags, cookie, offset, payload?.length ?? transaction.length);
-      this.#unanswered.set(cookie, transaction);
       this.#unansweredBytes += dataBytes(transaction);
       if (copied) {
         this.#sendBytes.set(payload, length);
@@ -618,8 +617,8 @@ export class NbdConnection {
     if (this.#target !== null || this.#awaitedBytes > 0) return false;
     if (this.#connection.moveNow === undefined) return false;
     if (this.#end - this.#start >= this.#dataOverhead) return false;
-    for (const { openPipe } of this.#unanswered.values()) return openPipe !== null;
-    return this.#lastPiped;
+    const { oldest } = this.#unanswered;
+    return oldest === null ? this.#lastPiped : oldest.openPipe !== null;
   }
 
   #makeRoom(): void {

@@ -4,6 +4,7 @@
  * The request never changes, so that it can be sent again, byte for byte, on another connection. What has come
  * back belongs to one connection and is forgotten when the request is sent anew.
  */
+import type { Place } from "../base/linked_list.ts";
 import { DeviceError, type DeviceOperation, type ErrnoName } from "../device/device_error.ts";
 import type { OpenFile } from "../os/file_calls.ts";
 import { type Pipe, pipes } from "../os/pipe.ts";
@@ -46,6 +47,11 @@ export class Transaction implements ChunkRequest {
   openPipe: (() => Pipe | null) | null = null;
   /** READ: the pipe that holds what came; it is given back when {@linkcode settled} has returned, unless that took it. */
   piped: Pipe | null = null;
+  /** Where it stands among those that have been let in. */
+  inside: Place<Transaction> | null = null;
+  /** Where it stands among the unanswered ones of a link, and when it is too late for it, by the link's clock. */
+  unanswered: Place<Transaction> | null = null;
+  deadlineMs = 0;
   /** Called once, at the end: with `null` if it succeeded. */
   settled: (error: DeviceError | null) => void = nobody;
 

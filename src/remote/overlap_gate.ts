@@ -5,13 +5,14 @@
  * A server may execute what it has in any order, and a request may have to be sent a second time; so two that
  * overlap are never with it together. Reads beside reads cost nothing.
  */
+import { LinkedList } from "../base/linked_list.ts";
 import type { Transaction } from "./nbd_transaction.ts";
 
 export class OverlapGate {
   /** Those inside that change the disk. */
-  readonly #changing = new Set<Transaction>();
+  readonly #changing = new LinkedList<Transaction>();
   /** Those inside that do not. */
-  readonly #reading = new Set<Transaction>();
+  readonly #reading = new LinkedList<Transaction>();
   /** Those outside, in the order in which they came. */
   readonly #waiting = new Set<Transaction>();
 
@@ -27,8 +28,9 @@ export class OverlapGate {
 
   /** A transaction that went in has ended. Returns those that may go on now. */
   leave(transaction: Transaction): readonly Transaction[] {
-    this.#changing.delete(transaction);
-    this.#reading.delete(transaction);
+    const inside = transaction.inside!;
+    inside.list.remove(inside);
+    transaction.inside = null;
     if (this.#waiting.size === 0) return none;
     const released: Transaction[] = [];
     for (const candidate of this.#waiting) {
@@ -42,12 +44,13 @@ export class OverlapGate {
   }
 
   #let(transaction: Transaction): void {
-    if (transaction.changesDisk) this.#changing.add(transaction);
-    else this.#reading.add(transaction);
+    transaction.inside = (transaction.changesDisk ? this.#changing : this.#reading).add(transaction);
   }
 
   #meetsInside(transaction: Transaction): boolean {
-    for (const other of this.#changing) if (meet(transaction, other)) return true;
+    if (this.#changing.size > 0) {
+      for (const other of this.#changing) if (meet(transaction, other)) return true;
+    }
     if (transaction.changesDisk) {
       for (const other of this.#reading) if (meet(transaction, other)) return true;
     }
@@ -56,6 +59,7 @@ export class OverlapGate {
 
   /** Whether one that waits, and came before, must go first. */
   #meetsWaiting(transaction: Transaction): boolean {
+    if (this.#waiting.size === 0) return false;
     for (const other of this.#waiting) {
       if (other === transaction) return false;
       if (meet(transaction, other)) return true;

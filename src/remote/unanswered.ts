@@ -4,6 +4,7 @@
  * What is too late fails; but what a server has must not be executed afterwards, so it fails when the connection is
  * gone that carries it.
  */
+import { LinkedList } from "../base/linked_list.ts";
 import type { Clock } from "../os/clock.ts";
 import type { Transaction } from "./nbd_transaction.ts";
 
@@ -21,8 +22,8 @@ export class Unanswered {
   readonly #owner: UnansweredOwner;
   readonly #clock: Clock;
   readonly #limitMs: number;
-  /** When it is too late for each, by the clock; the order is that of these times, too. */
-  readonly #deadlinesMs = new Map<Transaction, number>();
+  /** The order is that of their deadlines, too. */
+  readonly #list = new LinkedList<Transaction>();
   /** Too late, and out. */
   readonly #late = new Set<Transaction>();
   #timer: Disposable | null = null;
@@ -35,31 +36,33 @@ export class Unanswered {
   }
 
   get size(): number {
-    return this.#deadlinesMs.size;
+    return this.#list.size;
   }
 
   /** All of them, in order. */
   all(): Transaction[] {
-    return [...this.#deadlinesMs.keys()];
+    return [...this.#list];
   }
 
   has(transaction: Transaction): boolean {
-    return this.#deadlinesMs.has(transaction);
+    return transaction.unanswered !== null;
   }
 
   add(transaction: Transaction): void {
-    if (this.#limitMs === Infinity) {
-      this.#deadlinesMs.set(transaction, Infinity);
-      return;
-    }
-    this.#deadlinesMs.set(transaction, this.#clock.now() + this.#limitMs);
+    transaction.unanswered = this.#list.add(transaction);
+    if (this.#limitMs === Infinity) return;
+    transaction.deadlineMs = this.#clock.now() + this.#limitMs;
     this.#armTimer();
   }
 
   /** @returns Whether it was there. */
   remove(transaction: Transaction): boolean {
-    this.#late.delete(transaction);
-    return this.#deadlinesMs.delete(transaction);
+    const place = transaction.unanswered;
+    if (place === null) return false;
+    this.#list.remove(place);
+    transaction.unanswered = null;
+    if (this.#late.size > 0) this.#late.delete(transaction);
+    return true;
   }
 
   /** No connection is left that could carry any of them: those that are too late expire. */
@@ -74,9 +77,9 @@ export class Unanswered {
 
   #armTimer(): void {
     if (this.#timer !== null) return;
-    for (const [transaction, deadlineMs] of this.#deadlinesMs) {
+    for (const transaction of this.#list) {
       if (this.#late.has(transaction)) continue;
-      const leftMs = Math.max(0, deadlineMs - this.#clock.now());
+      const leftMs = Math.max(0, transaction.deadlineMs - this.#clock.now());
       this.#timer = this.#clock.timer(leftMs, () => {
         this.#timer = null;
         this.#expireDue();
@@ -88,8 +91,9 @@ export class Unanswered {
 
   #expireDue(): void {
     const nowMs = this.#clock.now();
-    for (const [transaction, deadlineMs] of this.#deadlinesMs) {
-      if (deadlineMs > nowMs) break;
+    for (const transaction of this.all()) {
+      if (transaction.deadlineMs > nowMs) break;
+      if (!this.has(transaction)) continue;
       if (this.#owner.isOut(transaction)) this.#late.add(transaction);
       else this.#expire(transaction);
     }
