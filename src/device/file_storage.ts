@@ -63,13 +63,17 @@ export class FileStorage {
   /** Whether no hole is in a range, as far as can be told. */
   isDense(from: number, to: number): boolean {
     if (!this.#sparse) return true;
-    if (from >= this.#dense.from && to <= this.#dense.to) return true;
+    if (this.#isKnownDense(from, to)) return true;
     try {
       this.#dense = { from, to: this.#file.seekHole(from) ?? from };
     } catch {
       return false;
     }
     return to <= this.#dense.to;
+  }
+
+  #isKnownDense(from: number, to: number): boolean {
+    return from >= this.#dense.from && to <= this.#dense.to;
   }
 
   /**
@@ -191,6 +195,8 @@ export class FileStorage {
    */
   extents(offset: number, length: number): Extent[] {
     const extents: Extent[] = [];
+    // To look for a hole takes some file systems as long as the file is.
+    if (this.#isKnownDense(offset, offset + length)) return [{ kind: "data", length }];
     const untilMs = this.#clock.now() + EXTENTS_MS;
     const file = this.#file;
     const end = Math.min(offset + length, file.end());
@@ -198,7 +204,8 @@ export class FileStorage {
       const data = Math.min(end, file.seekData(at) ?? end);
       if (at < data && this.#appendUnwritten(extents, at, data, untilMs) < data) return extents;
       if (data < end) {
-        at = Math.min(end, file.seekHole(data) ?? end);
+        this.#dense = { from: data, to: file.seekHole(data) ?? end };
+        at = Math.min(end, this.#dense.to);
         extents.push({ kind: "data", length: at - data });
       } else {
         at = end;
