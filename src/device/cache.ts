@@ -131,7 +131,7 @@ export class CacheDisk implements BlockDevice {
   }
 
   cachedBytes(offset: number, length: number): Uint8Array | null {
-    if (this.#closed || this.#order.conflicts(false, offset, length)) return null;
+    if (this.#closed || !this.#isAlone() || this.#order.conflicts(false, offset, length)) return null;
     const bytes = this.#store.view?.(offset, length) ?? null;
     if (bytes === null) return null;
     this.counts.hits += 1;

@@ -298,3 +298,14 @@ test("never shows an old block while reads, changes and failures race", async ()
     assertEquals(content, direct, `seed ${random.seed}`);
   }
 });
+
+test("neither reads nor shows what it keeps while others may write", async () => {
+  let isAlone = true;
+  const { memory, cache } = stack({ isAlone: () => isAlone });
+  assertEquals(await firstByte(cache, 5), 5);
+  assertEquals(cache.cachedBytes(5 * BLOCK, BLOCK)?.[0], 5);
+  isAlone = false;
+  memory.write(5 * BLOCK, new Uint8Array(BLOCK).fill(99));
+  assertEquals(cache.cachedBytes(5 * BLOCK, BLOCK), null);
+  assertEquals(await firstByte(cache, 5), 99);
+});
