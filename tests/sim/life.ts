@@ -7,6 +7,7 @@ import type { BlockDevice } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
 import type { Connection } from "../../src/net/connection.ts";
 import { delay } from "../../src/os/clock.ts";
+import { RefusedError } from "../../src/wire/nbd/refused_error.ts";
 import { randomFrom } from "../testing/random.ts";
 import { SECTOR_BYTES } from "./disk.ts";
 import { ANYTHING, BrokenPromise, type Change, contentBytes, Ledger, ZERO } from "./ledger.ts";
@@ -464,7 +465,13 @@ class Life {
       this.#path.closedUntilMs = time.now() + awayMs;
       this.#network.cut();
     }
-    const dial = (signal: AbortSignal | undefined) => this.#network.dial(this.#server, signal);
+    let reached = false;
+    const dial = async (signal: AbortSignal | undefined) => {
+      reached = false;
+      const connection = await this.#network.dial(this.#server, signal);
+      reached = true;
+      return connection;
+    };
     const log = { ...silentLog, child: () => silentLog };
     let disk: BlockDevice | null = null;
     while (disk === null && !patience.signal.aborted && !this.#stopped) {
@@ -473,8 +480,8 @@ class Life {
         ({ disk } = await openRemote(dial, world, this.#surroundings, log, patience.signal));
       } catch (error) {
         this.#trace.remark(() => `the rival is refused: ${(error as Error).message}`);
-        // Broken off by itself: the server may have let it in, and not been heard any more.
-        if (patience.signal.aborted) this.#supplant();
+        // The server may have let it in, and not been heard any more.
+        if (reached && !(error instanceof RefusedError)) this.#supplant();
         await delay(time, 1000);
       }
     }
