@@ -1,6 +1,7 @@
 /** Channels between two runs of the program. */
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { until } from "../interop/peers.ts";
 import { type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { denbd, type RunningProgram, start } from "./program.ts";
 
@@ -83,8 +84,10 @@ Deno.test("a copy through channels leaves each of them with a goodbye: the serve
   const { running, port } = await serveChannel(files);
   await using server = running;
   await denbd(["copy", `nbd+noise://127.0.0.1:${port}/`, directory.file("copy")], { env: files.env });
+  const leavings = () => server.log.match(/left "" after [^;]*;/g) ?? [];
+  await until(() => leavings().length === 4);
   assertEquals(await server.stop(), 0);
-  const ends = server.log.match(/left "" after [^;]*;/g) ?? [];
+  const ends = leavings();
   assertEquals(ends.map((end) => end.replace(/after .* s/, "")), Array(4).fill('left "" : disconnected;'));
 });
 
