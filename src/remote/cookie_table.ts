@@ -38,6 +38,7 @@ export class CookieTable {
 
   /** @returns Its cookie, which is above all before it. */
   add(transaction: Transaction): bigint {
+    if (this.#size === 0) this.#lowest = this.#next;
     // Half of the places are free, so one is found soon.
     if (this.#size * 2 === this.#transactions.length) this.#grow();
     while (this.#transactions[this.#placeOf(this.#next)] !== null) this.#next++;
