@@ -712,7 +712,9 @@ export class NbdConnection {
       const from = offset - transaction.offset;
       const length = payloadBytes - DATA_OFFSET_BYTES;
       const dataAt = headerBytes + DATA_OFFSET_BYTES;
-      const isWhole = done && length === transaction.length && transaction.coverage === null;
+      const { coverage, failure } = transaction;
+      // Behind an error nothing counts, whatever it is.
+      const isWhole = done && length === transaction.length && coverage === null && failure === null;
       if (isWhole) return this.#takeData(cookie, transaction, dataAt);
       claim(transaction, from, length);
       this.#start += dataAt;

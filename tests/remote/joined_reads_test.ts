@@ -111,15 +111,16 @@ class Server {
     await this.send(bytes.subarray(0, count));
   }
 
-  async fail(request: Request, error: number = WireErrno.EIO): Promise<void> {
+  async fail(request: Request, error: number = WireErrno.EIO, last = true): Promise<void> {
     const bytes = new Uint8Array(512);
     const view = new DataView(bytes.buffer);
     const { cookie, offset } = request;
+    const flags = last ? ReplyFlag.DONE : 0;
     const count = encodeErrorChunk(
       view,
       0,
       this.#extended,
-      ReplyFlag.DONE,
+      flags,
       cookie,
       offset,
       error,
@@ -286,6 +287,20 @@ test("an answer in pieces, in any order, is put together; nothing of it counts b
   await server.data(server.requests[2]);
   await server.data(server.requests[3]);
   assertEquals(endings.slice(4), ["right", "right"]);
+  await disk.close();
+});
+
+test("data that follow an error do not count, whole as they may be", async () => {
+  const { servers: [server], ask, endings, disk } = await meet();
+  await ask(0, 1);
+  await server.fail(server.requests[0], WireErrno.EIO, false);
+  await server.data(server.requests[0]);
+  assertEquals(server.ranges, [[0, 2], [0, 1], [1, 1]]);
+  assertEquals(endings, [null, null]);
+  await server.data(server.requests[1]);
+  await server.fail(server.requests[2], WireErrno.EIO, false);
+  await server.data(server.requests[2]);
+  assertEquals(endings, ["right", "EIO"]);
   await disk.close();
 });
 
