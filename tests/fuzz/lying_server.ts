@@ -1,8 +1,8 @@
 /**
  * An NBD server that keeps the protocol as strangely as it may, and breaks it now and then.
  *
- * Whatever it says about the content of its disk is true: a client that accepts a broken reply is found out by
- * what it believes to have read.
+ * Whatever it says about the content of its disk is true, except beside an error: a client that accepts a broken reply
+ * is found out by what it believes to have read.
  */
 import { concat } from "@std/bytes";
 import type { Connection } from "../../src/net/connection.ts";
@@ -107,8 +107,11 @@ export class LyingServer {
     if (type === Command.WRITE) this.bytes.set(payload, offset);
     if (type === Command.WRITE_ZEROES || type === Command.TRIM) this.bytes.fill(0, offset, offset + length);
     const fails = random.chance(this.#habits.errors);
-    const pieces = agreed.structured ? this.#chunks(request, agreed, fails) : [this.#simple(request, fails)];
-    if (!random.chance(this.#habits.lies)) return pieces;
+    const breaks = random.chance(this.#habits.lies);
+    const pieces = agreed.structured
+      ? this.#chunks(request, agreed, fails, breaks)
+      : [this.#simple(request, fails)];
+    if (!breaks) return pieces;
     this.lied = true;
     return this.#broken(request, agreed, pieces);
   }
@@ -120,7 +123,7 @@ export class LyingServer {
     return concat([header, this.bytes.subarray(request.offset, request.offset + request.length)]);
   }
 
-  #chunks(request: Request, agreed: Agreement, fails: boolean): Uint8Array[] {
+  #chunks(request: Request, agreed: Agreement, fails: boolean, breaks: boolean): Uint8Array[] {
     const random = this.#random;
     const { type, cookie, offset, length } = request;
     const { extended } = agreed;
@@ -132,7 +135,12 @@ export class LyingServer {
       const edges = [0, ...cuts, length];
       for (let i = 1; i < edges.length; i++) {
         if (edges[i] > edges[i - 1]) {
-          made.push(this.#content(request, agreed, offset + edges[i - 1], edges[i] - edges[i - 1]));
+          const piece = this.#content(request, agreed, offset + edges[i - 1], edges[i] - edges[i - 1]);
+          // With an error beside them, which will not be taken away, the data mean nothing.
+          if (fails && !breaks && viewOf(piece).getUint16(6) === ChunkType.OFFSET_DATA) {
+            piece[piece.length - 1] ^= 0xff;
+          }
+          made.push(piece);
         }
       }
       made.sort(() => random.chance(0.5) ? 1 : -1);
@@ -148,7 +156,9 @@ export class LyingServer {
     if (fails) {
       if (!extended && random.chance(0.2)) return [this.#simple(request, true)];
       const at = offset + random.below(length + 1);
-      made.push(
+      made.splice(
+        random.below(made.length + 1),
+        0,
         chunk((view) =>
           random.chance(0.5)
             ? encodeErrorChunk(view, 0, extended, 0, cookie, offset, WireErrno.EIO, "text\n")

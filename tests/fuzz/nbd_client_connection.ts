@@ -18,6 +18,9 @@ import { settled, turns } from "./turns.ts";
 
 const SIZES = [1, 512, 65536, 100_001, 1 << 20];
 
+/** Of one of several neighbouring READs: from this size on they are joined. */
+const SHOWN_BYTES = 64 * 1024;
+
 /**
  * Uses a disk at random.
  *
@@ -56,7 +59,9 @@ async function operate(
 ): Promise<void> {
   const expected = model.expect(offset, length);
   const fua = random.chance(0.2);
-  switch (random.below(8)) {
+  switch (random.below(9)) {
+    case 8:
+      return await showSeveral(disk, model, random, believes);
     case 0:
     case 1:
     case 2: {
@@ -88,6 +93,36 @@ async function operate(
     default:
       return await (random.chance(0.5) ? disk.flush() : disk.cache(offset, length));
   }
+}
+
+/** Has neighbouring ranges shown, which may go to the server as one. */
+async function showSeveral(
+  disk: BlockDevice,
+  model: DiskModel,
+  random: Random,
+  believes: boolean,
+): Promise<void> {
+  const sizeBytes = Math.min(disk.sizeBytes, 1 << 20);
+  if (disk.show === undefined || sizeBytes < SHOWN_BYTES) return;
+  const parts = Math.floor(sizeBytes / SHOWN_BYTES);
+  const first = random.below(parts);
+  const end = Math.min(parts, first + 1 + random.below(6));
+  const offsets = Array.from({ length: end - first }, (_, at) => (first + at) * SHOWN_BYTES);
+  const results = await Promise.allSettled(offsets.map((offset) => {
+    const expected = model.expect(offset, SHOWN_BYTES);
+    return new Promise<void>((resolve, reject) => {
+      disk.show!(offset, SHOWN_BYTES, (bytes, error) => {
+        if (bytes === null) return reject(error);
+        try {
+          if (believes) expected.checkData(bytes as Uint8Array);
+          resolve();
+        } catch (error) {
+          reject(error);
+        }
+      });
+    });
+  }));
+  for (const result of results) if (result.status === "rejected") throw result.reason;
 }
 
 /** Who waits for what was lost on the way, or never sent, waits for ever: after a while somebody hangs up. */
