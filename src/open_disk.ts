@@ -1,4 +1,5 @@
 /** From the name of a disk to the disk. */
+import { type Endpoint, formatEndpoint } from "./base/endpoint.ts";
 import { type Log, silentLog } from "./base/log.ts";
 import { publicLocator, redirected } from "./base/redirect.ts";
 import {
@@ -42,7 +43,7 @@ export interface OpenDiskOptions {
   readonly signal?: AbortSignal;
   /**
    * A request that no server answers within this time fails, reconnecting included. Default: a minute.
-   * Infinite for who can wait.
+   * Infinite for who can wait. The attempt to open takes no longer, and 15 s at most.
    */
   readonly deadlineMs?: number;
   /** For images of dnbd3 whose name does not say it: when their checksums are compared. Default: `complete`. */
@@ -89,7 +90,7 @@ export async function openImageLocator(
 ): Promise<ImageDisk> {
   const { bind, log = silentLog, clock = systemClock, deadlineMs = REQUEST_MS_MAX } = options;
   const { servers, name, revision } = locator;
-  const client = await inTime(locator, options, (signal) =>
+  const client = await inTime(locator, options, (wait) =>
     ImageClient.open({
       name,
       revision,
@@ -99,7 +100,7 @@ export async function openImageLocator(
       log,
       random: Math.random,
       deadlineMs,
-    }, signal));
+    }, wait.signal));
   return new ImageDisk(client, locator.verify ?? options.verify);
 }
 
@@ -114,23 +115,24 @@ export async function openNbdLocator(locator: NbdLocator, options: OpenDiskOptio
   const { session, strict, stallMs, silenceMs, contentMayHaveChanged } = options;
   const follow = (to: string, authenticated: boolean) => newPlace(locator, to, authenticated, options);
   const survival = { follow, deadlineMs, soleWriter, strict, stallMs, silenceMs, contentMayHaveChanged };
-  return await inTime(
-    locator,
-    options,
-    (signal) =>
-      openNbd({
-        dial: dialOf(locator, options),
-        others: locator.others?.map((server) => dialOf({ ...locator, server, others: undefined }, options)),
-        exportName,
-        connections,
-        readOnly,
-        session,
-        survival,
-        signal,
-        log,
-        clock,
-      }),
-  );
+  return await inTime(locator, options, (wait) => {
+    const dialTo = (server: Endpoint) => dialOf({ ...locator, server, others: undefined }, options, wait);
+    const others = locator.others?.map(dialTo) ?? [];
+    const shareMs = wait.limitMs / (others.length + 1);
+    return openNbd({
+      dial: dialTo(locator.server),
+      others,
+      share: { ms: shareMs, late: () => wait.late(shareMs) },
+      exportName,
+      connections,
+      readOnly,
+      session,
+      survival,
+      signal: wait.signal,
+      log,
+      clock,
+    });
+  });
 }
 
 /**
@@ -139,7 +141,7 @@ export async function openNbdLocator(locator: NbdLocator, options: OpenDiskOptio
  * @throws {OpenError} If the server does not tell, or cannot be reached.
  */
 export function listNbdExports(locator: NbdLocator, options: OpenDiskOptions = {}) {
-  return inTime(locator, options, (signal) => askForExports(dialOf(locator, options), signal));
+  return inTime(locator, options, (wait) => askForExports(dialOf(locator, options, wait), wait.signal));
 }
 
 /**
@@ -149,22 +151,47 @@ export function listNbdExports(locator: NbdLocator, options: OpenDiskOptions = {
  */
 export function listNbdContexts(locator: NbdLocator, options: OpenDiskOptions = {}) {
   const { exportName } = locator;
-  return inTime(locator, options, (signal) => askForContexts(dialOf(locator, options), exportName, signal));
+  return inTime(
+    locator,
+    options,
+    (wait) => askForContexts(dialOf(locator, options, wait), exportName, wait.signal),
+  );
 }
 
-/** How the server of an export is reached, channel and TLS included. */
-export function dialOf(locator: NbdLocator, options: OpenDiskOptions): Dial {
+/**
+ * How the server of an export is reached, channel and TLS included.
+ *
+ * @param wait Told what comes next.
+ */
+export function dialOf(
+  locator: NbdLocator,
+  options: OpenDiskOptions,
+  wait: { awaited: string } = { awaited: "" },
+): Dial {
   const { server, channel, tls } = locator;
   const { bind, log = silentLog, env = (name) => Deno.env.get(name) } = options;
+  const place = formatEndpoint(server);
+  const connect = async (signal: AbortSignal | undefined, next: string) => {
+    wait.awaited = `connection to ${place}`;
+    const connection = await dial(server, { bind, signal });
+    wait.awaited = `${next} with ${place}`;
+    return connection;
+  };
   if (tls !== undefined) {
-    return async (signal) => await startTlsTo(locator, tls, await dial(server, { bind, signal }), signal);
+    return async (signal) => {
+      const connection = await startTlsTo(locator, tls, await connect(signal, "TLS"), signal);
+      wait.awaited = `NBD handshake with ${place}`;
+      return connection;
+    };
   }
-  if (channel === undefined) return (signal) => dial(server, { bind, signal });
+  if (channel === undefined) return (signal) => connect(signal, "NBD handshake");
   let prepared: Promise<OpenChannel> | undefined;
   return async (signal) => {
     // The keys are read once, however many connections there are.
     const openChannel = await (prepared ??= prepareChannel(locator, channel, { env, log }));
-    return await openChannel(await dial(server, { bind, signal }), signal);
+    const connection = await openChannel(await connect(signal, "channel"), signal);
+    wait.awaited = `NBD handshake with ${place}`;
+    return connection;
   };
 }
 
@@ -197,20 +224,35 @@ export async function publicPlace(
   return formatDiskLocator({ ...locator, channel: { ...channel, serverKey } });
 }
 
-/** Runs an attempt to reach a server, which may not take forever, and says which disk it was about. */
+/** An attempt to reach a server, which may not take forever. */
+class Wait {
+  /** What it waits for just now. */
+  awaited = "answer from a server";
+
+  constructor(
+    readonly limitMs: number,
+    /** Ends the attempt with its reason. */
+    readonly signal: AbortSignal,
+  ) {}
+
+  /** What there is to say after so long. */
+  late(ms: number): Error {
+    return new Error(`no ${this.awaited} within ${ms / 1000} s`);
+  }
+}
+
+/** Runs an attempt to reach a server, and says which disk it was about if it fails. */
 async function inTime<Result>(
   locator: DiskLocator,
-  { clock = systemClock, signal }: Pick<OpenDiskOptions, "clock" | "signal">,
-  attempt: (signal: AbortSignal) => Promise<Result>,
+  { clock = systemClock, signal, deadlineMs = Infinity }: OpenDiskOptions,
+  attempt: (wait: Wait) => Promise<Result>,
 ): Promise<Result> {
   const controller = new AbortController();
-  using _timer = clock.timer(OPEN_MS_MAX, () => {
-    controller.abort(new Error(`no answer for ${OPEN_MS_MAX / 1000} s`));
-  });
+  const signals = signal === undefined ? [controller.signal] : [controller.signal, signal];
+  const wait = new Wait(Math.min(OPEN_MS_MAX, deadlineMs), AbortSignal.any(signals));
+  using _timer = clock.timer(wait.limitMs, () => controller.abort(wait.late(wait.limitMs)));
   try {
-    return await attempt(
-      signal === undefined ? controller.signal : AbortSignal.any([controller.signal, signal]),
-    );
+    return await attempt(wait);
   } catch (error) {
     signal?.throwIfAborted();
     const reason = error instanceof Error ? error.message : String(error);

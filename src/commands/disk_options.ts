@@ -31,7 +31,8 @@ export const bindOption = {
 export const deadlineOption = {
   type: "duration",
   default: 60_000,
-  help: "How long a request to a server may take, reconnecting included; 0 for ever",
+  help:
+    "How long a request to a server may take, reconnecting included; 0 for ever. Opening the disk takes no longer, and 15 s at most",
 } as const satisfies Option;
 
 /** How a disk is reached by the commands that use it themselves. */

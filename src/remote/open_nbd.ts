@@ -1,6 +1,6 @@
 /** From a server's address to a disk. */
 import { type Log, silentLog } from "../base/log.ts";
-import type { Clock } from "../os/clock.ts";
+import { type Clock, systemClock } from "../os/clock.ts";
 import type { ClientAgreement, ClientWishes } from "../wire/nbd/handshake_client.ts";
 import { BASE_ALLOCATION } from "../wire/nbd/constants.ts";
 import { DENBD_NAMESPACE, type SessionName } from "../wire/nbd/denbd_context.ts";
@@ -21,6 +21,8 @@ export interface NbdOptions {
   readonly exportName: string;
   /** Connections to use if the server promises that they are as good as one. Default 1. */
   readonly connections?: number;
+  /** With several addresses: how long each but the last may take to open, and what is said then. Default: for ever. */
+  readonly share?: { readonly ms: number; readonly late: () => Error };
   /** Ends the attempt to open, not the disk. */
   readonly signal?: AbortSignal;
   /** What happens when connections are lost. Default: what they carried fails. */
@@ -64,7 +66,7 @@ export async function openNbd(options: NbdOptions): Promise<OpenedNbd> {
   const plainWishes = { exportName, contexts: [BASE_ALLOCATION, DENBD_NAMESPACE] };
   const session = readOnly ? undefined : options.session ?? { id: crypto.randomUUID(), generation: 1 };
   const wishes = session === undefined ? plainWishes : withSession(plainWishes, session);
-  const [address, first] = await openFirst([dial, ...others], wishes, signal, clock, log);
+  const [address, first] = await openFirst([dial, ...others], wishes, options);
   if (others.length > 0 && !readOnly && exportFacts(first.agreement).can.write) {
     if (denbdFacts(first.agreement).identity === undefined) {
       first.close();
@@ -107,15 +109,20 @@ export async function openNbd(options: NbdOptions): Promise<OpenedNbd> {
 async function openFirst(
   dials: readonly Dial[],
   wishes: ClientWishes,
-  signal: AbortSignal | undefined,
-  clock: Clock | undefined,
-  log: Log,
+  { signal, clock = systemClock, log = silentLog, share }: NbdOptions,
 ): Promise<[Dial, OpenedConnection]> {
   for (const [index, dial] of dials.entries()) {
+    const isLast = index === dials.length - 1;
+    const late = new AbortController();
+    // A server that is mute must not use up the time of all.
+    using _timer = share === undefined || isLast
+      ? undefined
+      : clock.timer(share.ms, () => late.abort(share.late()));
+    const signals = signal === undefined ? [late.signal] : [late.signal, signal];
     try {
-      return [dial, await openConnection(dial, wishes, signal, clock)];
+      return [dial, await openConnection(dial, wishes, AbortSignal.any(signals), clock)];
     } catch (error) {
-      if (index === dials.length - 1 || signal?.aborted) throw error;
+      if (isLast || signal?.aborted) throw error;
       log.warn(`trying the next address: ${(error as Error).message}`);
     }
   }
