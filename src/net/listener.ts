@@ -12,6 +12,11 @@ const SOCKET_PATH_BYTES_MAX = 107;
 const LOCK_TRIES = 500;
 const LOCK_AGAIN_MS = 10;
 
+/** How long what keeps connections from being accepted has to pass, in milliseconds. */
+const ACCEPT_AGAIN_MS = 10;
+/** Of those who are gone before they are accepted so many are passed over at once; then who is served has its turn. */
+const GONE_AT_ONCE = 40;
+
 /** Hands over connections, one by one. */
 export interface Listener {
   /** For log lines: `127.0.0.1:10809`, `[::1]:10809`, `unix:/run/disk.sock`. */
@@ -147,6 +152,8 @@ class NativeListener implements Listener {
   readonly #beforeClose: () => void;
   readonly #inherited: Inherited | undefined;
   #closed = false;
+  /** How many were gone before they were accepted. */
+  #gone = 0;
 
   constructor(
     listener: Deno.Listener,
@@ -166,9 +173,10 @@ class NativeListener implements Listener {
         return new NativeConnection(await this.#listener.accept(), undefined, this.#inherited);
       } catch (error) {
         if (this.#closed) return null;
-        // A client that was gone before we looked is no reason to stop; a full descriptor table passes.
         if (error instanceof Deno.errors.BadResource) return null;
-        await new Promise((resolve) => setTimeout(resolve, 10));
+        // Behind a client that was gone before we looked there are others; a full descriptor table passes.
+        if (error instanceof Deno.errors.NotConnected && ++this.#gone % GONE_AT_ONCE !== 0) continue;
+        await new Promise((resolve) => setTimeout(resolve, ACCEPT_AGAIN_MS));
       }
     }
     return null;

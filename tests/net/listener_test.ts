@@ -1,5 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { listenUnix } from "../../src/net/listener.ts";
+import { connect } from "node:net";
+import { dial } from "../../src/net/dial.ts";
+import { listenTcp, listenUnix } from "../../src/net/listener.ts";
 import { temporaryDirectory } from "../testing/process.ts";
 
 /** A socket file of a program that was killed. */
@@ -43,4 +45,31 @@ Deno.test("who listens says why he cannot, and leaves the directory to others", 
   await assertRejects(() => listenUnix(directory.file("none/sock")), Error, "there is no such directory");
   using other = Deno.openSync(directory.path);
   assert(other.tryLockSync(true));
+});
+
+/** Connects, and is gone before it is accepted. */
+async function knockAndRun(port: number): Promise<void> {
+  const socket = connect(port, "127.0.0.1");
+  await new Promise<void>((resolve) => socket.once("connect", resolve));
+  socket.resetAndDestroy();
+  await new Promise<void>((resolve) => socket.once("close", () => resolve()));
+}
+
+Deno.test("who is behind many that were gone before they were accepted is accepted as if they had not been", async () => {
+  const listener = listenTcp("127.0.0.1", 0);
+  const port = listener.port!;
+  for (let count = 0; count < 100; count++) await knockAndRun(port);
+  const client = await dial({ transport: "tcp", host: "127.0.0.1", port });
+  let rests = 0;
+  const { setTimeout } = globalThis;
+  globalThis.setTimeout =
+    ((done: () => void) => (rests++, queueMicrotask(done), 0)) as unknown as typeof setTimeout;
+  try {
+    (await listener.accept())!.close();
+  } finally {
+    globalThis.setTimeout = setTimeout;
+  }
+  assertEquals(rests, 2);
+  client.close();
+  listener.close();
 });
