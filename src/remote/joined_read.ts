@@ -21,4 +21,14 @@ export class JoinedRead extends Transaction {
     this.parts = parts;
     this.openPipe = openPipe;
   }
+
+  /** Shows the parts that are left what came for all of them. @returns Them; they are no longer its own. */
+  takeParts(): Transaction[] {
+    const data = this.take() as Uint8Array;
+    for (const part of this.parts) {
+      const at = part.offset - this.offset;
+      part.shown = data.subarray(at, at + part.length);
+    }
+    return this.parts.splice(0);
+  }
 }

@@ -10,6 +10,7 @@ import type { OpenFile } from "../os/file_calls.ts";
 import { type Pipe, pipes } from "../os/pipe.ts";
 import { Command, CommandFlag } from "../wire/nbd/constants.ts";
 import type { ChunkRequest, StatusExtent } from "../wire/nbd/chunk.ts";
+import { WireError } from "../wire/wire_error.ts";
 import { Coverage } from "./coverage.ts";
 
 /** Why a request failed. */
@@ -37,12 +38,12 @@ export class Transaction implements ChunkRequest {
   /** READ: the first error that came, which decides once the reply is complete. */
   failure: Failure | null = null;
   #statuses: Map<string, StatusExtent[]> | null = null;
-  /** READ in chunks: the bytes that came. A reply in one piece needs none. */
-  coverage: Coverage | null = null;
-  /** READ without a buffer: what came; it is gone when {@linkcode settled} has returned. */
+  /** READ: the bytes that came, or come, to their {@linkcode place}. */
+  #coverage: Coverage | null = null;
+  /** READ without a buffer: what came in one piece; it is gone when {@linkcode settled} has returned. */
   shown: Uint8Array | null = null;
   /** READ without a buffer: where data are put together that cannot be shown as they come. */
-  place: Uint8Array | null = null;
+  #place: Uint8Array | null = null;
   /** READ without a buffer: opens a pipe in which what comes may be given, behind what it holds already. */
   openPipe: (() => Pipe | null) | null = null;
   /** READ: the pipe that holds what came; it is given back when {@linkcode settled} has returned, unless that took it. */
@@ -95,20 +96,48 @@ export class Transaction implements ChunkRequest {
     return (this.flags & CommandFlag.FUA) !== 0;
   }
 
+  /** READ: whether nothing has come: neither an error nor data. */
+  get isUntouched(): boolean {
+    return this.failure === null && this.#coverage === null;
+  }
+
+  /** READ: whether all of the data came. */
+  get isComplete(): boolean {
+    if (this.shown !== null || this.piped !== null) return true;
+    return this.#coverage !== null && this.#coverage.isComplete(this.length);
+  }
+
+  /**
+   * READ: notes that some of the data come.
+   *
+   * @param from The first byte, counted from that of the request. @param length In bytes, above zero; the range is inside
+   *   the request.
+   * @returns Where they go.
+   * @throws {WireError} If some of them came before.
+   */
+  claim(from: number, length: number): Uint8Array {
+    this.#coverage ??= new Coverage();
+    if (!this.#coverage.claim(from, length)) {
+      throw new WireError(`data of ${length} bytes at ${this.offset + from} that came before`);
+    }
+    const place = this.buffer ?? (this.#place ??= new Uint8Array(this.length));
+    return length === this.length ? place : place.subarray(from, from + length);
+  }
+
   /** Forgets what came back. */
   restart(): void {
     this.failure = null;
-    this.coverage = null;
+    this.#coverage = null;
     this.shown = null;
     this.#giveBackPipe();
     this.#statuses = null;
   }
 
-  /** @returns What was shown: bytes, or a pipe that is the caller's from now on. */
+  /** READ without a buffer: @returns What came: bytes, or a pipe that is the caller's from now on. */
   take(): Uint8Array | Pipe | null {
-    const { piped, shown } = this;
+    const { piped } = this;
     this.piped = null;
-    return piped ?? shown;
+    return piped ?? this.shown ?? this.#place;
   }
 
   /** Ends it, once: whatever is called afterwards has no effect. */
