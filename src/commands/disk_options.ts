@@ -1,7 +1,6 @@
 /** How commands that work on one disk are told which: a name, or flexnbd's address and port. */
 import { type DiskLocator, parseDiskLocator } from "../base/uri.ts";
 import type { BlockDevice } from "../device/device.ts";
-import { DEFAULT_STATE_DIRECTORY } from "../device/state_directory.ts";
 import type { Option } from "./options.ts";
 import { UsageError } from "./usage_error.ts";
 
@@ -45,23 +44,6 @@ export const reachOptions = {
 /** What {@linkcode deadlineOption} means in milliseconds. */
 export function forEver(deadline: number): number {
   return deadline === 0 ? Infinity : deadline;
-}
-
-/** Where what must outlive a server is kept; see {@linkcode stateDirectory}. */
-export const stateDirOption = {
-  type: "string",
-  valueName: "DIR",
-  help:
-    `Where the identities and reservations of disks are kept ($STATE_DIRECTORY, else ${DEFAULT_STATE_DIRECTORY})`,
-} as const satisfies Option;
-
-/** The directory that {@linkcode stateDirOption} names, or the service manager has made for us, or the usual one. */
-export function stateDirectory(
-  { stateDir }: { readonly stateDir?: string },
-  env: (name: string) => string | undefined,
-): string {
-  // systemd names several, with colons between them.
-  return stateDir ?? (env("STATE_DIRECTORY")?.split(":")[0] || DEFAULT_STATE_DIRECTORY);
 }
 
 /** The user's word that what a server lost may be written again. */

@@ -15,7 +15,7 @@ import { ACL_ENTRY_HELP } from "./acl.ts";
 import { command, type Invocation } from "./command.ts";
 import { CommandFailure } from "./command_failure.ts";
 import { diskState, settleOwnership } from "./disk_ownership.ts";
-import { stateDirectory, stateDirOption } from "./disk_options.ts";
+import { stateDirOption, writableStateDirectory } from "./state_directory_option.ts";
 import { checkExportName } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import { RunningServer, servedBytes } from "./running_server.ts";
@@ -137,7 +137,7 @@ class DiskReceiver implements ServerRole {
     { log, env }: Pick<Invocation, "log" | "env">,
   ): Promise<DiskReceiver> {
     const { file, discard } = options;
-    const surroundings = { stateDirectory: stateDirectory(options, env), log, env };
+    const surroundings = { stateDirectory: await writableStateDirectory(options, env), log, env };
     const known = await settleOwnership(file, surroundings);
     if (known?.ownership.state === "in-doubt") {
       throw new CommandFailure(whyNotOwned(file, known.ownership)!);

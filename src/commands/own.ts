@@ -6,7 +6,7 @@ import { type Libc, libc } from "../os/libc.ts";
 import { reasonOf } from "../os/reason.ts";
 import { command } from "./command.ts";
 import { CommandFailure } from "./command_failure.ts";
-import { stateDirectory, stateDirOption } from "./disk_options.ts";
+import { readableStateDirectory, stateDirOption } from "./state_directory_option.ts";
 import { UsageError } from "./usage_error.ts";
 
 export const own = command({
@@ -36,7 +36,7 @@ export const own = command({
     const lib = libc();
     if (lib === null) throw new CommandFailure("libc cannot be opened, so nothing is kept of disks here");
     if (options.claim && options.json) throw new UsageError("--claim and --json exclude each other");
-    const state = stateOf(lib, stateDirectory(options, env), path);
+    const state = stateOf(lib, await readableStateDirectory(options, env), path);
     if (options.claim) {
       // Locked meanwhile: a server that runs has its own idea of who owns it.
       const disk = await openFileDisk(path, { log });

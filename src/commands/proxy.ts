@@ -22,6 +22,7 @@ import type { OptionTable, OptionValues } from "./options.ts";
 import { RunningServer, servedBytes } from "./running_server.ts";
 import type { ServerRole } from "./server_role.ts";
 import { servingOptions } from "./serving_options.ts";
+import { writableStateDirectory } from "./state_directory_option.ts";
 import { UsageError } from "./usage_error.ts";
 
 /** Between attempts to reach a server that is not there at the start; as flexnbd-proxy has it. */
@@ -235,6 +236,7 @@ class Upstream implements ServerRole {
       log: this.#log,
       env: this.#env,
     };
+    if (stateDir !== undefined) await writableStateDirectory({ stateDir }, this.#env);
     const directory = stateDir ?? cacheDir;
     if (this.#locator.kind === "nbd" && !readOnly && directory !== undefined) {
       this.#session = await KeptSession.open(directory, this.#source);

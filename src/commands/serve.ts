@@ -4,7 +4,8 @@ import { reservationFile } from "../server/reservation_store.ts";
 import { RESERVATION_AWAY_MS } from "../server/writer_sessions.ts";
 import { ACL_ENTRY_HELP } from "./acl.ts";
 import { command, type Invocation } from "./command.ts";
-import { forEver, stateDirectory, stateDirOption } from "./disk_options.ts";
+import { forEver } from "./disk_options.ts";
+import { readableStateDirectory, stateDirOption, writableStateDirectory } from "./state_directory_option.ts";
 import { ConfiguredServing } from "./configured_serving.ts";
 import { checkDescription, checkExportName, type ExportOption, parseExportOption } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
@@ -96,11 +97,11 @@ SIGTERM, SIGINT and SIGQUIT let clients finish what they have asked for, then en
   ],
   async run({ options, args, log, env }) {
     if (options.config === undefined) {
-      return await new RunningServer(options, args, new FileExports(options, { log, env }), { log, env })
-        .run();
+      const role = await FileExports.make(options, { log, env });
+      return await new RunningServer(options, args, role, { log, env }).run();
     }
     checkConfigured(options, args);
-    const directory = stateDirectory(options, env);
+    const directory = await writableStateDirectory(options, env);
     const role = await ConfiguredServing.read({
       directory: options.config.replace(/(?<=.)\/+$/, ""),
       settings: options,
@@ -146,13 +147,27 @@ class FileExports implements ServerRole {
   readonly #ownerships = new AsyncDisposableStack();
   readonly reservations: ServerRole["reservations"];
 
-  constructor(options: ServeOptions, { log, env }: Pick<Invocation, "log" | "env">) {
+  private constructor(
+    options: ServeOptions,
+    wanted: readonly ExportOption[],
+    stateDirectory: string,
+    { log, env }: Pick<Invocation, "log" | "env">,
+  ) {
     this.#options = options;
-    this.#wanted = wantedExports(options);
+    this.#wanted = wanted;
     this.#log = log;
     this.#env = env;
-    this.#stateDirectory = stateDirectory(options, env);
-    this.reservations = reservationsIn(this.#stateDirectory, options);
+    this.#stateDirectory = stateDirectory;
+    this.reservations = reservationsIn(stateDirectory, options);
+  }
+
+  /** @throws {UsageError | CommandFailure} If the options contradict each other, or nothing can be kept where they say. */
+  static async make(options: ServeOptions, around: Pick<Invocation, "log" | "env">): Promise<FileExports> {
+    const wanted = wantedExports(options);
+    const directory = wanted.every(({ readOnly }) => readOnly)
+      ? await readableStateDirectory(options, around.env)
+      : await writableStateDirectory(options, around.env);
+    return new FileExports(options, wanted, directory, around);
   }
 
   async openExports(exports: ExportTable): Promise<void> {

@@ -22,6 +22,22 @@ import { type FileRecord, formatRecord, parseRecord } from "./state_record.ts";
 export const DEFAULT_STATE_DIRECTORY = "/var/lib/denbd";
 
 /**
+ * Makes a state directory if it does not exist, and proves that something can be kept in it.
+ *
+ * @throws What the file system throws.
+ */
+export async function proveStateDirectory(directory: string): Promise<void> {
+  await Deno.mkdir(directory, { recursive: true, mode: 0o700 });
+  const probe = await Deno.makeTempFile({ dir: directory, prefix: "probe-" });
+  try {
+    // Where no space is left a file of nothing may be made.
+    await Deno.writeTextFile(probe, "x");
+  } finally {
+    await Deno.remove(probe);
+  }
+}
+
+/**
  * Raises the generation of an image and returns its identity, new or known. The caller holds the image's lock as a
  * writer, so nobody else does the same.
  *

@@ -58,7 +58,9 @@ export class KeptSession implements Disposable {
       return new KeptSession(file, lock, await read(file));
     } catch (error) {
       lock?.close();
-      const why = error instanceof ImageInUse ? `the session is ${error.message}` : reasonOf(error);
+      const why = error instanceof ImageInUse
+        ? `the session is ${error.message}`
+        : reasonOf(error, { EEXIST: `${directory} is no directory` });
       throw new DeviceError("EINVAL", "open", undefined, undefined, {
         detail: `cannot use ${file}: ${why}`,
         cause: error,

@@ -39,6 +39,7 @@ const migration = {
 
 Deno.test("own shows what is kept of an image", async () => {
   using set = setUp();
+  Deno.mkdirSync(set.stateDirectory);
   assertStringIncludes((await set.own()).out, "state=owner \n");
   await (await set.start()).close();
   const { uuid, generation } = (await set.state.read())!;
@@ -61,11 +62,26 @@ Deno.test("own looks in --state-dir, else in the first directory that the servic
   const own = async (env: Record<string, string>, ...words: string[]) => {
     const around = new FakeSurroundings(env);
     await runProgram(["own", ...words, set.path], commands, "1", around);
-    return around.written.stdout;
+    return around.written.stdout + around.written.stderr;
   };
   const known = { STATE_DIRECTORY: `${set.stateDirectory}:/somewhere/else` };
   assertStringIncludes(await own(known), uuid);
-  assertStringIncludes(await own(known, "--state-dir", "/nowhere"), "has never been served");
+  const other = `${set.stateDirectory}-other`;
+  Deno.mkdirSync(other);
+  assertStringIncludes(await own(known, "--state-dir", other), "has never been served");
+});
+
+Deno.test("own does not take a disk for never served because the state directory was misspelt", async () => {
+  using set = setUp();
+  for (const [directory, why] of [["/nowhere", "it does not exist"], [set.path, "it is no directory"]]) {
+    for (const words of [[], ["--claim"]]) {
+      const { code, out, stderr } = await set.own("--state-dir", directory, ...words);
+      assertEquals(
+        { code, out, stderr },
+        { code: 1, out: "", stderr: `denbd own: cannot use the state directory ${directory}: ${why}\n` },
+      );
+    }
+  }
 });
 
 Deno.test("own --claim makes an image the disk, and says what may be lost", async () => {

@@ -88,6 +88,23 @@ const misuses: readonly Misuse[] = [
   { args: ["own", "MISSING"], code: 1, says: /cannot look at MISSING: there is no such file$/ },
   { args: ["own", "DIRECTORY"], code: 1, says: /DIRECTORY is neither a file nor a block device$/ },
   { args: ["own", "--claim", "--json", "IMAGE"], code: 2, says: /--claim and --json exclude each other/ },
+  ...[
+    ["serve", "--port", "0", "--file", "IMAGE"],
+    ["serve", "--port", "0", "--file", "IMAGE", "--read-only"],
+    ["serve", "--port", "0", "--config", "DIRECTORY"],
+    ["listen", "--port", "0", "--file", "IMAGE"],
+    ["proxy", "--port", "0", "nbd://127.0.0.1:1/"],
+    ["own", "IMAGE"],
+  ].map((args): Misuse => ({
+    args: [...args, "--state-dir", "/dev/null"],
+    code: 1,
+    says: /cannot use the state directory \/dev\/null: it is no directory$/,
+  })),
+  {
+    args: ["serve", "--port", "0", "--file", "IMAGE", "--state-dir", "IMAGE/state"],
+    code: 1,
+    says: /cannot use the state directory IMAGE\/state: part of the path is not a directory$/,
+  },
   { args: ["crc", "--verify", "IMAGE"], code: 1, says: /cannot use IMAGE.crc: there is no such file$/ },
   { args: ["crc", "/dev/null"], code: 1, says: /\/dev\/null/ },
   { args: ["copy", "IMAGE", "/dev/full"], code: 1, says: /cannot create \/dev\/full: the runtime keeps/ },
@@ -282,4 +299,23 @@ Deno.test({
     assertEquals(code, 1, stderr);
     assertMatch(stderr, /^denbd serve: .*permission denied.*\n$/i);
   },
+});
+
+storageTest("a state directory on a file system that is full is refused at the start", async () => {
+  await using full = await smallFileSystem(64 * 1024);
+  using directory = temporaryDirectory();
+  const image = directory.file("image");
+  Deno.writeFileSync(image, new Uint8Array(4096));
+  Deno.mkdirSync(full.file("state"));
+  assertEquals(
+    (await run("sh", ["-c", `cat /dev/zero >'${full.file("filler")}' 2>/dev/null; true`])).code,
+    0,
+  );
+  const words = ["serve", "--port", "0", "--file", image, "--state-dir", full.file("state")];
+  const { stderr } = await denbd(words, { code: 1 });
+  assertEquals(
+    stderr,
+    `denbd serve: cannot use the state directory ${full.file("state")}: there is no space left\n`,
+  );
+  assertEquals([...Deno.readDirSync(full.file("state"))], []);
 });
