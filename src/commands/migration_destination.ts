@@ -18,11 +18,11 @@ interface Surroundings {
   env(name: string): string | undefined;
 }
 
-/** @param instance Of this run of the program. */
+/** @param isOurs Whether a server with this instance is this program. */
 export function openDestination(
   { to, bind }: MigrationRequest,
   exported: Export,
-  instance: string,
+  isOurs: (instance: string) => boolean,
   { log, env }: Surroundings,
 ): Destination {
   const name = to.exportName === "" ? "" : `/${to.exportName}`;
@@ -37,7 +37,7 @@ export function openDestination(
     ...place,
     text: `${formatEndpoint(to.server)}${name}`,
     identity: exported.device.identity,
-    instance,
+    isOurs,
     ownership: store && new SourceOwnership({ ...place, store, peer: formatDiskLocator(to), log }),
   });
 }

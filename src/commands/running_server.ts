@@ -118,11 +118,14 @@ export class RunningServer {
       clock: systemClock,
       log,
       silenceMsMax: silenceLimit(env),
-      destination: (request, exported) => openDestination(request, exported, INSTANCE, { log, env }),
+      destination: (request, exported) => openDestination(request, exported, this.#isOurs, { log, env }),
       unlink: (exported) => Deno.remove(exported.source),
       moved: (exported, certain, refuse) => this.#letGo(exported, certain, refuse),
     });
   }
+
+  readonly #isOurs = (instance: string) =>
+    instance === INSTANCE || this.#exports.list().some((exported) => exported.instance === instance);
 
   /** Serves until a signal asks it to stop, or until nothing is left to serve. Returns the exit code. */
   async run(): Promise<number> {

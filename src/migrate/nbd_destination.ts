@@ -39,8 +39,8 @@ export interface NbdDestinationOptions {
   readonly sizeBytes: number;
   /** Of the disk that moves, to find out that the destination is the same. */
   readonly identity?: { readonly uuid: string };
-  /** Of this run of the program, for the same reason. */
-  readonly instance?: string;
+  /** Whether a server with this instance is this program, for the same reason. */
+  readonly isOurs?: (instance: string) => boolean;
   readonly clock: Clock;
   /** Of the disk that moves: with another denbd it changes hands in two steps. Default: a goodbye says it all. */
   readonly ownership?: SourceOwnership;
@@ -121,7 +121,7 @@ export class NbdDestination implements Destination {
   #check(opened: OpenedConnection, { sizeBytes, can }: ExportFacts): void {
     const wanted = this.#options.sizeBytes;
     const { instance, identity } = denbdFacts(opened.agreement);
-    if (instance !== undefined && instance === this.#options.instance) {
+    if (instance !== undefined && this.#options.isOurs?.(instance) === true) {
       throw new AttemptFailure("rejected", "the destination is this very server");
     }
     if (identity !== undefined && identity.uuid === this.#options.identity?.uuid) {

@@ -19,6 +19,8 @@ export class Traffic {
 
 /** What an export has done, over all its clients. */
 export class ExportTraffic extends Traffic {
+  /** Flushes that may have lost something. */
+  failedFlushes = 0;
   #unsyncedBytes = 0;
   #syncedBytes = 0;
   readonly #latencies = new Map<string, LatencyHistogram>();
@@ -69,6 +71,11 @@ export interface Export {
   /** Somebody may write to the disk by another way, although it may not be written here. Default: nobody may. */
   readonly writtenElsewhere?: () => boolean;
   readonly traffic: ExportTraffic;
+  /**
+   * A UUID of what is known of writes that are not flushed: another one when some of them may have been lost. Default:
+   * that of the run of the server.
+   */
+  instance?: string;
   /** Path or URI of the disk, for status; never told to clients. */
   readonly source: string;
   /** What is kept of who owns the disk. Absent where nobody keeps it. */

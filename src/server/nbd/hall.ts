@@ -119,7 +119,7 @@ export class Hall implements ServerHall {
       contextsFor: (query) => {
         if (query === DENBD_NAMESPACE) {
           return encodeFacts({
-            instance: this.#house.instance,
+            instance: this.#instanceOf(exported),
             identity: durable(exported.device.identity),
             arrived: exported.device.identity?.arrived,
             othersWrite: isReader(offer) && mayChange(exported) || undefined,
@@ -137,6 +137,10 @@ export class Hall implements ServerHall {
     return offer;
   }
 
+  #instanceOf({ instance }: Export): string | undefined {
+    return this.#house.instance === undefined ? undefined : instance ?? this.#house.instance;
+  }
+
   /** For an export that has moved away; `null` for any other. */
   #whereTo(name: string): Refusal | null {
     const departed = this.#house.departed.get(name) ??
@@ -151,7 +155,7 @@ export class Hall implements ServerHall {
         const name = query === DENBD_NAMESPACE ? encodeMoved(departed.moved) : null;
         if (name === null) return [];
         this.#learned = departed;
-        return [...encodeFacts({ instance: this.#house.instance }), name];
+        return [...encodeFacts({ instance: this.#instanceOf(departed.exported) }), name];
       },
     };
   }

@@ -5,6 +5,7 @@
  * piece, before all of it is there. Where both the connection and the disk know how, the payload of a large one goes
  * through a pipe and is never seen here (see `payload_pipes.ts`).
  */
+import { DeviceError } from "../../device/device_error.ts";
 import type { Pipe } from "../../os/pipe.ts";
 import { Command, CommandFlag, PAYLOAD_BYTES_MAX, WireErrno } from "../../wire/nbd/constants.ts";
 import type { Request } from "../../wire/nbd/transmission.ts";
@@ -52,6 +53,8 @@ export class Writer {
   readonly #backlog: Backlog;
   readonly #times: RequestTimes;
   readonly #pipes: PayloadPipes;
+  /** Of the export's failed flushes, those from before this client, and those that it was told of. */
+  #knownFailures: number;
 
   constructor(
     exported: Export,
@@ -67,6 +70,7 @@ export class Writer {
     this.#backlog = backlog;
     this.#times = times;
     this.#pipes = pipes;
+    this.#knownFailures = exported.traffic.failedFlushes;
   }
 
   /** Performs a WRITE that has been checked, whose payload ends where the unused bytes of the intake start. */
@@ -288,7 +292,7 @@ export class Writer {
     if (fault !== null) {
       this.#replies.fault(request, fault);
     } else if ((request.flags & CommandFlag.FUA) !== 0) {
-      this.#finish(request, 0, this.#flush());
+      this.#finish(request, 0, this.#sync());
     } else {
       this.#replies.done(request.cookie, request.offset);
       this.#times.answeredLater(request.type, sinceMs);
@@ -303,12 +307,47 @@ export class Writer {
     if ((flags & CommandFlag.FUA) === 0) traffic.dirtied(length);
   }
 
+  /**
+   * A disk may say only once that something is lost. So a flush of one client that has failed is one of every other,
+   * too: each of them may have written what was lost.
+   */
   #flush(): void | Promise<void> {
+    const { traffic } = this.#exported;
+    const known = () => {
+      const others = traffic.failedFlushes - this.#knownFailures;
+      this.#knownFailures = traffic.failedFlushes;
+      return others;
+    };
+    const ended = () => {
+      if (known() === 0) return;
+      throw new DeviceError("EIO", "flush", undefined, undefined, {
+        detail: "a flush of another client failed",
+      });
+    };
+    const syncing = this.#sync();
+    if (syncing === undefined) return attempt(ended);
+    return syncing.then(ended, (error) => {
+      if (tellsOfLoss(error)) known();
+      throw error;
+    });
+  }
+
+  #sync(): void | Promise<void> {
     const { device, traffic } = this.#exported;
-    const flushed = traffic.flushing();
+    const synced = traffic.flushing();
     // It was offered although the disk has none: because nothing can be written, nothing is to be done.
-    const flushing = device.can.flush ? attempt(() => device.flush()) : undefined;
-    return flushing === undefined ? flushed() : flushing.then(flushed);
+    const syncing = device.can.flush ? attempt(() => device.flush()) : undefined;
+    if (syncing === undefined) return synced();
+    return syncing.then(synced, (error) => {
+      if (tellsOfLoss(error)) this.#noteLoss();
+      throw error;
+    });
+  }
+
+  #noteLoss(): void {
+    this.#exported.traffic.failedFlushes++;
+    // Who is away hears of it by this when he comes back.
+    this.#exported.instance = crypto.randomUUID();
   }
 
   /** Performs something that writes, and flushes where FUA was asked for and the disk does not know it. */
@@ -316,7 +355,7 @@ export class Writer {
     const { device } = this.#exported;
     const fua = (request.flags & CommandFlag.FUA) !== 0;
     if (!fua || device.can.fua) return attempt(() => operation(fua));
-    return Promise.resolve(attempt(() => operation(false))).then(() => device.flush());
+    return Promise.resolve(attempt(() => operation(false))).then(() => this.#sync());
   }
 
   /** Answers when `doing` is done; with it this many bytes wait. */
@@ -337,6 +376,11 @@ export class Writer {
       this.#backlog.end(byteCount);
     });
   }
+}
+
+/** Whether a flush that failed so may have lost something: one that came too late did nothing. */
+function tellsOfLoss(error: unknown): boolean {
+  return !(error instanceof DeviceError) || error.errno !== "ETIMEDOUT" && error.errno !== "ESHUTDOWN";
 }
 
 /** Turns what is thrown at once into a rejection. */
