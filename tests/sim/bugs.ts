@@ -94,6 +94,12 @@ export const trustsCache: Bug = {
   tampering: { trustsCache: true },
 };
 
+/** A link says once that something may be lost; others may have written that. */
+export const tellsOneOnly: Bug = {
+  name: "a proxy tells only one of its clients that something may be lost",
+  tampering: { tellsOneOnly: true },
+};
+
 /** Everybody is told that the export is reserved for him. */
 export const reservesForAll: Bug = {
   name: "an export is reserved for everybody",

@@ -10,6 +10,7 @@ import {
   mixesParts,
   namesNoSession,
   skipsResend,
+  tellsOneOnly,
   trustsCache,
   trustsCacheFile,
 } from "./bugs.ts";
@@ -114,6 +115,13 @@ Deno.test("rule 14: a proxy that is cut off answers nothing from its cache that 
   const { seed } = randomFrom();
   assertEquals((await liveMany([cutOff], { seed, count: LIVES })).findings, []);
   assert(await livesToFind(trustsCache, cutOff) <= LIVES_MAX);
+});
+
+Deno.test("every client of a proxy is told by a flush of its own what may be lost", async () => {
+  const neighbours = worlds.find(({ name }) => name === "proxy-neighbour")!;
+  const { seed } = randomFrom();
+  assertEquals((await liveMany([neighbours], { seed, count: LIVES })).findings, []);
+  assert(await livesToFind(tellsOneOnly, neighbours) <= LIVES_MAX);
 });
 
 /** In the worlds that are lived by `deno task sim`, where everything may happen at once. */

@@ -114,6 +114,8 @@ class Life {
   readonly #ledger: Ledger;
   readonly #log: Log;
   #disk: BlockDevice | null = null;
+  /** What another client of the proxy has. */
+  #neighbours: BlockDevice | null = null;
   #broken: string | null = null;
   #under = 0;
   #failures = 0;
@@ -244,6 +246,9 @@ class Life {
     try {
       if (this.#proxy !== null) {
         await this.#proxy.start();
+        if (this.#world.neighbour === true) {
+          this.#neighbours = await openLocal(this.#network, this.#proxy, this.#surroundings);
+        }
         this.#disk = await openLocal(this.#network, this.#proxy, this.#surroundings);
         return;
       }
@@ -346,6 +351,8 @@ class Life {
   }
 
   #flush(): void {
+    // What it hears is not what the user has heard.
+    if (this.#ledger.requests % 3 === 0) void this.#neighbours?.flush()?.catch(() => {});
     const claim = this.#ledger.askFlush();
     this.#request("flush", -1, 0, async (disk) => {
       await disk.flush();
@@ -441,7 +448,7 @@ class Life {
       case "proxy-power": {
         const proxy = this.#proxy!;
         if (proxy.state !== "up") return;
-        this.#disk = null;
+        this.#disk = this.#neighbours = null;
         proxy.kill(kind === "proxy-power");
         this.#ledger.clientLost();
         this.#time.timer(500 + awayMs / 4, () => void this.#connect());

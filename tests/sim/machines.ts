@@ -45,6 +45,8 @@ export interface Tampering {
   readonly trustsCacheFile?: boolean;
   /** A proxy answers from its cache whoever may write meanwhile. */
   readonly trustsCache?: boolean;
+  /** A proxy tells of a flush that has failed only who asked for it. */
+  readonly tellsOneOnly?: boolean;
   /** The client does not say that its connections belong together. */
   readonly withoutSession?: boolean;
 }
@@ -249,7 +251,8 @@ export class ProxyMachine implements Host {
         trace.note("proxy starts", random.below(100));
         this.#disk = disk;
         this.#connections = mine;
-        this.#server = serverOf(disk, this.#surroundings, this.#logs.server, {});
+        const traffic = this.#tampering.tellsOneOnly === true ? forgetfulTraffic() : undefined;
+        this.#server = serverOf(disk, this.#surroundings, this.#logs.server, { traffic });
         this.state = "up";
         return;
       } catch (error) {
@@ -364,13 +367,18 @@ export async function openLocal(
   return (await openNbd({ dial, exportName: EXPORT_NAME, clock: time })).disk;
 }
 
+/** Knows of no flush that has failed. */
+function forgetfulTraffic(): ExportTraffic {
+  return Object.defineProperty(new ExportTraffic(), "failedFlushes", { get: () => 0, set: () => {} });
+}
+
 function serverOf(
   device: BlockDevice,
   { time }: Surroundings,
   log: Log,
-  { writers, ...options }: Pick<NbdServerOptions, "instance" | "reservationStore" | "reservationAwayMs"> & {
-    writers?: Writers;
-  },
+  { writers, traffic = new ExportTraffic(), ...options }:
+    & Pick<NbdServerOptions, "instance" | "reservationStore" | "reservationAwayMs">
+    & { writers?: Writers; traffic?: ExportTraffic },
 ): NbdServer {
   const exports = new ExportTable();
   exports.add({
@@ -379,7 +387,7 @@ function serverOf(
     device,
     sizeBytes: device.sizeBytes,
     readOnly: false,
-    traffic: new ExportTraffic(),
+    traffic,
     source: "simulation",
     writers,
   });

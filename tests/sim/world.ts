@@ -33,6 +33,8 @@ export interface World {
   readonly writer: "sole" | "reserved" | "shared";
   /** What is between the user and the server, and where that keeps blocks. Default: nothing is. */
   readonly proxy?: "plain" | "memory" | "file";
+  /** The proxy has another client, which flushes beside the user. Default `false`. */
+  readonly neighbour?: boolean;
   /** A proxy that was killed comes back as the same session. Default `false`. */
   readonly keepsSession?: boolean;
   /** To the server. Default 1. */
@@ -78,6 +80,14 @@ export const worlds: readonly World[] = [
     troubles: ["cut", "stall", "vanish", "slow"],
   },
   { name: "proxy", server: "denbd", writer: "shared", proxy: "plain", troubles: [...SERVER, "proxy-kill"] },
+  {
+    name: "proxy-neighbour",
+    server: "denbd",
+    writer: "shared",
+    proxy: "plain",
+    neighbour: true,
+    troubles: [...SERVER, "proxy-kill"],
+  },
   {
     name: "proxy-reserved",
     server: "denbd",
