@@ -184,13 +184,13 @@ export class NbdConnection {
     } catch (error) {
       this.close(error as Error);
     }
-    this.#life.stop();
+    this.close(new Error("the server closed the connection"));
     this.#reader.close();
     await this.#sender.atRest;
     const left = [...this.#sent.takeAll(), ...this.#sender.takeAll()];
     const unanswered = left.flatMap((each) => each instanceof JoinedRead ? each.parts : [each])
       .filter((each) => !(each instanceof Probe));
-    this.#owner.ended(this, unanswered, this.#endReason ?? new Error("the server closed the connection"));
+    this.#owner.ended(this, unanswered, this.#endReason!);
   }
 
   /** Asks for a sign of life. @returns `false` if nothing more is said to the server. */
