@@ -1,6 +1,9 @@
 /**
  * What a server says of itself over HTTP, on the port of the images: `/query?q=…` answers with JSON, `/cachemap`
  * with the map of an image. Each group of facts needs a right.
+ *
+ * By which name a server is asked (`Host`) does not matter, as with dnbd3-server: those who watch servers ask by names
+ * that the server need not know. Who may ask is for `rpc.acl` to say.
  */
 import { type IpAddress, parseIpAddress } from "../../base/ip_address.ts";
 import type { Connection } from "../../net/connection.ts";

@@ -33,8 +33,13 @@ function setUp(acl = ""): Fixture {
   return fixture;
 }
 
-async function ask(client: RawImageClient, path: string, more = ""): Promise<{ head: string; body: string }> {
-  await client.send(new TextEncoder().encode(`GET ${path} HTTP/1.1\r\nHost: dnbd3\r\n${more}\r\n`));
+async function ask(
+  client: RawImageClient,
+  path: string,
+  more = "",
+  host = "dnbd3",
+): Promise<{ head: string; body: string }> {
+  await client.send(new TextEncoder().encode(`GET ${path} HTTP/1.1\r\nHost: ${host}\r\n${more}\r\n`));
   let head = "";
   while (!head.endsWith("\r\n\r\n")) head += String.fromCharCode(...(await client.receive(1))!);
   const length = Number(/Content-Length: (\d+)/.exec(head)![1]);
@@ -90,6 +95,17 @@ Deno.test("S10: other paths are not found, and the connection goes on", async ()
   const { head, body } = await ask(client, "/nope/and/some/more");
   assertEquals([head.split("\r\n")[0], body], ["HTTP/1.1 404 Not found", "Nothing"]);
   assertEquals((await ask(client, "/query")).head.split("\r\n")[0], "HTTP/1.1 200 OK");
+});
+
+Deno.test("V16: by which name the server is asked does not matter, only who asks", async () => {
+  const hosts = ["dnbd3", "boot1.example:5003", "127.0.0.1:5003", "localhost"];
+  for (const [acl, status] of [["127.0.0.1 STATS", "200 OK"], ["192.0.2.1 ALL", "403 Forbidden"]]) {
+    for (const host of hosts) {
+      await using fixture = setUp(acl);
+      const { head } = await ask(fixture.connect(), "/query?q=stats", "", host);
+      assertEquals(head.split("\r\n")[0], `HTTP/1.1 ${status}`, host);
+    }
+  }
 });
 
 Deno.test("S10: a client that says so is disconnected after its answer", async () => {
