@@ -64,6 +64,8 @@ export class SurvivingLink implements Carrier, ConnectionOwner, UnansweredOwner 
   /** Requests go out as they come. */
   #up = true;
   #reconnecting = false;
+  /** By the clock, when the present or last outage began. */
+  #lostAtMs = 0;
   /** Changes that wait for a flush of ours because too much is kept. */
   #held: Transaction[] = [];
   #ownFlush: Transaction | null = null;
@@ -291,6 +293,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner, UnansweredOwner 
 
   async #reconnect(reason: Error): Promise<void> {
     this.#reconnecting = true;
+    this.#lostAtMs = this.#clock.now();
     this.#trouble = reason.message;
     this.#log.warn(`lost the connection to ${this.#peerText}: ${reason.message}`);
     let told = "";
@@ -386,13 +389,22 @@ export class SurvivingLink implements Carrier, ConnectionOwner, UnansweredOwner 
     this.#trouble = null;
     this.#reconnects++;
     this.#resent += this.#unanswered.size;
-    this.#log.info(`reconnected to ${this.#peerText}; ${this.#unanswered.size} requests are sent again`);
+    // As loud as the loss was: who reads of that wants to know when it was over.
+    this.#log.warn(`reconnected to ${this.#peerText} after ${this.#outage()}`);
     this.#up = true;
     const unanswered = this.#unanswered.all();
     const asks = (transaction: Transaction) =>
       transaction.type === Command.FLUSH && transaction !== this.#ownFlush;
     this.#reportDoubt(unanswered.filter(asks));
     for (const transaction of unanswered) if (this.#unanswered.has(transaction)) this.#send(transaction);
+  }
+
+  /** How long there was no connection, and what waited for it. */
+  #outage(): string {
+    const seconds = ((this.#clock.now() - this.#lostAtMs) / 1000).toFixed(1);
+    const count = this.#unanswered.size;
+    if (count === 0) return `${seconds} s`;
+    return `${seconds} s; ${count === 1 ? "1 request is" : `${count} requests are`} sent again`;
   }
 
   get #isFenced(): boolean {
@@ -404,7 +416,7 @@ export class SurvivingLink implements Carrier, ConnectionOwner, UnansweredOwner 
     const whyNot = this.#whereabouts.follow(error, this.#disk.denbd);
     if (whyNot !== null) return whyNot;
     const { to } = error.moved;
-    this.#log.info(`the disk has moved from ${this.#peerText} to ${printable(to)}: following`);
+    this.#log.warn(`the disk has moved from ${this.#peerText} to ${printable(to)}: following`);
     this.#peerText = to;
     this.#backoff.reset();
     return null;

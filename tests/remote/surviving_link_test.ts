@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { silentLog } from "../../src/base/log.ts";
 import type { BlockDevice } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
 import { type Fault, FaultDisk } from "../../src/device/fault.ts";
@@ -33,6 +34,28 @@ for (const connections of [1, 4]) {
     await disk.close();
   });
 }
+
+test("that a connection is back is told as loudly as that it was lost, with how long it was away and what waited", async () => {
+  for (
+    const [count, waited] of [[0, ""], [1, "; 1 request is sent again"], [
+      2,
+      "; 2 requests are sent again",
+    ]] as const
+  ) {
+    const warnings: string[] = [];
+    const warn = (message: string) => void warnings.push(message);
+    const { server, disk, pass } = await setUp({ log: { ...silentLog, warn } });
+    server.crash();
+    await pass(3000);
+    const reads = Array.from({ length: count }, () => disk.read(0, new Uint8Array(512)) as Promise<void>);
+    server.start();
+    await pass(6000);
+    await Promise.all(reads);
+    assertStringIncludes(warnings[0], "lost the connection to ");
+    assertEquals(warnings.at(-1)!.replace(/^reconnected to \S+/, ""), ` after 3.1 s${waited}`);
+    await disk.close();
+  }
+});
 
 test("V29: requests made while the server is away wait for it, reads among them", async () => {
   const { server, disk, pass } = await setUp();

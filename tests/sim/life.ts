@@ -62,6 +62,7 @@ const EXPECTED = [
   "this proxy was killed",
   "could not be repeated",
   "it is reserved for ",
+  "reconnected to ",
 ];
 
 /** Lives a life to its end. Never throws. */

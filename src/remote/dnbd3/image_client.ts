@@ -427,7 +427,10 @@ export class ImageClient implements LinkOwner<ClientRequest> {
         if (reached === null) return;
         if (signal.aborted) return reached.connection.close();
         controller.abort(new Error("another server was first"));
-        this.#log.info(`${this.#name}: goes on with ${server.text}`);
+        const found = `${this.#name}: goes on with ${server.text}`;
+        // As loud as the loss of the one before.
+        if (this.#changes < 0) this.#log.info(found);
+        else this.#log.warn(found);
         // It may still be the fastest to answer when it is measured.
         if (current !== null && current === this.#server) this.#book.avoid(current, HUNG_MS);
         this.#adopt(server, reached);

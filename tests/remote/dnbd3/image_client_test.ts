@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { crc32 } from "../../../src/base/crc32.ts";
 import { silentLog } from "../../../src/base/log.ts";
 import { copyDisk } from "../../../src/device/copy_disk.ts";
@@ -276,6 +276,22 @@ Deno.test("F5: with all servers down requests wait, and resume by themselves", a
   const since = world.clock.now();
   await read;
   assert(world.clock.now() - since <= 2600, `${world.clock.now() - since} ms`);
+});
+
+Deno.test("F5: with which server a client goes on is told as loudly as which it has lost", async () => {
+  await using world = new Surroundings(2);
+  const warnings: string[] = [];
+  const warn = (message: string) => void warnings.push(message);
+  const client = await world.open({ log: { ...silentLog, warn } });
+  await world.read(client, 0, 100);
+  assertEquals(warnings, []);
+  const [lost, other] = client.status().server!.startsWith("10.0.0.1")
+    ? world.servers
+    : world.servers.toReversed();
+  lost.kill();
+  await world.read(client, 4096, 100, 5000);
+  assertMatch(warnings[0], new RegExp(`lost ${lost.host}:`));
+  assertMatch(warnings.at(-1)!, new RegExp(`goes on with ${other.host}:`));
 });
 
 Deno.test("F5: a server that refuses a block is left, and if all do the read fails", async () => {
