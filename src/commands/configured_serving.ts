@@ -233,13 +233,21 @@ export class ConfiguredServing implements ServerRole {
       this.#exports.set(settings.name, { ...present, settings });
       if (settings.isDefault) exports.defaultName = settings.name;
     }
-    for (const each of opened) this.#add(exports, each);
-    await Promise.all(leaving.map((each) => this.#dismiss(nbd, each)));
+    // Whoever comes back must not take them for disks that have lost nothing, nor for the same.
+    for (const each of opened) this.#add(exports, each, crypto.randomUUID());
+    const durable = new Map<string, ConfiguredExport>();
+    await Promise.all(leaving.map(async (each) => {
+      if (await this.#dismiss(nbd, each)) durable.set(each.settings.name, each);
+    }));
     const lost: string[] = [];
     for (const settings of waiting) {
       try {
         const each = await this.#open(settings);
-        if (each !== null) this.#add(exports, each);
+        const before = durable.get(settings.name);
+        const instance = before !== undefined && isUnchanged(before.settings, settings)
+          ? before.exported.instance
+          : crypto.randomUUID();
+        if (each !== null) this.#add(exports, each, instance);
       } catch (error) {
         lost.push((error as Error).message);
       }
@@ -247,12 +255,18 @@ export class ConfiguredServing implements ServerRole {
     return lost;
   }
 
-  /** Ends the clients of an export that is served no longer, and closes its disk. Does not wait for ever. */
-  async #dismiss(nbd: NbdServer, { settings, exported, ownership }: ConfiguredExport): Promise<void> {
+  /**
+   * Ends the clients of an export that is served no longer, and closes its disk. Does not wait for ever.
+   *
+   * @returns Whether all that was written is durable, as far as is known by then.
+   */
+  async #dismiss(nbd: NbdServer, { settings, exported, ownership }: ConfiguredExport): Promise<boolean> {
     const { device, source } = exported;
+    let isDurable = false;
     const closing: Promise<void> = nbd.dismiss(exported, "the export was removed", DISMISSAL_MS)
       .then(() => ownership?.[Symbol.asyncDispose]())
       .then(() => closeDisk(device, source, this.#log, this.#flushLimitMs(settings)))
+      .then((is) => void (isDurable = is))
       .catch((error) => this.#log.error(`cannot close ${source}: ${(error as Error).message}`))
       .then(() => void this.#closing.delete(closing));
     this.#closing.add(closing);
@@ -262,6 +276,7 @@ export class ConfiguredServing implements ServerRole {
       resolve();
     });
     await Promise.race([closing, late]);
+    return isDurable;
   }
 
   /**
@@ -312,7 +327,8 @@ export class ConfiguredServing implements ServerRole {
     if (identity?.durable === true) this.reservations?.reservationStore?.(identity.uuid).load();
   }
 
-  #add(exports: ExportTable, { settings, device, ownership }: OpenedExport): void {
+  /** @param instance See {@linkcode Export}. */
+  #add(exports: ExportTable, { settings, device, ownership }: OpenedExport, instance?: string): void {
     const { name, description, readOnly, isDefault, writers } = settings;
     const exported: Export = {
       name,
@@ -322,6 +338,7 @@ export class ConfiguredServing implements ServerRole {
       readOnly,
       writers,
       traffic: new ExportTraffic(),
+      instance,
       source: formatDiskLocator(settings.disk),
       ownership,
       desk: ownership?.desk,
@@ -396,6 +413,11 @@ export class ConfiguredServing implements ServerRole {
   #file(name: "server" | "exports" | "peers"): string {
     return `${this.#options.directory}/${name}.conf`;
   }
+}
+
+/** Whether nobody but its clients can have changed a disk that is opened anew: who may not write cannot tell. */
+function isUnchanged(before: ExportSettings, now: ExportSettings): boolean {
+  return formatDiskLocator(before.disk) === formatDiskLocator(now.disk) && !before.readOnly && !now.readOnly;
 }
 
 async function closeOpened({ device, ownership }: Omit<OpenedExport, "settings">): Promise<void> {

@@ -2,6 +2,7 @@
 import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { dial } from "../../src/net/dial.ts";
 import { Command, TransmissionFlag, WireErrno } from "../../src/wire/nbd/constants.ts";
+import { decodeFacts, DENBD_NAMESPACE } from "../../src/wire/nbd/denbd_context.ts";
 import { RefusedError } from "../../src/wire/nbd/refused_error.ts";
 import { freePort, run, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { RawClient } from "../testing/raw_client.ts";
@@ -247,6 +248,33 @@ Deno.test("a directory without exports is served with a warning", async () => {
   using directory = new Directory({ "exports.conf": "", "peers.conf": EVERYBODY });
   await using served = await serve(directory);
   await served.program.logged(/W.*: there is nothing to serve$/);
+});
+
+Deno.test("an export that was away, or was read-only, comes back as one that may have lost something", async () => {
+  using directory = new Directory({ "exports.conf": "[a]\ndisk = a.img\n", "peers.conf": EVERYBODY });
+  directory.image("a.img");
+  directory.image("b.img");
+  await using served = await serve(directory);
+  const instanceAfter = async (conf: string): Promise<string> => {
+    directory.write("exports.conf", conf);
+    assertEquals((await served.reload("--force")).code, 0);
+    const connection = await dial({ transport: "tcp", host: "127.0.0.1", port: served.port });
+    const { agreement } = await RawClient.open(connection, { exportName: "a", contexts: [DENBD_NAMESPACE] });
+    connection.close();
+    return decodeFacts(agreement.contexts.map(({ name }) => name)).instance!;
+  };
+  const first = await instanceAfter("[a]\ndisk = a.img\n");
+  assertEquals(await instanceAfter("[a]\ndisk = a.img\ndescription = the same disk\n"), first);
+  assertEquals(await instanceAfter("[a]\ndisk = a.img\ndiscard = unmap\n"), first, "it was closed well");
+  const seen = new Set([first]);
+  const others = ["disk = a.img\nreadonly = true", "disk = a.img", "disk = b.img", "disk = a.img"];
+  for (const other of others) seen.add(await instanceAfter(`[a]\n${other}\n`));
+  assertEquals(seen.size, 5);
+  directory.write("exports.conf", "[c]\ndisk = b.img\n");
+  assertEquals((await served.reload("--force")).code, 0);
+  const back = await instanceAfter("[a]\ndisk = a.img\n");
+  assert(!seen.has(back));
+  assertEquals(await instanceAfter("[a]\ndisk = a.img\ndiscard = unmap\n"), back);
 });
 
 Deno.test("V51: an export in use is not removed without force; then its requests fail cleanly", async () => {

@@ -318,8 +318,9 @@ export class NbdServer {
     left?.();
     this.#clients.delete(id);
     ended.resolve();
-    // Who leaves because we are going down will be back.
-    admission?.leave(session.saidGoodbye && !this.#draining);
+    // Who leaves because we, or the export, are going will be back.
+    const isSentAway = this.#draining || this.#dismissed.has(exported);
+    admission?.leave(session.saidGoodbye && !isSentAway);
     this.#options.onLeft?.(client);
     this.#options.changed?.();
     const { requests, errors, readBytes, writtenBytes } = session.traffic;

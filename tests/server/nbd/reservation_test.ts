@@ -344,3 +344,14 @@ Deno.test("who is allowed nothing any more and does not take his answers is cut 
   world.clock.advance(60_000);
   (await world.open(B, 1, OTHER)).connection.close();
 });
+
+Deno.test("who says goodbye to an export that is going keeps his reservation", async () => {
+  await using world = new World();
+  const first = await world.open(A);
+  // As a client does that hears in the middle of its work that the server is shutting down.
+  const dismissed = world.server.dismiss(world.exported, "the export was removed", 10_000);
+  await first.send({ type: Command.DISC });
+  await dismissed;
+  assertEquals(await first.receive(), null);
+  assertEquals(world.server.writersOf(world.exported).holder?.session, A.slice(0, 8));
+});
