@@ -23,11 +23,6 @@ export class CookieTable {
     return this.#size;
   }
 
-  /** The lowest cookie that the next request can have. */
-  get next(): bigint {
-    return BigInt(this.#next);
-  }
-
   /** The request that was added first; `null` if there is none. */
   get oldest(): Transaction | null {
     if (this.#size === 0) return null;
