@@ -11,6 +11,7 @@ import { Receiver } from "../../src/migrate/receiver.ts";
 import { systemClock } from "../../src/os/clock.ts";
 import { Command } from "../../src/wire/nbd/constants.ts";
 import { RefusedError } from "../../src/wire/nbd/refused_error.ts";
+import { Counter } from "../testing/counter.ts";
 import { randomFrom } from "../testing/random.ts";
 import { type ServedDiskOptions, serveDisk } from "../testing/served_disk.ts";
 
@@ -42,7 +43,10 @@ function receiving(disk: BlockDevice, options: ServedDiskOptions & { servesRecei
   const served = serveDisk(receiver, {
     ...options,
     whyClosed: () => receiver.whyClosed,
-    onLeft: ({ session }) => void receiver.left(session.saidGoodbye),
+    onLeft: (client) => {
+      void receiver.left(client.session.saidGoodbye);
+      options.onLeft?.(client);
+    },
   });
   return { receiver, ...served };
 }
@@ -66,27 +70,58 @@ function move(
   });
 }
 
+/** A log in which it can be waited for that an attempt fails, and that clients are too fast. */
+class AttemptLog implements Log {
+  readonly failures = new Counter();
+  readonly errors: string[] = [];
+  readonly outrun = new Counter();
+
+  #heard(message: string): void {
+    if (message.includes("clients go on here, it is tried again")) this.failures.add();
+  }
+
+  error(message: string): void {
+    this.errors.push(message);
+    this.#heard(message);
+  }
+
+  /** A failure that was told before. */
+  debug(message: string): void {
+    this.#heard(message);
+  }
+
+  warn(message: string): void {
+    if (message.includes("does not converge")) this.outrun.add();
+  }
+
+  info(): void {}
+  fatal(): void {}
+  child(): Log {
+    return this;
+  }
+}
+
 /** Writes at random until told to stop; fails if a write does. */
 function writing(place: { device: BlockDevice }, { pauseMs = 0, perTurn = 1 } = {}) {
   const random = randomFrom();
   let over = false;
-  let writes = 0;
+  const writes = new Counter();
   const done = (async () => {
     while (!over) {
       const length = 1 + random.below(16 * 1024);
       const offset = random.below(place.device.sizeBytes - length);
       if (random.chance(0.1)) await place.device.zero(offset, length);
       else await place.device.write(offset, random.bytes(length));
-      if (++writes % perTurn > 0) continue;
+      writes.add();
+      if (writes.count % perTurn > 0) continue;
+      // Others have to come to their turn.
       await new Promise((resolve) => setTimeout(resolve, pauseMs));
     }
   })();
   // Held for good it never ends.
   done.catch(() => {});
   return {
-    get writes() {
-      return writes;
-    },
+    writes,
     async stop() {
       over = true;
       await done;
@@ -133,7 +168,13 @@ Deno.test("migration: what clients ask for in the end waits, and fails when the 
 
 Deno.test("migration: broken off at any time, clients go on, and the next one succeeds", async () => {
   const source = halfFull(32 * MIB);
-  const target = new MemoryDisk(source.sizeBytes);
+  const arrived = new Counter();
+  const target = new class extends MemoryDisk {
+    override write(offset: number, data: Uint8Array) {
+      arrived.add();
+      return super.write(offset, data);
+    }
+  }(source.sizeBytes);
   await using there = receiving(target);
   const place = { device: source as BlockDevice };
   const load = writing(place);
@@ -142,15 +183,13 @@ Deno.test("migration: broken off at any time, clients go on, and the next one su
       speedLimit: 40 * MIB,
     });
     await migration.started;
-    await new Promise((resolve) => setTimeout(resolve, round * 15));
-    const stopped = await migration.break();
-    if (!stopped) throw new Error(`too fast: it was done after ${round * 15} ms`);
+    await arrived.reached(arrived.count + round);
+    assertEquals(await migration.break(), true);
     assertEquals(place.device, source);
     assertEquals(there.receiver.isWaiting, true);
   }
-  const before = load.writes;
+  assert(load.writes.count > 0);
   await load.stop();
-  assert(before > 0);
   assertEquals(await move(place, destinationOf(there.dial, source.sizeBytes)).ended, "moved");
   await assertSame(source, target);
 });
@@ -214,14 +253,13 @@ Deno.test("migration: a destination whose disk is full is one error and many att
   const target = new FaultDisk(new MemoryDisk(source.sizeBytes));
   const full = target.add({ operation: "write", errno: "ENOSPC", skip: 3 });
   await using there = receiving(target);
-  const errors: string[] = [];
-  const log: Log = { ...silentLog, error: (text: string) => errors.push(text), debug() {} } as Log;
+  const log = new AttemptLog();
   const place = { device: source as BlockDevice };
   const migration = move(place, destinationOf(there.dial, source.sizeBytes), { log });
   const load = writing(place, { pauseMs: 5 });
-  while (migration.progress().attempt < 3) await new Promise((resolve) => setTimeout(resolve, 50));
-  assertEquals(errors.length, 1);
-  assertStringIncludes(errors[0], "ENOSPC");
+  await log.failures.reached(3);
+  assertEquals([migration.progress().attempt, log.errors.length], [3, 1]);
+  assertStringIncludes(log.errors[0], "ENOSPC");
   assertStringIncludes(migration.progress().lastError!, "ENOSPC");
   full.remove();
   assertEquals(await migration.ended, "moved");
@@ -297,10 +335,12 @@ for (const step of ["finish", "leave"]) {
     await using there = receiving(target);
     const place = { device: source as BlockDevice };
     const load = writing(place);
-    const migration = move(place, new Stumbling(destinationOf(there.dial, source.sizeBytes), step));
-    while (migration.progress().phase !== "waiting") await new Promise((resolve) => setTimeout(resolve, 5));
-    const before = load.writes;
-    while (load.writes === before) await new Promise((resolve) => setTimeout(resolve, 5));
+    const log = new AttemptLog();
+    const stumbling = new Stumbling(destinationOf(there.dial, source.sizeBytes), step);
+    const migration = move(place, stumbling, { log });
+    await log.failures.reached(1);
+    assertEquals(migration.progress().phase, "waiting");
+    await load.writes.next();
     assertEquals(there.receiver.isWaiting, true);
     assertEquals(await migration.ended, "moved");
     load.leave();
@@ -313,10 +353,13 @@ Deno.test("migration: an image that cannot be deleted stays, and the destination
   await using there = receiving(new MemoryDisk(source.sizeBytes));
   const place = { device: source as BlockDevice };
   let tries = 0;
+  const log = new AttemptLog();
   const migration = move(place, destinationOf(there.dial, source.sizeBytes), {
+    log,
     leave: () => ++tries === 1 ? Promise.reject(new Error("permission denied")) : Promise.resolve(),
   });
-  while (migration.progress().phase !== "waiting") await new Promise((resolve) => setTimeout(resolve, 5));
+  await log.failures.reached(1);
+  assertEquals(migration.progress().phase, "waiting");
   assertEquals(there.receiver.isWaiting, true);
   assertEquals(migration.progress().lastError, "permission denied");
   assertEquals(await migration.ended, "moved");
@@ -328,7 +371,9 @@ Deno.test("migration: clients that outrun the link are said to, and slowed down 
     const target = new MemoryDisk(source.sizeBytes);
     await using there = receiving(target);
     const place = { device: source as BlockDevice };
+    const log = new AttemptLog();
     const migration = move(place, destinationOf(there.dial, source.sizeBytes), {
+      log,
       speedLimit: 4 * MIB,
       downtimeMs: 20,
       slowWriters,
@@ -339,7 +384,8 @@ Deno.test("migration: clients that outrun the link are said to, and slowed down 
       load.leave();
       await assertSame(source, target);
     } else {
-      while (migration.progress().converges) await new Promise((resolve) => setTimeout(resolve, 20));
+      await log.outrun.reached(1);
+      assertEquals(migration.progress().converges, false);
       assertEquals(await migration.break(), true);
       await load.stop();
     }
@@ -348,11 +394,12 @@ Deno.test("migration: clients that outrun the link are said to, and slowed down 
 
 Deno.test("receiver: a goodbye before every byte has come is no end", async () => {
   const target = new MemoryDisk(2 * MIB);
-  await using there = receiving(target);
+  const left = new Counter();
+  await using there = receiving(target, { onLeft: () => left.add() });
   const client = await there.client();
   await client.write(0, new Uint8Array(2 * MIB - 1));
   await client.send({ type: 2 });
-  while (there.server.clients().length > 0) await new Promise((resolve) => setTimeout(resolve, 1));
+  await left.reached(1);
   assertEquals(there.receiver.isWaiting, true);
 });
 
@@ -415,7 +462,7 @@ Deno.test("migration: twenty that fail, at every point, and a stock client under
   await using there = receiving(target);
   const client = await here.client();
   let over = false;
-  let requests = 0;
+  const requests = new Counter();
   const load = (async () => {
     while (!over) {
       const offset = random.below(sizeBytes - 4096);
@@ -423,7 +470,8 @@ Deno.test("migration: twenty that fail, at every point, and a stock client under
       assertEquals((await client.write(offset, data)).error, 0);
       const { error, data: read } = await client.read(offset, 4096);
       assertEquals([error, read.every((byte, at) => byte === data[at])], [0, true]);
-      requests++;
+      requests.add();
+      // Others have to come to their turn.
       await new Promise((resolve) => setTimeout(resolve, 0));
     }
   })();
@@ -431,10 +479,11 @@ Deno.test("migration: twenty that fail, at every point, and a stock client under
   for (let round = 0; round < 20; round++) {
     const step = ["none", "finish", "leave"][round % 3];
     const cutAfterBytes = step === "none" ? 400 + Math.floor(round / 20 * MIB) : 1000 * all;
-    const migration = move(here.exported, new Snipping(there, sizeBytes, cutAfterBytes, step));
-    while (migration.progress().lastError === null) await new Promise((resolve) => setTimeout(resolve, 2));
-    const before = requests;
-    while (requests === before) await new Promise((resolve) => setTimeout(resolve, 2));
+    const log = new AttemptLog();
+    const migration = move(here.exported, new Snipping(there, sizeBytes, cutAfterBytes, step), { log });
+    await log.failures.reached(1);
+    assert(migration.progress().lastError !== null);
+    await requests.next();
     assertEquals(await migration.break(), true);
     assertEquals([here.exported.device, there.receiver.isWaiting], [source, true]);
   }
