@@ -15,12 +15,16 @@ export class CookieTable {
   /** Of those that stand, or stood last, in the same places. */
   #cookies: number[] = new Array(PLACES_FIRST).fill(0);
   #next = 1;
-  /** None below it is there. */
   #lowest = 1;
   #size = 0;
 
   get size(): number {
     return this.#size;
+  }
+
+  /** No cookie below it is there: where the search for the oldest begins. */
+  get lowest(): bigint {
+    return BigInt(this.#lowest);
   }
 
   /** The request that was added first; `null` if there is none. */

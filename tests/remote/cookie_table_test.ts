@@ -56,3 +56,20 @@ Deno.test(
     assertEquals([table.size, table.oldest, table.values()], [0, null, []]);
   },
 );
+
+Deno.test(
+  "the search for the oldest request passes over none that had left before the table was empty",
+  { permissions: "none" },
+  () => {
+    const table = new CookieTable();
+    for (let i = 0; i < 1000; i++) table.delete(table.add(flush()));
+    const [first, second] = [flush(), flush()];
+    const cookie = table.add(first);
+    table.add(second);
+    assertEquals(table.lowest, cookie);
+    assertStrictEquals(table.oldest, first);
+    table.delete(cookie);
+    assertStrictEquals(table.oldest, second);
+    assertEquals(table.lowest, cookie + 1n);
+  },
+);
