@@ -4,6 +4,7 @@
  * A checksum covers megabytes, so a read of a few bytes fetches all of its block. The last few blocks are kept, and
  * so many at most are in memory, those included that are on their way: who wants more waits.
  */
+import { allAtRest } from "../base/all_at_rest.ts";
 import { crc32 } from "../base/crc32.ts";
 import { DeviceError } from "./device_error.ts";
 
@@ -52,12 +53,7 @@ export async function fetchChecked(
     for (let at = 0; at < into.length; at += PIECE_BYTES) {
       pieces.push(source.fetch(offset + at, into.subarray(at, at + PIECE_BYTES)));
     }
-    const ended = await Promise.allSettled(pieces);
-    const senders = new Set<string>();
-    for (const each of ended) {
-      if (each.status === "rejected") throw each.reason;
-      senders.add(each.value);
-    }
+    const senders = new Set(await allAtRest(pieces));
     const fits = crc32(into) === checksum;
     onAttempt(fits);
     if (fits) return true;

@@ -5,6 +5,7 @@
  * become holes, or are left out altogether where it reads as zeroes already. Requests finish in any order; the
  * first that fails ends the copy.
  */
+import { allAtRest } from "../base/all_at_rest.ts";
 import { isZero } from "../base/zero_check.ts";
 import { type Clock, delay, systemClock } from "../os/clock.ts";
 import type { BlockDevice } from "./device.ts";
@@ -193,10 +194,7 @@ class Copy {
         : this.#destination.write(offset + from, bytes.subarray(from, to));
       if (writing !== undefined) writes.push(writing);
     }
-    // All must have ended before the buffer is used again.
-    for (const result of await Promise.allSettled(writes)) {
-      if (result.status === "rejected") throw result.reason;
-    }
+    await allAtRest(writes);
   }
 
   #copyEmpty(offset: number, length: number): void | Promise<void> {

@@ -1,4 +1,5 @@
 /** Finds out whether the destination holds what the source does. */
+import { allAtRest } from "../base/all_at_rest.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { RangeChecksum } from "../device/range_checksum.ts";
 import type { Segment } from "../device/segments.ts";
@@ -80,8 +81,7 @@ export class Comparison {
       }
     };
     try {
-      const results = await Promise.allSettled(Array.from({ length: DEPTH }, work));
-      for (const result of results) if (result.status === "rejected") throw result.reason;
+      await allAtRest(Array.from({ length: DEPTH }, work));
     } finally {
       sweep.end();
     }

@@ -7,6 +7,7 @@
  *
  * @see spec: flexnbd section 12, and 17 for what is done otherwise
  */
+import { allAtRest } from "../base/all_at_rest.ts";
 import type { Log } from "../base/log.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { type Clock, delay } from "../os/clock.ts";
@@ -416,8 +417,7 @@ export class Migration {
     if (!this.#tracker.holds) this.#phase = "comparing";
     const comparison = this.#comparison(attempt, outflow, signal);
     // Storage and processors have different things to do.
-    const results = await Promise.allSettled([interruptible(outflow.flush(), signal), comparison?.rest()]);
-    for (const result of results) if (result.status === "rejected") throw result.reason;
+    await allAtRest([interruptible(outflow.flush(), signal), comparison?.rest()]);
   }
 
   #comparison(attempt: Attempt, outflow: Outflow, signal: AbortSignal): Comparison | null {

@@ -6,6 +6,7 @@
  *
  * @see NBD proto.md, "Transmission phase"
  */
+import { allAtRest } from "../base/all_at_rest.ts";
 import type {
   Abilities,
   BlockDevice,
@@ -157,10 +158,7 @@ export class NbdDisk implements BlockDevice {
       const piece = buffer === null ? null : buffer.subarray(at, end);
       pieces.push(this.#transact(new Transaction(type, flags, offset + at, end - at, piece, file)));
     }
-    // The buffer is the caller's again only when the last piece has ended, even if the first has failed.
-    return Promise.allSettled(pieces).then((results) => {
-      for (const result of results) if (result.status === "rejected") throw result.reason;
-    });
+    return allAtRest(pieces).then(() => {});
   }
 
   #transact(transaction: Transaction): Promise<void> {

@@ -4,6 +4,7 @@
  * A flush covers what was answered before it was sent. What no flush has covered is written again where that is
  * allowed; where it is not, or fails, there is a doubt, with which the next flush has to fail.
  */
+import { allAtRest } from "../base/all_at_rest.ts";
 import { Command } from "../wire/nbd/constants.ts";
 import { Transaction } from "./nbd_transaction.ts";
 import { type Remembered, ReplayMap } from "./replay_map.ts";
@@ -80,8 +81,7 @@ export class Unflushed {
     if (entries.length === 0) return;
     this.#replayed += entries.length;
     // When one fails the others may still be under way, and must not overtake what comes next.
-    const results = await Promise.allSettled(entries.map((entry) => perform(changeTo(entry, canZero))));
-    for (const result of results) if (result.status === "rejected") throw result.reason;
+    await allAtRest(entries.map((entry) => perform(changeTo(entry, canZero))));
     await perform(new Transaction(Command.FLUSH, 0, 0, 0, null));
   }
 

@@ -7,6 +7,7 @@
  * is compared when all of it has been read in order; most of it has been handed out by then, and the read that
  * completes it fails.
  */
+import { allAtRest } from "../../base/all_at_rest.ts";
 import { CheckedBlocks } from "../../device/checked_blocks.ts";
 import { DeviceError } from "../../device/device_error.ts";
 import { ReadOnlyDisk } from "../../device/read_only_disk.ts";
@@ -42,13 +43,7 @@ export class ImageDisk extends ReadOnlyDisk {
     for (let at = 0; at < into.length; at += PIECE_BYTES) {
       pieces.push(this.client.fetch(offset + at, into.subarray(at, at + PIECE_BYTES)));
     }
-    // The buffer is the caller's again only when all pieces are at rest.
-    const ended = await Promise.allSettled(pieces);
-    const servers: string[] = [];
-    for (const each of ended) {
-      if (each.status === "rejected") throw each.reason;
-      servers.push(each.value);
-    }
+    const servers = await allAtRest(pieces);
     for (const part of parts) {
       this.#check(part, into.subarray(part.offset - offset, part.offset - offset + part.length), servers);
     }

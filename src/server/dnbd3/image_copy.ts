@@ -11,6 +11,7 @@
  * before it fits. A hash block that does not fit is forgotten, fetched anew as a whole, and handed out only when it
  * fits; the server that sent it, if it was one alone, is asked no more.
  */
+import { allAtRest } from "../../base/all_at_rest.ts";
 import type { Log } from "../../base/log.ts";
 import { printable } from "../../base/printable.ts";
 import { CheckedBlocks, type DoubtfulSource, fetchChecked } from "../../device/checked_blocks.ts";
@@ -252,7 +253,7 @@ export class ImageCopy {
       // Those that have begun still write into the buffer.
       parts.push(Promise.reject(error));
     }
-    await allOf(parts);
+    await allAtRest(parts);
   }
 
   /** Adds a promise for each part of a read. */
@@ -369,7 +370,7 @@ export class ImageCopy {
       if (fetch !== undefined) this.#fetches.join(fetch, passed, true, user);
       at = fetch === undefined ? at + BLOCK_BYTES : fetch.offset + wholeBlocks(fetch.bytes.length);
     }
-    await allOf(parts);
+    await allAtRest(parts);
   }
 
   /** A range in one hash block. */
@@ -406,7 +407,7 @@ export class ImageCopy {
       parts.push(fetch.ready);
       at = fetch.offset + fetch.bytes.length;
     }
-    await allOf(parts);
+    await allAtRest(parts);
   }
 
   /** Fetches what a client is likely to want next. */
@@ -636,12 +637,6 @@ export class ImageCopy {
   #missing(reason: string): Error {
     return new Error(`${printable(`${this.image}`)}: a block is missing: ${reason}`);
   }
-}
-
-/** Waits for the end of all parts of a read: only then is the buffer the caller's again. */
-async function allOf(parts: Promise<void>[]): Promise<void> {
-  const ended = await Promise.allSettled(parts);
-  for (const each of ended) if (each.status === "rejected") throw each.reason;
 }
 
 function fullMap(sizeBytes: number): CacheMap {
