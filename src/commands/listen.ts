@@ -14,13 +14,15 @@ import { type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import { ACL_ENTRY_HELP } from "./acl.ts";
 import { command, type Invocation } from "./command.ts";
 import { CommandFailure } from "./command_failure.ts";
-import { diskState, settleOwnership } from "./disk_ownership.ts";
-import { stateDirOption, writableStateDirectory } from "./state_directory_option.ts";
+import { diskState, type OwnershipSurroundings, settleOwnership } from "./disk_ownership.ts";
 import { checkExportName } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
+import { reservationOptions, reservationsIn } from "./reservation_options.ts";
 import { RunningServer, servedBytes } from "./running_server.ts";
 import type { ServerRole } from "./server_role.ts";
 import { addressOption, servingOptions } from "./serving_options.ts";
+import { stateDirOption, writableStateDirectory } from "./state_directory_option.ts";
+import { UsageError } from "./usage_error.ts";
 
 /** A source may take its time before it sends. */
 const HANDSHAKE_MS = 60_000;
@@ -49,6 +51,7 @@ const OPTIONS = {
     help: "What zeroes do: give storage back, or nothing (unmap for sparse images)",
   },
   stateDir: stateDirOption,
+  ...reservationOptions,
 } as const satisfies OptionTable;
 
 type ListenOptions = OptionValues<typeof OPTIONS>;
@@ -62,7 +65,8 @@ export const listen = command({
   description: `
     Waits for denbd mirror (or flexnbd's) on another host to send a disk into FILE, which must be there already. One
     source at a time is let in; if it breaks off, the next one starts over. When the disk is whole and durable the
-    program exits with 0, or with --then-serve goes on and serves it to clients.
+    program exits with 0, or with --then-serve goes on and serves it to clients. A disk that had one writer at a time
+    wants --writers one-session here, too; its writer comes after it and reserves it anew.
 
     Access entries say who may send. Without any only this machine may.
   `,
@@ -75,6 +79,9 @@ export const listen = command({
     },
   ],
   async run({ options, args, log, env }) {
+    if (options.writers !== undefined && !options.thenServe) {
+      throw new UsageError("--writers belongs to --then-serve");
+    }
     const role = await DiskReceiver.open(options, { log, env });
     const handshakeTimeout = Math.max(options.handshakeTimeout, HANDSHAKE_MS);
     const settings = { ...options, killswitch: false, handshakeTimeout };
@@ -90,6 +97,7 @@ const FAREWELL_MS = 50;
 class DiskReceiver implements ServerRole {
   readonly receiver: Receiver;
   readonly servesReceived: boolean;
+  readonly reservations: ServerRole["reservations"];
   readonly #options: ListenOptions;
   readonly #log: Invocation["log"];
   readonly #ownership: RecordStore | undefined;
@@ -102,12 +110,13 @@ class DiskReceiver implements ServerRole {
     disk: BlockDevice,
     ownership: RecordStore | null,
     known: DiskRecord | null,
-    log: Invocation["log"],
+    { stateDirectory, log }: OwnershipSurroundings,
   ) {
     const { file, oldstyle, thenServe, trustDisconnect } = options;
     this.#options = options;
     this.#log = log;
     this.servesReceived = thenServe;
+    this.reservations = reservationsIn(stateDirectory, options);
     const sizeBytes = servedBytes(disk, file, oldstyle, log);
     const adopt = ownership === null ? undefined : () => adoptDisk(ownership, file, log);
     this.receiver = new Receiver(disk, {
@@ -146,11 +155,12 @@ class DiskReceiver implements ServerRole {
     const state = diskState(file, surroundings.stateDirectory);
     // For status, as long as nothing happens.
     await state?.read().catch(() => null);
-    return new DiskReceiver(options, disk, state, known, log);
+    return new DiskReceiver(options, disk, state, known, surroundings);
   }
 
   openExports(exports: ExportTable): Promise<void> {
-    const { name, file, oldstyle } = this.#options;
+    const { name, file, oldstyle, writers } = this.#options;
+    const { receiver } = this;
     exports.add({
       name: checkExportName(name),
       description: "",
@@ -161,7 +171,11 @@ class DiskReceiver implements ServerRole {
       source: file,
       ownership: this.#ownership,
       desk: this.#desk,
-      whyClosed: () => this.receiver.whyClosed,
+      whyClosed: () => receiver.whyClosed,
+      // Its source is no writer that others would have to wait for.
+      get writers() {
+        return receiver.isWaiting ? "any" : writers;
+      },
     }, { isDefault: true });
     return Promise.resolve();
   }

@@ -1,14 +1,12 @@
 import { quote } from "../base/printable.ts";
 import { type Export, type ExportTable, ExportTraffic } from "../server/export_table.ts";
-import { reservationFile } from "../server/reservation_store.ts";
-import { RESERVATION_AWAY_MS } from "../server/writer_sessions.ts";
 import { ACL_ENTRY_HELP } from "./acl.ts";
 import { command, type Invocation } from "./command.ts";
-import { forEver } from "./disk_options.ts";
 import { readableStateDirectory, stateDirOption, writableStateDirectory } from "./state_directory_option.ts";
 import { ConfiguredServing } from "./configured_serving.ts";
 import { checkDescription, checkExportName, type ExportOption, parseExportOption } from "./export_option.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
+import { reservationOptions, reservationsIn } from "./reservation_options.ts";
 import { RunningServer, servedBytes } from "./running_server.ts";
 import type { ServerRole } from "./server_role.ts";
 import { addressOption, servingOptions } from "./serving_options.ts";
@@ -44,16 +42,7 @@ const OPTIONS = {
     help: "What TRIM does: give storage back, or nothing (unmap for sparse images)",
   },
   stateDir: stateDirOption,
-  writers: {
-    type: "enum",
-    values: ["any", "one-session"],
-    help: "How many may write an export at a time: any number, or one session (any)",
-  },
-  reservationTimeout: {
-    type: "duration",
-    default: RESERVATION_AWAY_MS,
-    help: "How long a session that is away keeps its export to itself; 0 until unreserve",
-  },
+  ...reservationOptions,
 } as const satisfies OptionTable;
 
 type ServeOptions = OptionValues<typeof OPTIONS>;
@@ -125,16 +114,6 @@ function checkConfigured(options: ServeOptions, entries: readonly string[]): voi
     throw new UsageError("with --config, peers.conf says who may do what");
   }
   if (oldstyle) throw new UsageError("--oldstyle and --config exclude each other");
-}
-
-function reservationsIn(
-  directory: string,
-  { reservationTimeout }: ServeOptions,
-): ServerRole["reservations"] {
-  return {
-    reservationStore: (uuid) => reservationFile(directory, uuid),
-    reservationAwayMs: forEver(reservationTimeout),
-  };
 }
 
 /** Image files and block devices that the command line names. */

@@ -289,6 +289,40 @@ Deno.test("a proxy in front of the client follows the disk: all writes succeed, 
   assertEquals(await hosts.owners(), "moved owner");
 });
 
+Deno.test("a disk that had one writer at a time has one where it has moved to, also when that starts again", async () => {
+  const words = ["--then-serve", "--writers", "one-session", "--reservation-timeout", "0"];
+  await using hosts = await Hosts.start(undefined, SIZE_BYTES, words);
+  const place = `nbd://127.0.0.1:${hosts.relay.port}/`;
+  await using front = await proxy([hosts.source.uri(), "--follow", place]);
+  const connection = await dial({ transport: "tcp", host: "127.0.0.1", port: front.port });
+  const client = await RawClient.open(connection);
+  const writeThrough = async () => assertEquals((await client.write(0, new Uint8Array(512))).error, 0);
+  const writeBeside = async (port: number) => {
+    const words = ["write", "--size", "1", `nbd://127.0.0.1:${port}/`];
+    const { stderr } = await denbd(words, { code: 1, stdin: "x" });
+    assertStringIncludes(stderr, "it is reserved for 127.0.0.1:");
+  };
+  await hosts.mirror();
+  assertEquals(await hosts.source.ended(), 0);
+  await writeThrough();
+  await writeBeside(hosts.destination.port);
+  await hosts.destination.stop("SIGKILL");
+  const where = [
+    "--port",
+    String(hosts.relay.target),
+    "--writers",
+    "one-session",
+    "--reservation-timeout",
+    "0",
+  ];
+  await using again = await serve(["--file", hosts.there, ...where], hosts.env("there"));
+  // Before the proxy is there again as after that.
+  await writeBeside(again.port);
+  await writeThrough();
+  await writeBeside(again.port);
+  connection.close();
+});
+
 Deno.test("a proxy does not go to a place that it was not told of", async () => {
   await using hosts = await Hosts.start(undefined, SIZE_BYTES, ["--then-serve"]);
   await using front = await proxy([hosts.source.uri()]);

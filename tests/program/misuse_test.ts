@@ -88,6 +88,11 @@ const misuses: readonly Misuse[] = [
   { args: ["own", "MISSING"], code: 1, says: /cannot look at MISSING: there is no such file$/ },
   { args: ["own", "DIRECTORY"], code: 1, says: /DIRECTORY is neither a file nor a block device$/ },
   { args: ["own", "--claim", "--json", "IMAGE"], code: 2, says: /--claim and --json exclude each other/ },
+  {
+    args: ["listen", "--file", "IMAGE", "--writers", "one-session"],
+    code: 2,
+    says: /--writers belongs to --then-serve$/,
+  },
   ...[
     ["serve", "--port", "0", "--file", "IMAGE"],
     ["serve", "--port", "0", "--file", "IMAGE", "--read-only"],

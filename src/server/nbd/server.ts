@@ -135,7 +135,11 @@ export class NbdServer {
   readonly #endings = new WeakMap<Client, Promise<unknown>>();
   /** Exports that are served no longer, and what their clients are told. */
   readonly #dismissed = new WeakMap<Export, string>();
-  readonly #writers = new WeakMap<Export, WriterSessions>();
+  /** With the UUID of the disk, if it is to outlive the program. */
+  readonly #writers = new WeakMap<
+    Export,
+    { readonly uuid: string | null; readonly sessions: WriterSessions }
+  >();
   /** By the name of their export. */
   readonly #departed = new Map<string, Departed>();
   readonly #house: House;
@@ -191,17 +195,19 @@ export class NbdServer {
 
   /** Who writes to an export. @throws {DeviceError} If its reservation cannot be understood. */
   writersOf(exported: Export): WriterSessions {
-    let writers = this.#writers.get(exported);
-    if (writers === undefined) {
-      const { reservationStore, reservationAwayMs = RESERVATION_AWAY_MS } = this.#options;
-      const { identity } = exported.device;
-      const store = identity?.durable === true ? reservationStore?.(identity.uuid) ?? null : null;
-      const exclusive = () => exported.writers === "one-session";
-      const log = this.#log.child(`export-${printable(exported.name)}`);
-      writers = new WriterSessions({ exclusive, awayMsMax: reservationAwayMs }, store, this.#clock, log);
-      this.#writers.set(exported, writers);
-    }
-    return writers;
+    const { identity } = exported.device;
+    const uuid = identity?.durable === true ? identity.uuid : null;
+    const known = this.#writers.get(exported);
+    // What is received has no identity before it is a disk. Who writes it before has to do with the copy only.
+    if (known !== undefined && (known.uuid !== null || uuid === null)) return known.sessions;
+    const { reservationStore, reservationAwayMs = RESERVATION_AWAY_MS } = this.#options;
+    const store = uuid === null ? null : reservationStore?.(uuid) ?? null;
+    const exclusive = () => exported.writers === "one-session";
+    const log = this.#log.child(`export-${printable(exported.name)}`);
+    const rules = { exclusive, awayMsMax: reservationAwayMs };
+    const sessions = new WriterSessions(rules, store, this.#clock, log);
+    this.#writers.set(exported, { uuid, sessions });
+    return sessions;
   }
 
   /** Takes connections until the listener is closed. */
