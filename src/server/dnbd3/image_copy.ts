@@ -14,8 +14,6 @@
 import { allAtRest } from "../../base/all_at_rest.ts";
 import type { Log } from "../../base/log.ts";
 import { printable } from "../../base/printable.ts";
-import { CheckedBlocks, type DoubtfulSource, fetchChecked } from "../../device/checked_blocks.ts";
-import { delay } from "../../os/clock.ts";
 import { CacheMap } from "../../wire/dnbd3/cache_map.ts";
 import {
   encodeChecksumList,
@@ -23,29 +21,22 @@ import {
   hashBlockOf,
   hashBlockRange,
 } from "../../wire/dnbd3/checksum_list.ts";
-import { BLOCK_BYTES, HASH_BLOCK_BYTES, Hops, PROTOCOL_VERSION } from "../../wire/dnbd3/constants.ts";
+import { BLOCK_BYTES, Hops } from "../../wire/dnbd3/constants.ts";
 import { hashBlockCount } from "../../wire/dnbd3/message.ts";
 import { CheckedHashBlocks } from "./checked_hash_blocks.ts";
+import { CheckedReads } from "./checked_reads.ts";
 import { type Fetch, Fetches } from "./fetches.ts";
-import { checksumOf } from "./hash_block.ts";
 import type { Image, ImageUser } from "./image.ts";
 import { type KeepingTools, KeptCopy } from "./kept_copy.ts";
+import { Orders } from "./orders.ts";
 import type { ProxySettings } from "./proxy_settings.ts";
+import { type DamagedCopy, refusedHashBlock, Repairs } from "./repairs.ts";
 import { Replication } from "./replication.ts";
+import { missingBlock, Supply } from "./supply.ts";
 import type { Uplink, Upstream } from "./uplink.ts";
 
-/** The longest block that is asked for at once. */
-const REQUEST_BYTES_MAX = 1024 * 1024;
-/** Without a request of a client for so long, and nothing to copy, the servers are left alone. */
-const IDLE_MS = 1_800_000;
-/** A server whose requests came back is not asked for so long. */
-const AVOID_MS = 300_000;
-/** A hash block that fits from nobody is tried again so much later. */
-const REPAIR_AGAIN_MS = 60_000;
 /** Nobody knows any more which server sent what an earlier run has kept. */
 const HERE_BEFORE = "";
-/** Hash blocks in memory, where clients wait for their checksums and nothing can be kept. */
-const UNKEPT_MAX = 2;
 
 export interface CopyTools extends KeepingTools {
   readonly upstream: Upstream;
@@ -56,32 +47,23 @@ export interface CopyTools extends KeepingTools {
 
 export class ImageCopy {
   readonly image: Image;
-  /** Bytes fetched from other servers. */
-  receivedBytes = 0;
-  /** Hash blocks that did not fit their checksum. */
-  mismatches = 0;
+  readonly #tools: CopyTools;
+  readonly #log: Log;
   readonly #map: CacheMap;
   /** What the map has and what has arrived besides. */
   readonly #received: CacheMap;
   readonly #kept: KeptCopy;
-  readonly #tools: CopyTools;
-  readonly #log: Log;
-  readonly #replication: Replication;
-  #uplink: Uplink | null;
+  readonly #supply: Supply;
   readonly #fetches: Fetches;
-  /** By hash block: the servers that parts of it came from, as long as it has not been checked. */
-  readonly #sources = new Map<number, Set<string>>();
+  readonly #orders: Orders;
   /** By hash block: what is being written into it. */
   readonly #writing = new Map<number, Set<Promise<boolean>>>();
-  readonly #repairs = new Map<number, Promise<void>>();
-  #repairing: Promise<unknown> = Promise.resolve();
+  readonly #repairs: Repairs;
   readonly #checked: CheckedHashBlocks;
-  /** What is handed out when nothing can be kept. */
-  #unkept: CheckedBlocks | null = null;
-  #repairAgainMs = Infinity;
+  readonly #checkedReads: CheckedReads;
+  readonly #replication: Replication;
   /** When a client last wanted what is not here. */
   #missedMs = -Infinity;
-  #openedMs: number;
   #checkedList = false;
   #closing: Promise<void> | null = null;
   #finishing: Promise<void> | null = null;
@@ -117,50 +99,78 @@ export class ImageCopy {
     tools: CopyTools,
     uplink: Uplink | null,
   ) {
+    const { clock, log, settings } = tools;
     this.image = image;
+    this.#tools = tools;
+    this.#log = log;
     this.#map = map;
     this.#received = new CacheMap(image.sizeBytes, map.encode());
     this.#kept = kept;
-    this.#fetches = new Fetches(tools.clock);
-    this.#tools = tools;
-    this.#log = tools.log;
-    this.#uplink = uplink;
-    this.#openedMs = tools.clock.now();
+    this.#supply = new Supply(image, tools.upstream, clock, uplink);
+    this.#fetches = new Fetches(clock);
+    const damaged: DamagedCopy = {
+      forget: (hashBlock) => this.#forget(hashBlock),
+      save: () => this.save(),
+      restore: (hashBlock, bytes) => this.#restore(hashBlock, bytes),
+      repaired: () => this.#changed(),
+    };
+    this.#repairs = new Repairs(image, this.#supply, damaged, clock, log);
     for (let index = 0; index < hashBlockCount(image.sizeBytes); index++) {
-      if (map.hashBlockState(index) === "partial") remember(this.#sources, index, HERE_BEFORE);
+      if (map.hashBlockState(index) === "partial") this.#repairs.cameFrom(index, HERE_BEFORE);
     }
+    const orders = this.#orders = new Orders({
+      image,
+      map,
+      fetches: this.#fetches,
+      repairs: this.#repairs,
+      supply: this.#supply,
+      settings,
+      obtain: (fetch, uplink) => this.#obtain(fetch, uplink),
+    });
     this.#checked = new CheckedHashBlocks({
       isComplete: (hashBlock) => map.hashBlockState(hashBlock) === "complete",
-      complete: (hashBlock, hops) => this.#completeHashBlock(hashBlock, hops),
-      fits: (hashBlock) => this.#fits(hashBlock),
-      repair: (hashBlock) => this.#repair(hashBlock),
+      complete: (hashBlock, hops) => orders.complete(hashBlock, hops),
+      fits: (hashBlock) => this.#repairs.fits(hashBlock),
+      repair: (hashBlock) => this.#repairs.repair(hashBlock),
     });
+    this.#checkedReads = new CheckedReads(image, kept, this.#checked, this.#supply);
     this.#replication = new Replication({
       map,
-      settings: () => tools.settings(),
+      settings,
       users: () => image.users.size,
-      isUnderWay: (offset) => this.#isTaken(offset),
+      isUnderWay: (offset) => orders.isTaken(offset),
       fetch: (offset, length, hops) => {
-        if (kept.problem !== null) throw this.#missing("it cannot be kept");
-        return this.#startFetch(offset, length, hops).ready;
+        if (kept.problem !== null) throw missingBlock(image, "it cannot be kept");
+        return orders.fetch(offset, length, hops).ready;
       },
-      idleMs: () => this.#fetches.wanted > 0 ? 0 : tools.clock.now() - this.#missedMs,
+      idleMs: () => this.#fetches.wanted > 0 ? 0 : clock.now() - this.#missedMs,
     });
   }
 
   /** What stands in the way of a complete copy, as far as is known. */
   get problems(): { readonly write: boolean; readonly noUplink: boolean; readonly queue: boolean } {
-    const noUplink = this.#uplink !== null && this.#uplink.status().server === null;
+    const { uplink } = this;
+    const noUplink = uplink !== null && uplink.status().server === null;
     return { write: this.#kept.problem !== null, noUplink, queue: this.#fetches.areMany };
   }
 
   /** The present connection to other servers, for status. */
   get uplink(): Uplink | null {
-    return this.#uplink;
+    return this.#supply.uplink;
+  }
+
+  /** Bytes fetched from other servers. */
+  get receivedBytes(): number {
+    return this.#supply.receivedBytes;
+  }
+
+  /** Hash blocks that did not fit their checksum. */
+  get mismatches(): number {
+    return this.#repairs.mismatches;
   }
 
   status() {
-    const { server = null, servers = [] } = this.#uplink?.status() ?? {};
+    const { server = null, servers = [] } = this.uplink?.status() ?? {};
     return {
       uplink: server,
       servers: servers.map(({ server, roundTripMs, failures, lies }) => ({
@@ -195,24 +205,25 @@ export class ImageCopy {
 
   /** Has a hash block fetched anew that does not fit its checksum. */
   repair(hashBlock: number): void {
-    this.#repair(hashBlock).catch(() => {});
+    this.#repairs.repair(hashBlock).catch(() => {});
   }
 
   /** To be called about once a second. */
   tick(): void {
     if (this.#closing !== null || this.#finishing !== null) return;
     const nowMs = this.#tools.clock.now();
-    this.#findCircles(nowMs);
-    this.#kept.tick(nowMs);
-    if (nowMs >= this.#repairAgainMs) {
-      this.#repairAgainMs = Infinity;
-      for (const hashBlock of this.image.badHashBlocks) this.repair(hashBlock);
+    // Of what goes in a circle both ends let go.
+    for (const users of this.#fetches.takeCircles(nowMs)) {
+      this.#supply.avoidCircle();
+      for (const user of users) user.drop("it asks for what we have asked of it: a circle");
     }
-    if (this.#uplink === null) return;
-    this.#adoptChecksums(this.#uplink);
+    this.#kept.tick(nowMs);
+    this.#repairs.tick(nowMs);
+    const { uplink } = this;
+    if (uplink === null) return;
+    this.#adoptChecksums(uplink);
     if (this.#kept.problem === null) this.#replication.pump();
-    const idleMs = nowMs - Math.max(this.#missedMs, this.#openedMs);
-    if (idleMs >= IDLE_MS && this.#fetches.asked.size === 0) this.#closeUplink();
+    if (this.#fetches.asked.size === 0) this.#supply.leaveIfIdle(nowMs, this.#missedMs);
   }
 
   /** Makes durable what is here. */
@@ -226,10 +237,10 @@ export class ImageCopy {
   }
 
   async #close(): Promise<void> {
-    await this.#closeUplink();
+    await this.#supply.end();
     await Promise.all([...this.#fetches.asked].map((fetch) => fetch.ready.catch(() => {})));
     await Promise.all([...this.#writing.values()].flatMap((each) => [...each]));
-    await this.#repairing;
+    await this.#repairs.atRest;
     if (this.#finishing !== null) return await this.#finishing;
     await this.#kept.close();
   }
@@ -272,7 +283,7 @@ export class ImageCopy {
     for (let at = start, until = start; at < end; at = until) {
       const hashBlock = hashBlockOf(at);
       const hashEnd = Math.min(end, hashBlockEnd(at));
-      const repair = this.#repairs.get(hashBlock);
+      const repair = this.#repairs.at(hashBlock);
       const fetch = this.#fetches.at(at);
       if (repair !== undefined) {
         until = hashEnd;
@@ -289,39 +300,17 @@ export class ImageCopy {
         }
         parts.push(this.#readHere(at, until, offset, into));
       } else {
-        if (this.image.badHashBlocks.has(hashBlock)) throw this.#refused(hashBlock);
-        const limit = this.#requestLimit(at, Math.max(end, start + minRequestSize), hashBlock);
-        const length = this.#missingRun(at, limit);
-        const fetch = this.#startFetch(at, length, passed + 1 | flags);
+        if (this.image.badHashBlocks.has(hashBlock)) throw refusedHashBlock(this.image, hashBlock);
+        const fetch = this.#orders.order(at, Math.max(end, start + minRequestSize), passed + 1 | flags);
         if (flags === 0) fetch.isWanted = true;
         parts.push(this.#handOver(fetch, offset, into, passed, user));
-        until = Math.min(end, at + length);
-        asked = asked || at + length === end;
+        until = Math.min(end, at + fetch.bytes.length);
+        asked = asked || at + fetch.bytes.length === end;
       }
     }
     if (asked && flags === 0 && (offset + into.length) % BLOCK_BYTES === 0) {
-      this.#prefetch(end, into.length, passed + 1 | Hops.Prefetch);
+      this.#orders.prefetch(end, into.length, passed + 1 | Hops.Prefetch);
     }
-  }
-
-  /** Where a request from `at` has to end. */
-  #requestLimit(at: number, wishedEnd: number, hashBlock: number): number {
-    const bytesMax = Math.min(REQUEST_BYTES_MAX, wholeBlocks(this.#tools.settings().maxPayload));
-    const limit = Math.min(wishedEnd, at + bytesMax, (hashBlock + 1) * HASH_BLOCK_BYTES);
-    return Math.min(limit, this.image.sizeBytes);
-  }
-
-  /** Bytes from `at`, a block that is missing, to the first that is here or on its way. */
-  #missingRun(at: number, limit: number): number {
-    let end = at + BLOCK_BYTES;
-    while (end < limit && !this.#isTaken(end)) end += BLOCK_BYTES;
-    return Math.min(end, this.image.sizeBytes) - at;
-  }
-
-  /** A block is here or on its way. */
-  #isTaken(offset: number): boolean {
-    return this.#map.has(offset, 1) || this.#fetches.at(offset) !== undefined ||
-      this.#repairs.has(hashBlockOf(offset));
   }
 
   async #readHere(from: number, until: number, offset: number, into: Uint8Array): Promise<void> {
@@ -359,99 +348,16 @@ export class ImageCopy {
     passed: number,
     user: ImageUser | null,
   ): Promise<void> {
-    const end = offset + into.length;
-    const parts: Promise<void>[] = [];
-    for (let at = offset; at < end; at = hashBlockEnd(at)) {
-      const until = Math.min(end, hashBlockEnd(at));
-      parts.push(this.#readCheckedPart(at, into.subarray(at - offset, until - offset), passed));
-    }
-    for (let at = offset - offset % BLOCK_BYTES; at < end;) {
+    const reading = this.#checkedReads.read(offset, into, passed + 1);
+    for (let at = offset - offset % BLOCK_BYTES; at < offset + into.length;) {
       const fetch = this.#fetches.at(at);
       if (fetch !== undefined) this.#fetches.join(fetch, passed, true, user);
-      at = fetch === undefined ? at + BLOCK_BYTES : fetch.offset + wholeBlocks(fetch.bytes.length);
+      at = fetch === undefined ? at + BLOCK_BYTES : fetch.offset + fetch.bytes.length;
     }
-    await allAtRest(parts);
+    await reading;
   }
 
-  /** A range in one hash block. */
-  async #readCheckedPart(offset: number, into: Uint8Array, passed: number): Promise<void> {
-    const isHere = this.#kept.problem === null && await this.#checked.gather(hashBlockOf(offset), passed + 1);
-    if (isHere || this.#checked.has(offset, into.length)) return await this.image.read(offset, into);
-    // It cannot be kept, so there is no place for it but in memory.
-    this.#unkept ??= new CheckedBlocks(this.#source, {
-      sizeBytes: this.image.sizeBytes,
-      blockBytes: HASH_BLOCK_BYTES,
-      checksums: this.image.checksums!.checksums,
-    }, UNKEPT_MAX);
-    await this.#unkept.read(offset, into);
-  }
-
-  /** Fetches what is missing of a hash block; what is being repaired is waited for. */
-  async #completeHashBlock(hashBlock: number, hops: number): Promise<void> {
-    await this.#repairs.get(hashBlock);
-    if (this.image.badHashBlocks.has(hashBlock)) throw this.#refused(hashBlock);
-    const { offset, length } = hashBlockRange(hashBlock, this.image.sizeBytes);
-    const parts: Promise<void>[] = [];
-    for (let at = offset; at < offset + length;) {
-      if (this.#map.has(at, 1)) {
-        at += BLOCK_BYTES;
-        continue;
-      }
-      const fetch = this.#fetches.at(at) ??
-        this.#startFetch(
-          at,
-          this.#missingRun(at, this.#requestLimit(at, offset + length, hashBlock)),
-          hops,
-        );
-      fetch.isWanted = true;
-      parts.push(fetch.ready);
-      at = fetch.offset + fetch.bytes.length;
-    }
-    await allAtRest(parts);
-  }
-
-  /** Fetches what a client is likely to want next. */
-  #prefetch(start: number, length: number, hops: number): void {
-    const { maxPrefetch } = this.#tools.settings();
-    if (length > maxPrefetch) return;
-    const end = Math.min(start + Math.min(3 * length, maxPrefetch), this.image.sizeBytes);
-    for (let at = start - start % BLOCK_BYTES; at < end;) {
-      if (this.#isTaken(at)) {
-        at += BLOCK_BYTES;
-        continue;
-      }
-      const run = this.#missingRun(at, this.#requestLimit(at, end, hashBlockOf(at)));
-      if (!this.#fetches.hasRoom(run, false)) return;
-      this.#startFetch(at, run, hops);
-      at += run;
-    }
-  }
-
-  // --- Fetching ---
-
-  #connect(): Uplink {
-    if (this.#closing !== null) throw this.#missing("the server is shutting down");
-    if (this.#uplink !== null) return this.#uplink;
-    const { name, revision, sizeBytes, checksums } = this.image;
-    const uplink = this.#tools.upstream.resume({
-      image: { version: PROTOCOL_VERSION, name, revision, sizeBytes },
-      checksums,
-    });
-    if (uplink === null) throw this.#missing("no other server has it");
-    this.#openedMs = this.#tools.clock.now();
-    return this.#uplink = uplink;
-  }
-
-  /** @throws If too much is on its way, or there is nobody to ask. */
-  #startFetch(offset: number, length: number, hops: number): Fetch {
-    const uplink = this.#connect();
-    const isWanted = (hops & ~Hops.CountMask) === 0;
-    if (!this.#fetches.hasRoom(length, isWanted)) throw this.#missing("too much is waited for");
-    const fetch = this.#fetches.begin(offset, length, hops);
-    fetch.ready = this.#obtain(fetch, uplink);
-    fetch.ready.catch(() => {});
-    return fetch;
-  }
+  // --- What arrives ---
 
   async #obtain(fetch: Fetch, uplink: Uplink): Promise<void> {
     let server: string;
@@ -464,10 +370,10 @@ export class ImageCopy {
       this.#fetches.answered(fetch);
     }
     const { length } = fetch.bytes;
-    this.receivedBytes += length;
+    this.#supply.receivedBytes += length;
     this.#adoptChecksums(uplink);
     const hashBlock = hashBlockOf(fetch.offset);
-    remember(this.#sources, hashBlock, server);
+    this.#repairs.cameFrom(hashBlock, server);
     this.#received.add(fetch.offset, length);
     const writing = this.#kept.write(fetch.offset, fetch.bytes);
     const others = this.#writing.get(hashBlock) ?? new Set();
@@ -494,16 +400,16 @@ export class ImageCopy {
     if (isLast) {
       await Promise.all(this.#writing.get(hashBlock)!);
       if (this.#received.hashBlockState(hashBlock) === "complete") {
-        if (!await this.#fits(hashBlock)) {
+        if (!await this.#repairs.fits(hashBlock)) {
           // Whoever waits for the fetch gets what the repair brings.
-          const repairing = this.#repair(hashBlock);
+          const repairing = this.#repairs.repair(hashBlock);
           this.#fetches.forget(fetch);
           await repairing;
           return void await this.image.read(offset, bytes);
         }
         this.#checked.add(hashBlock);
       }
-      this.#sources.delete(hashBlock);
+      this.#repairs.absolve(hashBlock);
     }
     this.#kept.note(offset, bytes.length);
     this.#fetches.forget(fetch);
@@ -523,19 +429,8 @@ export class ImageCopy {
     this.#log.info(
       `image ${printable(`${this.image}`)} is complete${this.image.checksums === null ? ", unverified" : ""}`,
     );
-    await this.#closeUplink();
+    await this.#supply.leave();
     this.#tools.completed(this.image);
-  }
-
-  // --- Checking ---
-
-  async #fits(hashBlock: number): Promise<boolean> {
-    const { checksums, sizeBytes } = this.image;
-    const expected = checksums!.checksums[hashBlock];
-    const read = (offset: number, into: Uint8Array) => this.image.readUnchecked(offset, into);
-    let slices = 0;
-    const pause = () => ++slices % 4 === 0 ? delay(this.#tools.clock, 0) : Promise.resolve();
-    return await checksumOf(read, sizeBytes, hashBlock, pause) === expected;
   }
 
   /** The servers have checksums after all: what is here already is checked, and kept for the next start. */
@@ -551,91 +446,29 @@ export class ImageCopy {
   }
 
   #checkLater(hashBlock: number): void {
-    this.#repairing = this.#repairing.then(async () => {
+    this.#repairs.inTurn(async () => {
       if (this.#closing !== null) return;
-      if (await this.#fits(hashBlock)) this.#checked.add(hashBlock);
+      if (await this.#repairs.fits(hashBlock)) this.#checked.add(hashBlock);
       else this.repair(hashBlock);
-    }).catch(() => {});
+    });
   }
 
-  /** Fetches a hash block anew, as a whole. Whoever reads from it waits meanwhile. */
-  #repair(hashBlock: number): Promise<void> {
-    const known = this.#repairs.get(hashBlock);
-    if (known !== undefined) return known;
+  /** What is here of a hash block is of no use. */
+  #forget(hashBlock: number): void {
     const { offset, length } = hashBlockRange(hashBlock, this.image.sizeBytes);
     this.#map.remove(offset, length);
     this.#received.remove(offset, length);
     this.#checked.delete(hashBlock);
-    this.mismatches++;
-    this.#log.error(
-      `image ${printable(`${this.image}`)}: hash block ${hashBlock} does not fit its checksum; ` +
-        "it is fetched anew",
-    );
-    // One at a time: each takes 16 MiB.
-    const repair = this.#repairing.then(() => this.#repairNow(hashBlock));
-    this.#repairing = repair.catch(() => {});
-    const repaired = repair.finally(() => this.#repairs.delete(hashBlock));
-    repaired.catch(() => {});
-    this.#repairs.set(hashBlock, repaired);
-    repaired.then(() => this.#changed(), () => {});
-    return repaired;
   }
 
-  async #repairNow(hashBlock: number): Promise<void> {
+  /** Puts a hash block in its place that has been checked. @returns Whether it could be kept. */
+  async #restore(hashBlock: number, bytes: Uint8Array): Promise<boolean> {
     const { offset, length } = hashBlockRange(hashBlock, this.image.sizeBytes);
-    const expected = this.image.checksums!.checksums[hashBlock];
-    const bytes = new Uint8Array(length);
-    const servers = this.#sources.get(hashBlock);
-    // A server that alone sent what does not fit is asked no more.
-    if (servers?.size === 1) { for (const server of servers) this.#uplink?.distrust(server); }
-    this.#sources.delete(hashBlock);
-    await this.save().catch(() => {});
-    const fits = await fetchChecked(this.#source, offset, bytes, expected).catch(() => false);
-    if (!fits || !await this.#kept.write(offset, bytes)) {
-      this.image.markBad(hashBlock);
-      this.#repairAgainMs = this.#tools.clock.now() + REPAIR_AGAIN_MS;
-      throw this.#refused(hashBlock);
-    }
+    if (!await this.#kept.write(offset, bytes)) return false;
     this.#received.add(offset, length);
     this.#kept.note(offset, length);
     this.#checked.add(hashBlock);
-    this.image.markGood(hashBlock);
-    this.#log.info(`image ${printable(`${this.image}`)}: hash block ${hashBlock} is in order again`);
-  }
-
-  get #source(): DoubtfulSource {
-    return {
-      fetch: async (offset, into) => {
-        const server = await this.#connect().fetch(offset, into, 1);
-        this.receivedBytes += into.length;
-        return server;
-      },
-      distrust: (server) => this.#uplink?.distrust(server),
-    };
-  }
-
-  // --- Other servers ---
-
-  /** Of what goes in a circle both ends let go. */
-  #findCircles(nowMs: number): void {
-    for (const users of this.#fetches.takeCircles(nowMs)) {
-      this.#uplink?.avoidServer("what it is asked for comes back to us", AVOID_MS);
-      for (const user of users) user.drop("it asks for what we have asked of it: a circle");
-    }
-  }
-
-  async #closeUplink(): Promise<void> {
-    const uplink = this.#uplink;
-    this.#uplink = null;
-    await uplink?.close();
-  }
-
-  #refused(hashBlock: number): Error {
-    return this.#missing(`hash block ${hashBlock} does not fit its checksum, whoever sends it`);
-  }
-
-  #missing(reason: string): Error {
-    return new Error(`${printable(`${this.image}`)}: a block is missing: ${reason}`);
+    return true;
   }
 }
 
@@ -643,14 +476,4 @@ function fullMap(sizeBytes: number): CacheMap {
   const map = new CacheMap(sizeBytes);
   map.add(0, sizeBytes);
   return map;
-}
-
-function wholeBlocks(byteCount: number): number {
-  return byteCount - byteCount % BLOCK_BYTES;
-}
-
-function remember(sources: Map<number, Set<string>>, hashBlock: number, server: string): void {
-  const servers = sources.get(hashBlock);
-  if (servers === undefined) sources.set(hashBlock, new Set([server]));
-  else servers.add(server);
 }
