@@ -59,6 +59,11 @@ export class PayloadIntake {
     return filling.bytes.subarray(filling.filled);
   }
 
+  /** How many bytes of a payload that goes to a place in memory are still to come. */
+  get missingBytes(): number {
+    return this.#filling === null ? 0 : this.#filling.bytes.length - this.#filling.filled;
+  }
+
   /** So many bytes were received in the {@linkcode place}. */
   received(count: number): void {
     this.#filling!.filled += count;

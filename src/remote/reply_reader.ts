@@ -55,8 +55,8 @@ export class ReplyReader {
   readonly #payload: PayloadIntake;
   /** Behind the payload come the data of its other parts. */
   #arriving: Arriving | null = null;
-  /** Whether the last READ that was answered had its data put into a pipe. */
-  #lastPiped = false;
+  /** Whether the data of the last READ that was answered could go into a pipe. */
+  #lastPipable = false;
   /** What stands before the data of a READ that is answered in one go. */
   readonly #dataOverhead: number;
   readonly #header: ReplyHeader = {
@@ -140,19 +140,21 @@ export class ReplyReader {
   }
 
   #room(): Uint8Array {
-    if (this.#awaitsPiped) return this.#buffer.room(0, this.#dataOverhead);
-    const awaited = this.#payload.awaitedBytes;
+    const { awaitedBytes: awaited, missingBytes } = this.#payload;
+    if (awaited === 0 && this.#pipesNext) {
+      const headerBytes = this.#arriving === null || this.#arriving.joined.parts.length === 1 ? this.#dataOverhead : 0;
+      return this.#buffer.room(0, missingBytes + headerBytes);
+    }
     // Behind long data no more than the beginning of the next reply, the rest of which might have to be moved.
     return this.#buffer.room(awaited, awaited > 0 ? awaited + this.#dataOverhead : Infinity);
   }
 
-  /** Whether a header comes next whose data should probably go into a pipe: most servers answer in order. */
-  get #awaitsPiped(): boolean {
-    if (this.#payload.isUnderWay || this.#payload.awaitedBytes > 0) return false;
+  /** Whether the data that come next should probably go into a pipe: most servers answer in order. */
+  get #pipesNext(): boolean {
     if (this.#connection.moveNow === undefined) return false;
     if (this.#buffer.available >= this.#dataOverhead) return false;
     const { oldest } = this.#sent;
-    return oldest === null ? this.#lastPiped : oldest.openPipe !== null;
+    return oldest === null ? this.#lastPipable : oldest.openPipe !== null;
   }
 
   /** Takes from the buffer all that is complete. */
@@ -256,7 +258,7 @@ export class ReplyReader {
     const [part] = joined.parts;
     return this.#payload.take(part, 0, () => {
       joined.parts.shift();
-      this.#lastPiped = part.piped !== null;
+      this.#lastPipable = part.openPipe !== null;
       this.#owner.arrived(part);
       if (joined.parts.length > 0) return;
       this.#arriving = null;
@@ -268,7 +270,7 @@ export class ReplyReader {
   #finish(cookie: bigint, transaction: Transaction): void {
     if (transaction.failure === null) {
       checkSuccess(this.#agreement, transaction);
-      if (transaction.type === Command.READ) this.#lastPiped = transaction.piped !== null;
+      if (transaction.type === Command.READ) this.#lastPipable = transaction.openPipe !== null;
     }
     this.#owner.finished(cookie, transaction);
   }
