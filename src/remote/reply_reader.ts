@@ -142,7 +142,9 @@ export class ReplyReader {
   #room(): Uint8Array {
     const { awaitedBytes: awaited, missingBytes } = this.#payload;
     if (awaited === 0 && this.#pipesNext) {
-      const headerBytes = this.#arriving === null || this.#arriving.joined.parts.length === 1 ? this.#dataOverhead : 0;
+      const headerBytes = this.#arriving === null || this.#arriving.joined.parts.length === 1
+        ? this.#dataOverhead
+        : 0;
       return this.#buffer.room(0, missingBytes + headerBytes);
     }
     // Behind long data no more than the beginning of the next reply, the rest of which might have to be moved.

@@ -1,12 +1,13 @@
 import { assert, assertEquals } from "@std/assert";
 import type { BlockDevice, Shown } from "../../src/device/device.ts";
+import { FaultDisk } from "../../src/device/fault.ts";
 import { openFileDisk } from "../../src/device/open_file_disk.ts";
 import type { Connection } from "../../src/net/connection.ts";
 import { dial } from "../../src/net/dial.ts";
 import { Pipe, pipes } from "../../src/os/pipe.ts";
 import type { DialledConnection } from "../../src/remote/open_connection.ts";
 import { openNbd } from "../../src/remote/open_nbd.ts";
-import { Command } from "../../src/wire/nbd/constants.ts";
+import { Command, WireErrno } from "../../src/wire/nbd/constants.ts";
 import type { ClientWishes } from "../../src/wire/nbd/handshake_client.ts";
 import { Middleman } from "../testing/middleman.ts";
 import { temporaryDirectory } from "../testing/process.ts";
@@ -32,17 +33,23 @@ function test(name: string, fn: () => Promise<void>): void {
 interface ChainOptions {
   /** Alters the connections to the server. */
   readonly wrap?: (connection: Connection) => DialledConnection;
+  /** Alters the disk of the server. */
+  readonly wrapDisk?: (disk: BlockDevice) => BlockDevice;
+  /** Whether the READ that begins there may have a pipe. */
+  readonly mayPipe?: (offset: number) => boolean;
 }
 
 /** A server of a file, somebody between, and a server of the remote disk; all over TCP. */
-async function chain({ wrap = (connection) => connection }: ChainOptions = {}) {
+async function chain(
+  { wrap = (connection) => connection, wrapDisk = (disk) => disk, mayPipe = () => true }: ChainOptions = {},
+) {
   const directory = temporaryDirectory();
   const path = directory.file("disk.img");
   const random = randomFrom();
   const content = random.bytes(SIZE);
   Deno.writeFileSync(path, content);
   const disk = await openFileDisk(path);
-  const origin = listenDisk(disk);
+  const origin = listenDisk(wrapDisk(disk));
   const between = new Middleman(origin.port, (_from, bytes) => bytes);
   const opened = await openNbd({
     dial: async () => wrap(await dial({ transport: "tcp", host: "127.0.0.1", port: between.listener.port! })),
@@ -60,7 +67,7 @@ async function chain({ wrap = (connection) => connection }: ChainOptions = {}) {
             else if (bytes !== null && length >= LONG) seen.shown++;
             done(bytes, error);
           };
-          target.show!(offset, length, look, openPipe);
+          target.show!(offset, length, look, openPipe && (() => mayPipe(offset) ? openPipe() : null));
         };
       }
       const value = target[key as keyof BlockDevice];
@@ -105,6 +112,8 @@ async function readAtRandom({ random, content }: Chain, client: RawClient, count
         ? 1 + random.below(8 * KIB)
         : random.chance(0.3)
         ? LONG
+        : random.chance(0.2)
+        ? 250 * KIB + random.below(2500 * KIB)
         : 40 * KIB + random.below(200 * KIB);
       const offset = random.chance(0.6) && end + length <= SIZE
         ? end
@@ -133,6 +142,56 @@ for (const [name, wishes] of FORMS) {
     client.connection.close();
   });
 }
+
+test("READs that get no pipe do not keep those behind them from theirs", async () => {
+  const length = 256 * KIB;
+  // Of what goes elsewhere the last bytes have to be waited for.
+  const butLast = (into: Uint8Array) =>
+    into.subarray(0, into.length - (into.length > 16 * KIB ? 8 * KIB : 0));
+  await using world = await chain({
+    mayPipe: (offset) => offset >= 4 * length,
+    wrap: (connection) => {
+      const { read, readNow } = connection;
+      connection.read = (into) => read.call(connection, butLast(into));
+      connection.readNow = (into, patient) => readNow!.call(connection, butLast(into), patient);
+      return connection;
+    },
+  });
+  const client = await world.client();
+  const cookies: bigint[] = [];
+  for (let offset = 0; offset < SIZE; offset += length) {
+    cookies.push(await client.send({ type: Command.READ, offset, length }));
+  }
+  for (const cookie of cookies) assertEquals((await client.answer(cookie)).error, 0);
+  assertEquals(world.seen, { piped: cookies.length - 4, shown: 4 });
+  client.connection.close();
+});
+
+test("a long READ passes in parts, and fails as one", async () => {
+  const fault = { operation: "read", range: { offset: 3000 * KIB, length: 1 }, errno: "EIO" } as const;
+  await using world = await chain({
+    wrapDisk: (disk) => {
+      const faulty = new FaultDisk(disk);
+      faulty.add(fault);
+      return faulty;
+    },
+  });
+  const length = 2048 * KIB;
+  for (const [form, wishes] of FORMS) {
+    const client = await world.client(wishes);
+    const cookies: bigint[] = [];
+    for (let offset = 0; offset < SIZE; offset += length) {
+      cookies.push(await client.send({ type: Command.READ, offset, length }));
+    }
+    const answers = [];
+    for (const cookie of cookies) answers.push(await client.answer(cookie));
+    assertEquals(answers.map(({ error }) => error), [0, WireErrno.EIO, 0, 0], form);
+    const good = answers[2].data;
+    assert(good.every((byte, at) => byte === world.content[2 * length + at]), `seed ${world.random.seed}`);
+    client.connection.close();
+  }
+  assert(world.seen.piped > 0);
+});
 
 test("neighbours reach the server as fewer, and leave for the clients that asked for them", async () => {
   await using world = await chain();

@@ -25,6 +25,14 @@ export interface PartReader {
   holesIn(offset: number, length: number): { readonly kind: string; readonly length: number }[] | null;
   /** Sends a chunk of data from the file in which they are. Returns whether it did. */
   sendFile(request: Answered, offset: number, length: number, isLast: boolean): boolean;
+  /** Whether {@linkcode show} may be called. */
+  readonly shows: boolean;
+  /**
+   * Passes on, in several chunks, what comes from elsewhere. Resolves when they are on their way to the client.
+   *
+   * @throws What the disk throws.
+   */
+  show(request: Answered, offset: number, length: number): Promise<void>;
 }
 
 export class LargeReader {
@@ -86,6 +94,10 @@ export class LargeReader {
             this.#replies.hole(request, at, length, false);
           } else if (this.#parts.sendFile(request, at, length, false)) {
             await outbox.drained();
+          } else if (this.#parts.shows && !this.#pool.isCrowded) {
+            await this.#parts.show(request, at, length);
+            await sending;
+            sending = outbox.drained();
           } else {
             const buffer = await this.#readPiece(at, length, dataOverhead, sending);
             this.#replies.data(buffer.view, 0, request, at, length, false);

@@ -29,6 +29,8 @@ const SEND_FILE_BYTES_MIN = 64 * 1024;
 /** What comes from elsewhere in this size passes through a pipe, if that can be had: one holds so much, however it came. */
 const PIPED_BYTES_MIN = 64 * 1024;
 const PIPED_BYTES_MAX = 256 * 1024;
+/** More comes in several parts, whose lengths are multiples of this, which no disk takes for half a block. */
+const PART_STEP_BYTES = 64 * 1024;
 
 /** A disk that so often in a row did not know its holes at once, as one far away, is no longer asked. */
 const LATE_EXTENTS_MAX = 8;
@@ -85,7 +87,7 @@ export class Reader implements PartReader {
     if (this.sendFile(request, offset, length, true)) return this.#times.answeredNow(Command.READ);
     if (isLarge) return this.#large.read({ ...request }, mayTellHoles);
     const { device } = this.#exported;
-    if (device.show !== undefined) return this.#show(request);
+    if (device.show !== undefined) return this.#show(request, mayTellHoles);
     const cached = device.cachedBytes?.(offset, length) ?? null;
     if (cached !== null) return this.#pass(request, cached, mayTellHoles);
     const overhead = this.#replies.dataOverhead;
@@ -134,38 +136,84 @@ export class Reader implements PartReader {
   }
 
   /** Passes on what comes from elsewhere. */
-  #show(shared: Request): void {
+  #show(shared: Request, mayBeChunks: boolean): void {
     const request = { ...shared };
     const sinceMs = this.#times.batchAtMs;
     const { offset, length } = request;
     this.#backlog.begin(length);
+    const isSplit = mayBeChunks && length > PIPED_BYTES_MAX && this.shows;
+    const ended = (error: unknown) => {
+      if (error !== undefined) this.#replies.failure(request, error);
+      else if (isSplit) this.#replies.endOfChunks(request.cookie, offset);
+      if (error !== undefined || isSplit) this.#replies.outbox.flushSoon();
+      this.#times.answeredLater(Command.READ, sinceMs);
+      this.#backlog.end(length);
+    };
+    if (isSplit) this.#showParts(request, offset, length, ended);
+    else this.#showPart(request, offset, length, true, ended);
+  }
+
+  get shows(): boolean {
+    return this.#exported.device.show !== undefined && this.#replies.outbox.sendsPipes;
+  }
+
+  show(request: Answered, offset: number, length: number): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#showParts(request, offset, length, (error) => error === undefined ? resolve() : reject(error));
+    return promise;
+  }
+
+  /** As {@linkcode #showPart}, in chunks each of which fits a pipe, and of which none is the last. */
+  #showParts(request: Answered, offset: number, length: number, ended: (error: unknown) => void): void {
+    const end = offset + length;
+    const parts = Math.ceil(length / PIPED_BYTES_MAX);
+    const partBytes = Math.ceil(length / parts / PART_STEP_BYTES) * PART_STEP_BYTES;
+    let unfinished = parts;
+    let failure: unknown;
+    for (let at = offset; at < end; at += partBytes) {
+      this.#showPart(request, at, Math.min(partBytes, end - at), false, (error) => {
+        failure ??= error;
+        if (--unfinished === 0) ended(failure);
+      });
+    }
+  }
+
+  /**
+   * Passes on, as one chunk, what comes from elsewhere.
+   *
+   * @param ended Called once, when it is on its way to the client, or with the error if it is not.
+   */
+  #showPart(
+    request: Answered,
+    offset: number,
+    length: number,
+    isLast: boolean,
+    ended: (error: unknown) => void,
+  ): void {
     this.#pool.expect(length);
-    const mayPipe = length >= PIPED_BYTES_MIN && length <= PIPED_BYTES_MAX && this.#replies.outbox.sendsPipes;
+    const { outbox, dataOverhead } = this.#replies;
+    const mayPipe = length >= PIPED_BYTES_MIN && length <= PIPED_BYTES_MAX && outbox.sendsPipes;
     this.#exported.device.show!(offset, length, (bytes, error) => {
-      const { outbox, dataOverhead } = this.#replies;
       this.#pool.expect(-length);
-      if (bytes === null) {
-        this.#replies.failure(request, error);
-        outbox.flushSoon();
-      } else if (bytes instanceof Pipe) {
-        this.#replies.passed(request, offset, length, true);
+      if (bytes === null) return ended(error);
+      if (bytes instanceof Pipe) {
+        this.#replies.passed(request, offset, length, isLast);
         outbox.sendPipe(bytes, () => pipes.give(bytes));
       } else {
         outbox.reserve(dataOverhead + length);
-        this.#replies.data(outbox.view, outbox.at, request, offset, length, true);
+        this.#replies.data(outbox.view, outbox.at, request, offset, length, isLast);
         outbox.commitShown(dataOverhead, bytes);
       }
-      this.#times.answeredLater(Command.READ, sinceMs);
-      this.#backlog.end(length);
-    }, mayPipe ? () => this.#openPipe(request) : undefined);
+      ended(undefined);
+    }, mayPipe ? () => this.#openPipe(request, offset, length, isLast) : undefined);
   }
 
   /** A pipe with all that stands before the data of a READ. */
-  #openPipe(request: Answered): Pipe | null {
+  #openPipe(request: Answered, offset: number, length: number, isLast: boolean): Pipe | null {
     const { dataOverhead } = this.#replies;
     const pipe = pipes.take();
     if (pipe === null) return null;
-    this.#replies.beforeData(headerView, 0, request, request.offset, request.length, true);
+    this.#replies.beforeData(headerView, 0, request, offset, length, isLast);
     if (pipe.put(headerBytes.subarray(0, dataOverhead)) === dataOverhead) return pipe;
     pipes.give(pipe);
     return null;
