@@ -34,7 +34,13 @@ const stdin: Input = {
   get isTerminal() {
     return Deno.stdin.isTerminal();
   },
-  read: (into) => Deno.stdin.read(into),
+  async read(into) {
+    try {
+      return await Deno.stdin.read(into);
+    } catch (error) {
+      throw new Error(`cannot read standard input: ${reasonOf(error)}`);
+    }
+  },
 };
 
 /** Log lines leave before the program goes on; a reader that has gone is no reason to stop serving. */
