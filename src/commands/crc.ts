@@ -8,9 +8,11 @@ import {
   checksumListBytes,
   decodeChecksumList,
   encodeChecksumList,
+  hashBlockRange,
 } from "../wire/dnbd3/checksum_list.ts";
 import { hashBlockCount, virtualSize } from "../wire/dnbd3/message.ts";
 import { command } from "./command.ts";
+import { Progress } from "./progress.ts";
 import { UsageError } from "./usage_error.ts";
 
 export const crc = command({
@@ -30,7 +32,7 @@ export const crc = command({
     { text: "Make the list of an image", command: "denbd crc win10.r3" },
     { text: "See whether the image is still what it was", command: "denbd crc --verify win10.r3" },
   ],
-  async run({ options, args, stdout }) {
+  async run({ options, args, stdout, stderr }) {
     const [path] = args;
     if (options.verify && options.force) throw new UsageError("--verify and --force exclude each other");
     const list = `${path}.crc`;
@@ -46,10 +48,18 @@ export const crc = command({
         into.fill(0, fileLength);
         return disk.read(offset, into.subarray(0, fileLength));
       };
-      const sum = (hashBlock: number) => checksumOf(read, imageBytes, hashBlock, () => Promise.resolve());
+      using progress = new Progress(stderr, imageBytes);
+      const sum = async (hashBlock: number) => {
+        const checksum = await checksumOf(read, imageBytes, hashBlock, () => Promise.resolve());
+        progress.add(hashBlockRange(hashBlock, imageBytes).length);
+        // What is in the page cache is read without waiting: who looks on would see nothing.
+        if (stderr.isTerminal) await new Promise((resolve) => setTimeout(resolve));
+        return checksum;
+      };
       if (!options.verify) {
         const checksums = new Uint32Array(hashBlockCount(imageBytes));
         for (let index = 0; index < checksums.length; index++) checksums[index] = await sum(index);
+        progress.hide();
         await writeList(list, encodeChecksumList(new ChecksumList(checksums)));
         await stdout.write(`${list}: ${counted(checksums.length, "checksum")}\n`);
         return 0;
@@ -60,10 +70,12 @@ export const crc = command({
         const actual = await sum(index);
         if (actual === checksums[index]) continue;
         differing++;
+        progress.hide();
         await stdout.write(
           `${path}: part ${index} (from ${index * 16} MiB) is ${hex(actual)}, not ${hex(checksums[index])}\n`,
         );
       }
+      progress.hide();
       await stdout.write(
         `${path}: ${checksums.length - differing} of ${checksums.length} parts are in order\n`,
       );

@@ -12,6 +12,11 @@ export interface ProgressOptions {
   readonly show?: boolean;
 }
 
+/** Whether there is somebody to watch work whose data come from, or go to, a stream that is no terminal itself. */
+export function isWatched(stderr: Output, data: { readonly isTerminal: boolean }): boolean {
+  return stderr.isTerminal && !data.isTerminal;
+}
+
 /** A line on stderr that tells how far a copy has come; it is wiped out at the end. */
 export class Progress implements Disposable {
   readonly #output: Output;
@@ -51,11 +56,16 @@ export class Progress implements Disposable {
     this.#shownLength = text.length;
   }
 
-  [Symbol.dispose](): void {
-    this.#timer?.[Symbol.dispose]();
+  /** Makes room for something else to be said, until it is shown again. */
+  hide(): void {
     if (this.#shownLength === 0) return;
     this.#write("");
     this.#output.write("\r").catch(() => {});
+  }
+
+  [Symbol.dispose](): void {
+    this.#timer?.[Symbol.dispose]();
+    this.hide();
   }
 }
 

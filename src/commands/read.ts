@@ -2,6 +2,7 @@ import { formatDiskLocator } from "../base/uri.ts";
 import { openDisk } from "../open_disk.ts";
 import { command } from "./command.ts";
 import { forEver, fromOption, namedRange, reachOptions, roomBehind } from "./disk_options.ts";
+import { isWatched, Progress } from "./progress.ts";
 import { namingDisk, sendRange } from "./transfer.ts";
 
 export const read = command({
@@ -27,7 +28,7 @@ export const read = command({
       command: "denbd read --addr 127.0.0.1 --port 4777 --from 1024 --size 1024 > block",
     },
   ],
-  async run({ options, args, stdout, log }) {
+  async run({ options, args, stdout, stderr, log }) {
     const { from = 0, size } = options;
     const locator = namedRange(args, options, size);
     const name = formatDiskLocator(locator);
@@ -40,7 +41,9 @@ export const read = command({
     });
     try {
       const room = roomBehind(from, size, "read", disk, name);
-      await sendRange(disk, from, size ?? room, stdout);
+      const length = size ?? room;
+      using progress = new Progress(stderr, length, { show: isWatched(stderr, stdout) });
+      await sendRange(disk, from, length, stdout, progress.add);
     } catch (error) {
       throw namingDisk(error, name);
     } finally {

@@ -10,6 +10,7 @@ import {
   roomBehind,
   soleWriterOption,
 } from "./disk_options.ts";
+import { isWatched, Progress } from "./progress.ts";
 import { flushIfPossible, namingDisk, receiveRange } from "./transfer.ts";
 import { UsageError } from "./usage_error.ts";
 
@@ -39,7 +40,7 @@ export const write = command({
       command: "denbd write --addr 127.0.0.1 --port 4777 --from 1024 --size 1024 < block",
     },
   ],
-  async run({ options, args, stdin, log }) {
+  async run({ options, args, stdin, stderr, log }) {
     const { from = 0 } = options;
     const size = options.size === undefined ? undefined : sizeOption(options.size);
     const locator = namedRange(args, options, size);
@@ -53,7 +54,8 @@ export const write = command({
     try {
       const room = roomBehind(from, size, "write", disk, name);
       if (!disk.can.write) throw new Error(`cannot write to ${name}: it is read-only`);
-      const written = await receiveRange(disk, from, size ?? room, stdin);
+      using progress = new Progress(stderr, size ?? null, { show: isWatched(stderr, stdin) });
+      const written = await receiveRange(disk, from, size ?? room, stdin, progress.add);
       await flushIfPossible(disk, name, log);
       if (size !== undefined && written < size) {
         throw new Error(

@@ -3,6 +3,8 @@ import type { Extent } from "../../src/device/device.ts";
 import { FaultDisk } from "../../src/device/fault.ts";
 import { MemoryDisk } from "../../src/device/memory.ts";
 import { DeviceError } from "../../src/device/device_error.ts";
+import type { Output } from "../../src/commands/command.ts";
+import { isWatched } from "../../src/commands/progress.ts";
 import { commands } from "../../src/commands/table.ts";
 import { runProgram } from "../../src/commands/program.ts";
 import { temporaryDirectory } from "../testing/process.ts";
@@ -71,6 +73,49 @@ Deno.test("write copies stdin to any range, in flexnbd's words and in ours, and 
   content.fill(9, 40, 60);
   assertEquals((await denbd(["write", "--from", 40, uri], new Uint8Array(20).fill(9))).code, 0);
   assertEquals(contentOf(disk), content);
+});
+
+for (const name of ["read", "write"]) {
+  Deno.test(`${name} shows how far it is on a terminal, when that takes long, and wipes it out at the end`, async () => {
+    const seen = Promise.withResolvers<void>();
+    const wait = () => seen.promise;
+    await using served = listenDisk(
+      new class extends MemoryDisk {
+        override read(offset: number, into: Uint8Array) {
+          return wait().then(() => super.read(offset, into) as void);
+        }
+        override write(offset: number, data: Uint8Array) {
+          return wait().then(() => super.write(offset, data) as void);
+        }
+        override extents(_offset: number, length: number): Extent[] {
+          return [{ length, kind: "data" }];
+        }
+      }(4096),
+    );
+    let shown = "";
+    const stderr: Output = {
+      isTerminal: true,
+      write(text) {
+        shown += text;
+        seen.resolve();
+        return Promise.resolve();
+      },
+    };
+    const around = Object.assign(new FakeSurroundings({}, new Uint8Array(4096)), { stderr });
+    assertEquals(await runProgram([name, "--size", "4k", served.uri], commands, "1", around), 0);
+    assertMatch(shown, /^\r0 % {2}0 bytes of 4 KiB.*\r +\r$/s);
+  });
+}
+
+Deno.test("who watches a copy has its data elsewhere than on the terminal", () => {
+  const [terminal, pipe] = [true, false].map((isTerminal) =>
+    Object.assign(new FakeSurroundings().stderr, { isTerminal })
+  );
+  assertEquals([isWatched(terminal, pipe), isWatched(terminal, terminal), isWatched(pipe, pipe)], [
+    true,
+    false,
+    false,
+  ]);
 });
 
 Deno.test("read and write work on local files", async () => {
