@@ -99,6 +99,17 @@ export function canonicalIpAddress(text: string): string {
   return address === null ? text : formatIpAddress(unmapIpAddress(address));
 }
 
+/**
+ * What somebody has who has an address: an IPv4 address alone, of IPv6 the 64 bits in front with all behind them.
+ *
+ * @returns `10.0.0.1`, `2001:db8:0:1::/64`; what is no address as it is.
+ */
+export function networkOf(text: string): string {
+  const address = text.includes(":") ? parseIpAddress(text) : null;
+  if (address === null) return text;
+  return `${formatIpAddress(address.fill(0, 8))}/64`;
+}
+
 /** Whether an address means the machine itself. */
 export function isLoopback(text: string): boolean {
   const address = canonicalIpAddress(text);

@@ -13,10 +13,11 @@ import { acceptSecureConnection, SecureConnection } from "../net/secure_connecti
 import type { Clock } from "../os/clock.ts";
 import type { MakeRecordCipher } from "../wire/channel/direct_cipher_state.ts";
 import type { EncryptionMode, NoiseIdentity } from "../wire/channel/establish.ts";
-import { type StrangerLimits, Strangers } from "./strangers.ts";
+import { type StrangerCounts, type StrangerLimits, Strangers } from "./strangers.ts";
 
-/** A handshake costs some computing here, so fewer than elsewhere. */
-const LIMITS: StrangerLimits = { halfOpen: 256, halfOpenPerAddress: 32, refusedPerSecond: 100 };
+const LIMITS: StrangerLimits = { halfOpen: 256, halfOpenPerAddress: 32, inVainPerSecond: 1000 };
+/** Who comes to nothing when keys have been computed with has cost as much as so many that did so before. */
+const KEYS_TIMES = 10;
 
 export interface ChannelEntranceOptions {
   readonly encryption: EncryptionMode;
@@ -49,11 +50,12 @@ export class ChannelEntrance {
    * @param handle Given each channel; from then on it is the taker's.
    */
   async serve(listener: Listener, handle: (connection: Connection) => void): Promise<void> {
-    for (let transport; (transport = await listener.accept()) !== null;) {
-      void this.#welcome(transport, handle);
-      const turn = listener.port === null ? null : this.#strangers.turn();
-      if (turn !== null) await turn;
-    }
+    await this.#strangers.attend(listener, (transport) => void this.#welcome(transport, handle));
+  }
+
+  /** What has come of those who came, and were not let in. */
+  get strangers(): StrangerCounts {
+    return this.#strangers;
   }
 
   /** Ends all handshakes. */
@@ -67,11 +69,13 @@ export class ChannelEntrance {
     const handshake = new AbortController();
     this.#handshakes.add(handshake);
     using _stranger = this.#strangers.enter(peer, (reason) => handshake.abort(reason), handshakeMs);
+    let times = 1;
     try {
       const accepted = await acceptSecureConnection(transport, {
         encryption,
         identity,
         makeRecordCipher,
+        computes: () => times = KEYS_TIMES,
         refuse: (key) => {
           const { rights, reason } = keys.rightsFor(key.toBase64());
           return rights === "none" ? reason : undefined;
@@ -79,9 +83,9 @@ export class ChannelEntrance {
         signal: handshake.signal,
       });
       if (accepted instanceof SecureConnection) handle(accepted);
-      else this.#strangers.turnAway(peer, accepted.refused);
+      else this.#strangers.turnAway(peer, accepted.refused, times);
     } catch (error) {
-      this.#strangers.turnAway(peer, error instanceof Error ? error.message : String(error));
+      this.#strangers.turnAway(peer, error instanceof Error ? error.message : String(error), times);
     } finally {
       this.#handshakes.delete(handshake);
     }

@@ -5,31 +5,36 @@
  * longest makes room. An honest handshake is over in milliseconds, so it is not among those. What is wrong with
  * them is told to the log once a minute for each address.
  *
- * Where very many come to nothing in a short time, the next ones wait where the system keeps who has not been
- * accepted: processor time belongs to those who are served.
+ * Where very many come to nothing in a short time, it is settled at the door who is heard: see `vain_work.ts`.
  */
+import { networkOf } from "../base/ip_address.ts";
 import type { Log } from "../base/log.ts";
-import type { Peer } from "../net/connection.ts";
+import type { Connection, Peer } from "../net/connection.ts";
+import type { Listener } from "../net/listener.ts";
 import { type Clock, delay } from "../os/clock.ts";
 import { WireError } from "../wire/wire_error.ts";
+import { VainWork } from "./vain_work.ts";
+
+/** What strangers have come to so far. */
+export interface StrangerCounts {
+  /** They were heard, and came to nothing. */
+  readonly inVain: number;
+  /** They were turned away at the door. */
+  readonly turnedAway: number;
+}
 
 export interface StrangerLimits {
   /** In the handshake at the same time. */
   readonly halfOpen: number;
   /** The same from one address. */
   readonly halfOpenPerAddress: number;
-  /** Of those that come to nothing so many are taken in a second, and in a burst a tenth of that besides. */
-  readonly refusedPerSecond: number;
+  /** Handshakes that may come to nothing in a second before not everybody is heard any more. */
+  readonly inVainPerSecond: number;
 }
-
-/** Of a second's share so much may come at once, or be owed. */
-const BURST = 0.1;
-/** Who waits for their turn is let in by groups: a timer for each would cost as much as they do. */
-const GROUP = 0.02;
 
 /** How long one address is not heard of again. */
 const SILENCE_MS = 60_000;
-/** Addresses that are remembered as complained about. */
+/** Addresses that are remembered as complained about;. */
 const COMPLAINTS_MAX = 1024;
 
 /** Called with the reason. */
@@ -47,7 +52,7 @@ interface Complaint {
   more: number;
 }
 
-export class Strangers {
+export class Strangers implements StrangerCounts {
   readonly #limits: StrangerLimits;
   readonly #log: Log;
   readonly #clock: Clock;
@@ -57,22 +62,31 @@ export class Strangers {
   readonly #due = new Map<End, Due>();
   #timer: Disposable | null = null;
   readonly #complaints = new Map<string, Complaint>();
+  readonly #vainWork: VainWork;
   #count = 0;
-  /** How many more may come to nothing now; below zero it is owed. As of {@linkcode #spareAtMs}. */
-  #spare: number;
-  #spareAtMs: number;
+  #inVain = 0;
+  #turnedAway = 0;
+  /** When the log was told last that not everybody is heard. */
+  #crowdedAtMs = -SILENCE_MS;
 
   constructor(limits: StrangerLimits, log: Log, clock: Clock) {
     this.#limits = limits;
     this.#log = log;
     this.#clock = clock;
-    this.#spare = limits.refusedPerSecond * BURST;
-    this.#spareAtMs = clock.now();
+    this.#vainWork = new VainWork(limits.inVainPerSecond, clock);
   }
 
   /** How many there are. */
   get count(): number {
     return this.#count;
+  }
+
+  get inVain(): number {
+    return this.#inVain;
+  }
+
+  get turnedAway(): number {
+    return this.#turnedAway;
   }
 
   /**
@@ -130,52 +144,60 @@ export class Strangers {
   }
 
   /**
-   * Whether the next may be accepted: not if too many have come to nothing just now.
+   * Takes connections until the listener is closed. Of those that are not heard each is closed at once.
    *
-   * @returns `null`, or when it may.
+   * @param hear Given each other; from then on it is the taker's.
    */
-  turn(): Promise<void> | null {
-    this.#earn();
-    if (this.#spare >= 1) return null;
-    const { refusedPerSecond } = this.#limits;
-    const waitMs = Math.ceil((Math.max(1, refusedPerSecond * GROUP) - this.#spare) / refusedPerSecond * 1000);
-    return delay(this.#clock, waitMs);
+  async attend(listener: Listener, hear: (connection: Connection) => void): Promise<void> {
+    for (let connection; (connection = await listener.accept()) !== null;) {
+      const { peer } = connection;
+      if (peer.transport !== "tcp" || this.#vainWork.hears(peer.address)) hear(connection);
+      else this.#turnAtTheDoor(connection);
+      // Who comes through a Unix socket waits for nobody.
+      const { pauseMs } = this.#vainWork;
+      if (pauseMs > 0 && listener.port !== null) await delay(this.#clock, pauseMs);
+    }
+  }
+
+  #turnAtTheDoor(connection: Connection): void {
+    connection.close();
+    this.#turnedAway++;
+    const nowMs = this.#clock.now();
+    if (nowMs - this.#crowdedAtMs < SILENCE_MS) return;
+    this.#crowdedAtMs = nowMs;
+    this.#log.warn(
+      `more than ${this.#limits.inVainPerSecond} connections a second come to nothing; of the addresses that ` +
+        `most come from they are closed at once (${connection.peer.text} is the first)`,
+    );
   }
 
   /** One has come to nothing. @param times As much work as so many. */
-  spend(times = 1): void {
-    this.#earn();
-    this.#spare = Math.max(-this.#limits.refusedPerSecond * BURST, this.#spare - times);
-  }
-
-  #earn(): void {
-    const { refusedPerSecond } = this.#limits;
-    const now = this.#clock.now();
-    const earned = (now - this.#spareAtMs) / 1000 * refusedPerSecond;
-    this.#spare = Math.min(refusedPerSecond * BURST, this.#spare + earned);
-    this.#spareAtMs = now;
+  spend(peer: Peer, times = 1): void {
+    this.#inVain++;
+    this.#vainWork.spend(peer.address, times);
   }
 
   /** One has come to nothing, which the log is told. @param times As in {@linkcode spend}. */
   turnAway(peer: Peer, reason: string, times = 1): void {
-    this.spend(times);
+    this.spend(peer, times);
     this.complain(peer, reason);
   }
 
   /** Tells the log that somebody is not served, unless the same address was told of within the last minute. */
   complain({ address, text }: Peer, reason: string): void {
     const now = this.#clock.now();
-    const last = this.#complaints.get(address);
-    if (last !== undefined && now - last.sinceMs < SILENCE_MS) {
-      last.more++;
+    const network = networkOf(address);
+    const last = this.#complaints.get(network);
+    // The oldest comes first, who is complained about anew goes to the end.
+    const [oldest] = this.#complaints.size < COMPLAINTS_MAX ? [] : this.#complaints;
+    const known = last ?? oldest?.[1];
+    if (known !== undefined && now - known.sinceMs < SILENCE_MS) {
+      if (last !== undefined) last.more++;
       this.#log.debug(`${text} refused: ${reason}`);
       return;
     }
-    this.#complaints.delete(address);
-    this.#complaints.set(address, { sinceMs: now, more: 0 });
-    // The oldest comes first.
-    const oldest = this.#complaints.keys().next().value;
-    if (this.#complaints.size > COMPLAINTS_MAX && oldest !== undefined) this.#complaints.delete(oldest);
+    this.#complaints.delete(last !== undefined || oldest === undefined ? network : oldest[0]);
+    this.#complaints.set(network, { sinceMs: now, more: 0 });
     const more = last === undefined || last.more === 0 ? "" : ` (and ${last.more} times before)`;
     this.#log.warn(`${text} refused: ${reason}${more}`);
   }

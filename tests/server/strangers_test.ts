@@ -1,6 +1,8 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import type { Peer } from "../../src/net/connection.ts";
+import type { Connection, Peer } from "../../src/net/connection.ts";
+import type { Listener } from "../../src/net/listener.ts";
 import { Strangers } from "../../src/server/strangers.ts";
+import { connectionPair } from "../testing/connection_pair.ts";
 import { ManualClock } from "../testing/manual_clock.ts";
 import { silentLog } from "../../src/base/log.ts";
 
@@ -14,7 +16,7 @@ function setUp() {
   const ended: string[] = [];
   const clock = new ManualClock();
   const log = { ...silentLog, warn: (line: string) => void lines.push(line) };
-  const strangers = new Strangers({ halfOpen: 4, halfOpenPerAddress: 3, refusedPerSecond: 100 }, log, clock);
+  const strangers = new Strangers({ halfOpen: 4, halfOpenPerAddress: 3, inVainPerSecond: 100 }, log, clock);
   const enter = (address: string, name: string) => strangers.enter(peer(address), () => ended.push(name), 0);
   return { strangers, enter, lines, ended, clock };
 }
@@ -68,14 +70,14 @@ Deno.test("strangers: each address is complained about once a minute, and then w
   assertMatch(lines[2], /^10\.0\.0\.1:1 refused: silence \(and 4 times before\)$/);
 });
 
-Deno.test("strangers: complaints about very many addresses are forgotten, the oldest first", () => {
-  const { strangers, lines } = setUp();
+Deno.test("strangers: so many addresses are complained about in a minute, and no more", () => {
+  const { strangers, lines, clock } = setUp();
   const address = (count: number) => peer(`10.0.${count >> 8}.${count & 255}`);
-  for (let count = 0; count < 1025; count++) strangers.complain(address(count), "garbage");
-  strangers.complain(address(1024), "garbage");
-  assertEquals(lines.length, 1025);
-  strangers.complain(address(0), "garbage");
-  assertEquals(lines.length, 1026);
+  for (let count = 0; count < 2000; count++) strangers.complain(address(count), "garbage");
+  assertEquals(lines.length, 1024);
+  clock.advance(60_000);
+  for (let count = 2000; count < 3100; count++) strangers.complain(address(count), "garbage");
+  assertEquals(lines.length, 2048);
 });
 
 Deno.test("strangers: who takes too long is ended when it does, and who has left is not", () => {
@@ -103,39 +105,67 @@ Deno.test("strangers: who takes too long is ended when it does, and who has left
   assertEquals([strangers.count, ended.length], [1, 2]);
 });
 
-Deno.test("strangers: of those that come to nothing a burst is taken, and then so many a second", () => {
-  const { strangers, clock } = setUp();
-  const takeAll = () => {
-    let taken = 0;
-    for (; strangers.turn() === null; taken++) strangers.spend();
-    return taken;
-  };
-  assertEquals(takeAll(), 10);
-  let taken = 0;
-  for (let ms = 0; ms < 2000; ms += 5) {
-    clock.advance(5);
-    taken += takeAll();
+/** A door at which these stand, each by its address, one behind the other. */
+class Queue implements Listener {
+  readonly text = "127.0.0.1:1";
+  readonly port = 1;
+  readonly closed: string[] = [];
+  readonly #callers: Peer[];
+
+  constructor(callers: readonly Peer[]) {
+    this.#callers = [...callers];
   }
-  assertEquals(taken, 200);
-  // What was not used is not saved.
-  clock.advance(60_000);
-  assertEquals(takeAll(), 10);
+
+  accept(): Promise<Connection | null> {
+    const peer = this.#callers.shift();
+    if (peer === undefined) return Promise.resolve(null);
+    const [, connection] = connectionPair();
+    const close = () => void this.closed.push(peer.address);
+    return Promise.resolve(
+      Object.defineProperties(connection, { peer: { value: peer }, close: { value: close } }),
+    );
+  }
+
+  close(): void {}
+}
+
+Deno.test("strangers: whose address hammers is turned away at the door, nobody else is, and the log is told once", async () => {
+  const { strangers, lines, clock } = setUp();
+  const hammers = peer("10.0.0.1");
+  for (let count = 0; count < 100; count++) strangers.spend(hammers);
+  clock.advance(110);
+  const others = [peer("10.0.0.2"), { transport: "unix", address: "unix:uid=0", text: "unix" }] as const;
+  const queue = new Queue([hammers, ...others, hammers]);
+  const heard: string[] = [];
+  await strangers.attend(queue, ({ peer }) => void heard.push(peer.address));
+  assertEquals(heard, ["10.0.0.2", "unix:uid=0"]);
+  assertEquals(queue.closed, ["10.0.0.1", "10.0.0.1"]);
+  assertEquals([strangers.inVain, strangers.turnedAway], [100, 2]);
+  assertEquals(lines.length, 1);
+  assertMatch(
+    lines[0],
+    /^more than 100 connections a second come to nothing; .* \(10\.0\.0\.1:1 is the first\)$/,
+  );
+  // Then there are some to spare again.
+  clock.advance(1000);
+  await strangers.attend(new Queue([hammers]), ({ peer }) => void heard.push(peer.address));
+  assertEquals(heard.length, 3);
 });
 
-Deno.test("strangers: who has to wait for a turn does so until there is one", async () => {
+Deno.test("strangers: those of unknown addresses wait when too many come to nothing, as long as it takes", async () => {
   const { strangers, clock } = setUp();
-  strangers.spend(10);
-  const turn = strangers.turn();
-  clock.advance(20);
-  await turn;
-  assertEquals(strangers.turn(), null);
-});
-
-Deno.test("strangers: what is owed is paid within a tenth of a second, however many came to nothing at once", () => {
-  const { strangers, clock } = setUp();
-  for (let count = 0; count < 10_000; count++) strangers.spend();
-  clock.advance(109);
-  assert(strangers.turn() !== null);
-  clock.advance(1);
-  assertEquals(strangers.turn(), null);
+  const callers = Array.from({ length: 50 }, (_, count) => peer(`10.0.1.${count}`));
+  let heard = 0;
+  const attending = strangers.attend(new Queue(callers), ({ peer }) => {
+    heard++;
+    strangers.spend(peer);
+  });
+  for (let ms = 0; ms <= 150; ms += 30) {
+    for (let turn = 0; turn < 100; turn++) await null;
+    assert(heard >= 20 + ms / 10 && heard <= 22 + ms / 10, `${heard} heard after ${ms} ms`);
+    clock.advance(30);
+  }
+  clock.advance(1000);
+  await attending;
+  assertEquals(heard, 50);
 });

@@ -15,7 +15,7 @@ import { type Clock, delay } from "../../os/clock.ts";
 import { SelectFlag } from "../../wire/dnbd3/constants.ts";
 import { hearOpening, type Opening } from "../../wire/dnbd3/handshake_server.ts";
 import { answeredVersion, encodeSelectedImage, type Selection } from "../../wire/dnbd3/message.ts";
-import { type StrangerLimits, Strangers } from "../strangers.ts";
+import { type StrangerCounts, type StrangerLimits, Strangers } from "../strangers.ts";
 import type { AltServer } from "./alt_server.ts";
 import type { Image } from "./image.ts";
 import { type ImageTrouble, reluctanceMs } from "./reluctance.ts";
@@ -65,7 +65,7 @@ const ACCESS_BYTES = 40960;
 /** Connections that have no image yet. */
 const WITHOUT_IMAGE_MAX = 500;
 /** Of these so many may not have said which they want. A building of clients may share an address. */
-const STRANGERS: StrangerLimits = { halfOpen: 400, halfOpenPerAddress: 200, refusedPerSecond: 1000 };
+const STRANGERS: StrangerLimits = { halfOpen: 400, halfOpenPerAddress: 200, inVainPerSecond: 1000 };
 
 export class ImageServer {
   settings: ImageServerSettings;
@@ -98,6 +98,11 @@ export class ImageServer {
     return [...this.#sessions.values()];
   }
 
+  /** What has come of those who came, and were no clients. */
+  get strangers(): StrangerCounts {
+    return this.#strangers;
+  }
+
   /** Bytes of blocks sent to all clients. */
   get sentBytes(): number {
     return this.sessions().reduce((sum, session) => sum + session.sentBytes, this.#sentBefore);
@@ -107,11 +112,7 @@ export class ImageServer {
   async serve(listener: Listener): Promise<void> {
     this.#listeners.add(listener);
     try {
-      for (let connection; (connection = await listener.accept()) !== null;) {
-        this.handle(connection);
-        const turn = this.#sessions.size > 0 ? this.#strangers.turn() : null;
-        if (turn !== null) await turn;
-      }
+      await this.#strangers.attend(listener, (connection) => this.handle(connection));
     } finally {
       this.#listeners.delete(listener);
     }
@@ -235,7 +236,7 @@ export class ImageServer {
       return { opening: result, rest };
     } catch (error) {
       // Whether a server is there is often asked so.
-      if (error instanceof ConversationCutError && !error.answered) this.#strangers.spend();
+      if (error instanceof ConversationCutError && !error.answered) this.#strangers.spend(peer);
       else this.#strangers.turnAway(peer, error instanceof Error ? error.message : String(error));
       return null;
     }

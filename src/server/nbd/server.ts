@@ -24,7 +24,7 @@ import type { Moved } from "../../wire/nbd/migration_message.ts";
 import { WireError } from "../../wire/wire_error.ts";
 import type { Export, ExportTable } from "../export_table.ts";
 import type { ReservationStore } from "../reservation_store.ts";
-import { type StrangerLimits, Strangers } from "../strangers.ts";
+import { type StrangerCounts, type StrangerLimits, Strangers } from "../strangers.ts";
 import { type Admission, RESERVATION_AWAY_MS, WriterSessions } from "../writer_sessions.ts";
 import { type Departed, Hall, type House } from "./hall.ts";
 import type { Judge, Verdict } from "./judge.ts";
@@ -51,7 +51,7 @@ const DEFAULT_LIMITS: NbdLimits = {
 };
 
 /** Of the connections these may be in the handshake. */
-const STRANGERS: StrangerLimits = { halfOpen: 1024, halfOpenPerAddress: 512, refusedPerSecond: 1000 };
+const STRANGERS: StrangerLimits = { halfOpen: 1024, halfOpenPerAddress: 512, inVainPerSecond: 1000 };
 /** Who comes to nothing behind STARTTLS has cost as much as so many that did so before. */
 const TLS_TIMES = 20;
 
@@ -183,6 +183,11 @@ export class NbdServer {
     return this.#pool.usedBytes;
   }
 
+  /** What has come of those who came, and were no clients. */
+  get strangers(): StrangerCounts {
+    return this.#strangers;
+  }
+
   /** Whether new clients are let in. */
   get draining(): boolean {
     return this.#draining;
@@ -214,13 +219,7 @@ export class NbdServer {
   async serve(listener: Listener): Promise<void> {
     this.#listeners.add(listener);
     try {
-      for (let connection; (connection = await listener.accept()) !== null;) {
-        this.handle(connection);
-        // Where there is nobody yet, nobody is kept waiting; nor is who comes from here.
-        const mayWait = this.#inTransmission.size > 0 && listener.port !== null;
-        const turn = mayWait ? this.#strangers.turn() : null;
-        if (turn !== null) await turn;
-      }
+      await this.#strangers.attend(listener, (connection) => this.handle(connection));
     } finally {
       this.#listeners.delete(listener);
     }
@@ -373,7 +372,7 @@ export class NbdServer {
         const admission = await hall.takeAdmission(exported);
         return { agreement: result, exported, rest, carrier, admission, migrationId: hall.migrationId };
       }
-      this.#strangers.spend();
+      this.#strangers.spend(carrier.peer);
       carrier.close();
       return null;
     } catch (error) {

@@ -96,6 +96,8 @@ export interface RespondOptions extends EstablishOptions {
   readonly encryption: EncryptionMode;
   /** Needed unless `encryption` is `off`. */
   readonly identity?: NoiseIdentity;
+  /** Called before keys are computed with, which is what a handshake costs. */
+  readonly computes?: () => void;
   /** Tells why a client with this proven key is not let in, or nothing if it is. */
   readonly refuse: (clientKey: Bytes) => string | undefined;
 }
@@ -188,6 +190,7 @@ export function* respond(options: RespondOptions): Conversation<Established | Re
   let channel: Established;
   try {
     yield* receiveMessage(handshake);
+    options.computes?.();
     yield* sendMessage(handshake);
     yield* receiveMessage(handshake);
     channel = yield* establish(handshake, handshake.remoteStatic!, options);
