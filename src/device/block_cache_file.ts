@@ -1,5 +1,6 @@
 /** Cache files in their directory: one for each disk, named after it. */
 import { type Log, silentLog } from "../base/log.ts";
+import { reasonOf } from "../os/reason.ts";
 import { FileStore } from "./block_cache.ts";
 import {
   CACHE_BEGINNING_BYTES,
@@ -47,7 +48,7 @@ export async function openCacheFile(
     await makeRoom(path, cacheFileBytes(subject));
   } catch (error) {
     if (error instanceof DeviceError) throw error;
-    throw refusal(path, (error as Error).message, error);
+    throw refusal(path, reasonOf(error, { EEXIST: `${directory} is no directory` }));
   }
   // Holes may stay holes, and come back.
   const file = await openFileDisk(path, { discard: "unmap", log });
@@ -90,9 +91,6 @@ async function removeDurably(directory: string, path: string): Promise<void> {
   await opened.sync();
 }
 
-function refusal(path: string, why: string, cause?: unknown): DeviceError {
-  return new DeviceError("EINVAL", "open", undefined, undefined, {
-    detail: `cannot use ${path}: ${why}`,
-    cause,
-  });
+function refusal(path: string, why: string): DeviceError {
+  return new DeviceError("EINVAL", "open", undefined, undefined, { detail: `cannot use ${path}: ${why}` });
 }

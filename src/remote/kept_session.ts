@@ -61,10 +61,7 @@ export class KeptSession implements Disposable {
       const why = error instanceof ImageInUse
         ? `the session is ${error.message}`
         : reasonOf(error, { EEXIST: `${directory} is no directory` });
-      throw new DeviceError("EINVAL", "open", undefined, undefined, {
-        detail: `cannot use ${file}: ${why}`,
-        cause: error,
-      });
+      throw refusal(file, why);
     }
   }
 
@@ -73,13 +70,18 @@ export class KeptSession implements Disposable {
    *
    * @param anew As another one: the server does not take the one that was kept.
    * @returns Its name, whose generation is higher than all before it, when that is durable.
+   * @throws {DeviceError} If it cannot be made so.
    */
   async begin(anew = false): Promise<SessionName> {
     const known = anew || this.#kept === null || this.#kept.beginnings >= BEGINNINGS_MAX ? null : this.#kept;
     const { id, beginnings } = known ?? { id: crypto.randomUUID(), beginnings: 0 };
     const kept = { id, beginnings: beginnings + 1 };
     const record = { format: FORMAT, version: VERSION, ...kept };
-    await writeDurably(this.#file, JSON.stringify(record) + "\n");
+    try {
+      await writeDurably(this.#file, JSON.stringify(record) + "\n");
+    } catch (error) {
+      throw refusal(this.#file, reasonOf(error));
+    }
     this.#kept = kept;
     return { id, generation: kept.beginnings * GENERATIONS };
   }
@@ -87,6 +89,10 @@ export class KeptSession implements Disposable {
   [Symbol.dispose](): void {
     this.#lock?.close();
   }
+}
+
+function refusal(file: string, why: string): DeviceError {
+  return new DeviceError("EINVAL", "open", undefined, undefined, { detail: `cannot use ${file}: ${why}` });
 }
 
 /** `null` where the system is not asked through libc. @throws {ImageInUse} If another program has it. */

@@ -89,6 +89,11 @@ const misuses: readonly Misuse[] = [
   { args: ["own", "DIRECTORY"], code: 1, says: /DIRECTORY is neither a file nor a block device$/ },
   { args: ["own", "--claim", "--json", "IMAGE"], code: 2, says: /--claim and --json exclude each other/ },
   {
+    args: ["proxy", "--port", "0", "--cache-dir", "/dev/null", "--read-only", "IMAGE"],
+    code: 1,
+    says: /cannot use \/dev\/null\/\S+\.cache: \/dev\/null is no directory\)$/,
+  },
+  {
     args: ["listen", "--file", "IMAGE", "--writers", "one-session"],
     code: 2,
     says: /--writers belongs to --then-serve$/,

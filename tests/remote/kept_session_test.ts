@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertNotEquals, assertRejects } from "@std/assert";
 import { DeviceError } from "../../src/device/device_error.ts";
 import { KeptSession } from "../../src/remote/kept_session.ts";
 import { decodeSession, encodeSession } from "../../src/wire/nbd/denbd_context.ts";
@@ -102,4 +102,17 @@ Deno.test("V56: a session file that is not understood is refused, with the reaso
     assert(error.message.includes(`cannot use ${file}: ${why}`), error.message);
     assertEquals(Deno.readTextFileSync(file), changed);
   }
+});
+
+Deno.test("a session that cannot be written down, or looked for, is refused with the file and the reason", async () => {
+  using directory = temporaryDirectory();
+  using kept = await KeptSession.open(directory.path, SOURCE);
+  await kept.begin();
+  const file = fileIn(directory.path);
+  // What is in the place of the draft cannot be removed.
+  Deno.mkdirSync(`${file}.new/full`, { recursive: true });
+  const error = await assertRejects(() => kept.begin(), DeviceError);
+  assertMatch(error.message, new RegExp(`\\(cannot use ${file}: Directory not empty\\)$`));
+  const elsewhere = await assertRejects(() => KeptSession.open(file, SOURCE), DeviceError);
+  assertMatch(elsewhere.message, new RegExp(`\\(cannot use .*: ${file} is no directory\\)$`));
 });
