@@ -32,7 +32,7 @@ const usage = `deno task bench [options]
   --proxy             what a proxy costs, with and without its cache, beside nbdkit's nbd plugin, all in front of
                       denbd serve, with cells of its own
   --repeats N         measurements per cell and server (default 3)
-  --seconds N         length of each, after one second to warm up (default 3)
+  --seconds N         length of each, after one second to warm up, or three with --proxy (default 3)
   --latency-seconds N length of the latency cells (default: 60, or --seconds where that is given)
   --quick             half as long, and latencies for ten seconds, once: everything in 20 minutes
   --size MIB          the image, all data and in the page cache (default 1024)
@@ -173,6 +173,8 @@ const seconds = positive(options.seconds, "seconds", options.quick ? 1.5 : 3);
 const imageMebibytes = positive(options.size, "size", 1024);
 const copyMebibytes = positive(options["copy-size"], "copy-size", 4096);
 const measuredFor = {
+  // A program in front of another sees the fewer, larger requests.
+  warmUpSeconds: options.proxy ? 3 : 1,
   seconds,
   latencySeconds: positive(
     options["latency-seconds"] ?? options.seconds,

@@ -27,6 +27,8 @@ export interface Cell {
 }
 
 export interface Load {
+  /** Before each load is measured: long enough for a just-in-time compiler to have seen its loops. */
+  readonly warmUpSeconds: number;
   readonly seconds: number;
   readonly latencySeconds: number;
   readonly imageBytes: number;
@@ -52,6 +54,7 @@ interface FioSide {
 /** @param sizeBytes How much of the image is used, from its start. */
 async function fio(
   uri: string,
+  { warmUpSeconds }: Load,
   sizeBytes: number,
   seconds: number,
   args: readonly string[],
@@ -63,8 +66,7 @@ async function fio(
     `--size=${sizeBytes}`,
     "--time_based",
     `--runtime=${seconds}`,
-    // Long enough for a just-in-time compiler to have seen the loop.
-    "--ramp_time=1",
+    `--ramp_time=${warmUpSeconds}`,
     "--group_reporting",
     "--output-format=json",
   ];
@@ -84,7 +86,7 @@ function loadCell(name: string, title: string, unit: "k/s" | "MB/s", args: strin
     image: "dense",
     inMean: true,
     async measure(uri, load) {
-      const side = await fio(uri, load.imageBytes, load.seconds, args.split(" "));
+      const side = await fio(uri, load, load.imageBytes, load.seconds, args.split(" "));
       return { value: unit === "k/s" ? side.iops / 1e3 : side.bw_bytes / 1e6 };
     },
   };
@@ -98,7 +100,7 @@ function rereadCell(name: string, title: string, unit: "k/s" | "MB/s", args: str
       const sizeBytes = Math.min(load.imageBytes, REREAD_BYTES);
       const once = ["--name=once", "--ioengine=nbd", `--uri=${uri}`, `--size=${sizeBytes}`];
       await run("fio", [...once, "--rw=read", "--bs=128k", "--iodepth=8"], { timeoutSeconds: 60 });
-      const side = await fio(uri, sizeBytes, load.seconds, args.split(" "));
+      const side = await fio(uri, load, sizeBytes, load.seconds, args.split(" "));
       return { value: unit === "k/s" ? side.iops / 1e3 : side.bw_bytes / 1e6 };
     },
   };
@@ -117,6 +119,7 @@ function latencyCell(name: string, direction: "randread" | "randwrite"): Cell {
       const args = [`--rw=${direction}`, "--bs=4k", "--iodepth=8", "--rate_iops=5000"];
       const { clat_ns: { percentile, max }, iops } = await fio(
         uri,
+        load,
         load.imageBytes,
         load.latencySeconds,
         args,
@@ -173,11 +176,12 @@ export const cells: readonly Cell[] = [
   latencyCell("write-latency", "randwrite"),
 ];
 
-/** What tells the cost of a proxy. */
+/** What tells the cost of a proxy: of a stream at two depths, for the deeper it is the more of it a proxy can join. */
 export const proxyCells: readonly Cell[] = [
-  ...cells.filter(({ name }) =>
-    ["read-4k-1", "read-4k-32", "read-128k-8", "write-4k-32", "write-128k-8"].includes(name)
-  ),
+  ...cells.filter(({ name }) => ["read-4k-1", "read-4k-32", "read-128k-8"].includes(name)),
+  loadCell("read-128k-32", "128 KiB sequential reads, depth 32", "MB/s", "--rw=read --bs=128k --iodepth=32"),
+  copyCell,
+  ...cells.filter(({ name }) => ["write-4k-32", "write-128k-8"].includes(name)),
   rereadCell("reread-4k-32", "4 KiB random re-reads, depth 32", "k/s", "--rw=randread --bs=4k --iodepth=32"),
   rereadCell(
     "reread-128k-8",
