@@ -1,4 +1,5 @@
 /** How commands that work on one disk are told which: a name, or flexnbd's address and port. */
+import { counted } from "../base/counted.ts";
 import { type DiskLocator, parseDiskLocator } from "../base/uri.ts";
 import type { BlockDevice } from "../device/device.ts";
 import type { Option } from "./options.ts";
@@ -109,8 +110,8 @@ export function roomBehind(
 ): number {
   const room = sizeBytes - from;
   if (room >= (size ?? 0)) return room;
-  const bytes = size === undefined ? "anything" : `${size} bytes`;
-  throw new Error(`cannot ${what} ${bytes} at ${from} of ${name}: it has ${sizeBytes} bytes`);
+  const bytes = size === undefined ? "anything" : counted(size, "byte");
+  throw new Error(`cannot ${what} ${bytes} at ${from} of ${name}: it has ${counted(sizeBytes, "byte")}`);
 }
 
 /**

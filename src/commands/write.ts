@@ -1,4 +1,5 @@
 import { formatDiskLocator } from "../base/uri.ts";
+import { counted } from "../base/counted.ts";
 import { openDisk } from "../open_disk.ts";
 import { parseSize } from "../base/size_text.ts";
 import { command } from "./command.ts";
@@ -59,12 +60,14 @@ export const write = command({
       await flushIfPossible(disk, name, log);
       if (size !== undefined && written < size) {
         throw new Error(
-          `standard input ended after ${written} of ${size} bytes, which were written to ${name}`,
+          `standard input ended after ${written} of ${counted(size, "byte")}, which were written to ${name}`,
         );
       }
       if (size === undefined && written === room && await stdin.read(new Uint8Array(1)) !== null) {
         throw new Error(
-          `standard input is longer than the ${room} bytes that were written to the end of ${name}`,
+          `standard input is longer than the ${
+            counted(room, "byte")
+          } up to the end of ${name}, which are written`,
         );
       }
     } catch (error) {

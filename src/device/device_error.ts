@@ -1,3 +1,5 @@
+import { counted } from "../base/counted.ts";
+
 /** Names of the errors a disk may fail with; anything stranger is narrowed to EIO where it is met. */
 export type ErrnoName =
   | "EACCES"
@@ -74,8 +76,10 @@ export class DeviceError extends Error {
     readonly length?: number,
     options: { detail?: string; cause?: unknown } = {},
   ) {
-    const range = offset === undefined ? "" : ` ${length ?? "?"} bytes at ${offset}`;
+    const bytes = length === undefined ? "? bytes" : counted(length, "byte");
+    const range = offset === undefined ? "" : ` ${bytes} at ${offset}`;
     const detail = options.detail === undefined ? "" : ` (${options.detail})`;
-    super(`cannot ${operation}${range}: ${errno}${detail}`, { cause: options.cause });
+    const doing = operation === "extents" ? "look for holes in" : operation;
+    super(`cannot ${doing}${range}: ${errno}${detail}`, { cause: options.cause });
   }
 }
