@@ -16,23 +16,18 @@ import { printable } from "../../base/printable.ts";
 import { DeviceError } from "../../device/device_error.ts";
 import type { Clock } from "../../os/clock.ts";
 import type { ChecksumList } from "../../wire/dnbd3/checksum_list.ts";
-import { BLOCK_BYTES, Command } from "../../wire/dnbd3/constants.ts";
-import { BlockRefusedError } from "../../wire/dnbd3/handshake_client.ts";
+import { Command } from "../../wire/dnbd3/constants.ts";
 import type { SelectedImage, ServerEntry } from "../../wire/dnbd3/message.ts";
 import { WireError } from "../../wire/wire_error.ts";
 import { BlockRequests, type ClientRequest } from "./block_requests.ts";
 import { findFirstServer, type FirstServerOptions } from "./first_server.ts";
 import { ImageLink, type LinkOwner } from "./image_link.ts";
-import { type KnownImage, MismatchError, reachAgain, type ReachedServer } from "./reach_server.ts";
+import type { KnownImage, ReachedServer } from "./reach_server.ts";
+import { Scout } from "./scout.ts";
 import { type KnownServer, roundTripMs, ServerBook } from "./server_book.ts";
 
 /** Blocks asked for and not answered; servers drop who asks for many more. */
 const WINDOW_BLOCKS = 128;
-/** Limits of a measurement. */
-const MEASURE_DIAL_MS = 333;
-/** A server in whose place we have nothing gets a little longer. */
-const PANIC_DIAL_MS = 1000;
-const MEASURE_MS = 1000;
 /** A server says every so often that we are here. */
 const KEEPALIVE_MS = 10_000;
 /** Shortly after a change, and without a server, servers are looked at this often… */
@@ -70,8 +65,6 @@ export interface OpenImageOptions extends ImageClientOptions, FirstServerOptions
 
 /** So much of a wanted block is enough to see that a server can deliver it. */
 const PROOF_BYTES_MAX = 64 * 1024;
-/** What is read to measure a server. */
-const FIRST_BLOCK = { offset: 0, sizeBytes: BLOCK_BYTES };
 
 /** Where an image comes from, for status. */
 export interface ImageClientStatus {
@@ -101,6 +94,7 @@ export class ImageClient implements LinkOwner<ClientRequest> {
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #book: ServerBook;
+  readonly #scout: Scout;
   readonly #stop = new AbortController();
   #checksums: ChecksumList | null;
   #server: KnownServer | null = null;
@@ -108,8 +102,8 @@ export class ImageClient implements LinkOwner<ClientRequest> {
   #connectedMs = 0;
   #changes = -1;
   readonly #requests = new BlockRequests();
-  /** Ends the look at the servers that is going on. */
-  #looking: AbortController | null = null;
+  /** Servers are being looked at. */
+  #looking = false;
   #lookedForHangingMs = -Infinity;
   readonly #timers = new Map<"look" | "tick" | "keepalive", Disposable>();
   /** Links that have not ended: to whom, and how to tell of the end. */
@@ -145,6 +139,8 @@ export class ImageClient implements LinkOwner<ClientRequest> {
     this.#book = book;
     this.image = known.image;
     this.#checksums = known.checksums;
+    const { dial, clock, log, flags = 0 } = options;
+    this.#scout = new Scout(book, { dial, clock, flags, log, name: this.#name, known: () => this });
   }
 
   /** The checksums that the servers agree on, or null. */
@@ -377,13 +373,12 @@ export class ImageClient implements LinkOwner<ClientRequest> {
 
   /** Looks at the servers: to measure them, or because the present one is lost or hangs. */
   #look(why: "regularly" | "now" | "hanging"): void {
-    if (this.#looking !== null || this.#stop.signal.aborted) return;
-    const controller = this.#looking = new AbortController();
-    const signal = AbortSignal.any([controller.signal, this.#stop.signal]);
+    if (this.#looking || this.#stop.signal.aborted) return;
+    this.#looking = true;
     const lost = this.#link === null;
-    const looking = lost || why === "hanging" ? this.#findAny(controller, signal) : this.#measure(signal);
+    const looking = lost || why === "hanging" ? this.#findAny() : this.#measure();
     looking.catch((error) => this.#log.error(`${this.#name}: ${error}`)).finally(() => {
-      this.#looking = null;
+      this.#looking = false;
       if (this.#stop.signal.aborted) return;
       // Lost while something else was looked for: that is urgent.
       if (this.#link === null && !lost) this.#look("now");
@@ -391,84 +386,38 @@ export class ImageClient implements LinkOwner<ClientRequest> {
     });
   }
 
-  /** Measures the most promising servers, and changes to one that is much faster. */
-  async #measure(signal: AbortSignal): Promise<void> {
-    const current = this.#server;
-    const servers = this.#book.toMeasure(current);
-    if (servers.length < 2) return;
-    for (const server of servers) {
-      if (signal.aborted) return;
-      const reached = await this.#reach(server, MEASURE_DIAL_MS, FIRST_BLOCK, signal);
-      reached?.connection.close();
-    }
-    if (current === null || signal.aborted) return;
-    const better = this.#book.better(current);
-    if (better === null) return;
-    const reached = await this.#reach(better, MEASURE_DIAL_MS, FIRST_BLOCK, signal);
-    if (reached === null) return;
-    if (signal.aborted) return reached.connection.close();
-    const [from, to] = [roundTripMs(current).toFixed(1), roundTripMs(better).toFixed(1)];
-    this.#log.info(`${this.#name}: from ${current.text} (${from} ms) to ${better.text} (${to} ms)`);
-    this.#adopt(better, reached);
+  /** Changes to a server that is much faster, if there is one. */
+  #measure(): Promise<void> {
+    const take = (better: KnownServer, reached: ReachedServer) => this.#adopt(better, reached);
+    return this.#scout.measure(this.#server, take, this.#stop.signal);
   }
 
-  /** Tries all servers but the present one at once, and goes on with the first that delivers what is wanted. */
-  async #findAny(controller: AbortController, signal: AbortSignal): Promise<void> {
+  /** Goes on with the first server, but the present one, that delivers what is wanted. */
+  async #findAny(): Promise<void> {
     const current = this.#server;
-    const oldest = this.#wantedProof();
-    const block = oldest === undefined
-      ? FIRST_BLOCK
-      : { offset: oldest.offset, sizeBytes: Math.min(oldest.into.length, PROOF_BYTES_MAX) };
-    await Promise.all(
-      this.#book.toTurnTo(current).map(async (server) => {
-        const reached = await this.#reach(server, PANIC_DIAL_MS, block, signal, () => {
-          if (oldest !== undefined) oldest.refusals++;
-        });
-        if (reached === null) return;
-        if (signal.aborted) return reached.connection.close();
-        controller.abort(new Error("another server was first"));
-        const found = `${this.#name}: goes on with ${server.text}`;
-        // As loud as the loss of the one before.
-        if (this.#changes < 0) this.#log.info(found);
-        else this.#log.warn(found);
-        // It may still be the fastest to answer when it is measured.
-        if (current !== null && current === this.#server) this.#book.avoid(current, HUNG_MS);
-        this.#adopt(server, reached);
-      }),
-    );
-    if (oldest !== undefined) this.#failRefused(oldest);
+    const wanted = this.#wantedProof();
+    const block = wanted &&
+      { offset: wanted.offset, sizeBytes: Math.min(wanted.into.length, PROOF_BYTES_MAX) };
+    const take = (server: KnownServer, reached: ReachedServer) => {
+      const found = `${this.#name}: goes on with ${server.text}`;
+      // As loud as the loss of the one before.
+      if (this.#changes < 0) this.#log.info(found);
+      else this.#log.warn(found);
+      // It may still be the fastest to answer when it is measured.
+      if (current !== null && current === this.#server) this.#book.avoid(current, HUNG_MS);
+      this.#adopt(server, reached);
+    };
+    const refused = () => {
+      if (wanted !== undefined) wanted.refusals++;
+    };
+    await this.#scout.findAny(current, block, take, refused, this.#stop.signal);
+    if (wanted !== undefined) this.#failRefused(wanted);
   }
 
   /** Gives up a request that every server has refused. Returns whether it did. */
   #failRefused(request: ClientRequest): boolean {
     return request.refusals >= this.#book.all.length &&
       this.#requests.fail(request, { errno: "EIO", detail: "every server refuses it" });
-  }
-
-  async #reach(
-    server: KnownServer,
-    dialMs: number,
-    block: { offset: number; sizeBytes: number },
-    signal: AbortSignal,
-    onRefused?: () => void,
-  ): Promise<ReachedServer | null> {
-    const { dial, flags = 0 } = this.#options;
-    const options = { dial, clock: this.#clock, flags, dialMs, handshakeMs: MEASURE_MS, signal };
-    try {
-      const known = { image: this.image, checksums: this.#checksums };
-      const reached = await reachAgain(server.endpoint, known, options, block);
-      this.#book.succeeded(server, reached.roundTripMs);
-      return reached;
-    } catch (error) {
-      if (signal.aborted) return null;
-      if (server.failures === 0) {
-        this.#log.warn(`${this.#name}: ${server.text} cannot be used: ${(error as Error).message}`);
-      }
-      this.#book.failed(server);
-      if (error instanceof MismatchError) this.#book.mismatched(server);
-      if (error instanceof BlockRefusedError) onRefused?.();
-      return null;
-    }
   }
 
   #timer(name: "look" | "tick" | "keepalive", delayMs: number, callback: () => void): void {
