@@ -8,6 +8,7 @@
  * the last counts.
  */
 import type { Command } from "./command.ts";
+import { nearest } from "./nearest.ts";
 import { longName, type Option, type OptionTable, parseValue } from "./options.ts";
 import { UsageError } from "./usage_error.ts";
 
@@ -96,7 +97,10 @@ function findLong(name: string, table: OptionTable): string {
   if (candidates.length > 1) {
     throw new UsageError(`option '--${name}' is ambiguous; possibilities: ${shown.join(" ")}`);
   }
-  throw new UsageError(`unrecognized option '--${name}'`);
+  const offered = Object.entries(table).filter(([, option]) => !option.hidden).map(([key]) => longName(key));
+  const near = nearest(name, offered);
+  const hint = near === null ? "" : `; did you mean '--${near}'?`;
+  throw new UsageError(`unrecognized option '--${name}'${hint}`);
 }
 
 /**

@@ -3,7 +3,8 @@ import { DeviceError } from "../../src/device/device_error.ts";
 import { type Command, command, type Invocation } from "../../src/commands/command.ts";
 import { optionText } from "../../src/commands/help.ts";
 import type { Option } from "../../src/commands/options.ts";
-import { nearest, runProgram } from "../../src/commands/program.ts";
+import { nearest } from "../../src/commands/nearest.ts";
+import { runProgram } from "../../src/commands/program.ts";
 import { UsageError } from "../../src/commands/usage_error.ts";
 import { FakeSurroundings } from "./fake_surroundings.ts";
 
@@ -144,7 +145,8 @@ const MISUSES: [string, string][] = [
     '--wait: "forever" is not a duration (such as 500ms, 30s, 2m, 1h, or a number of seconds)',
   ],
   ["--wait 99999h", '--wait: "99999h" is too long (the limit is 24 days)'],
-  ["--wat", "unrecognized option '--wat'"],
+  ["--wat", "unrecognized option '--wat'; did you mean '--wait'?"],
+  ["--nothing", "unrecognized option '--nothing'"],
   ["-x", "invalid option -- 'x'"],
   ["--port", "option '--port' requires an argument"],
   ["-p", "option '-p' requires an argument"],

@@ -18,6 +18,12 @@ const misuses: readonly Misuse[] = [
   { args: ["serve"], code: 2, says: /--file is required/ },
   { args: ["serve", "--file"], code: 2, says: /'--file' requires an argument/ },
   { args: ["serve", "--file", "IMAGE", "--wat"], code: 2, says: /unrecognized option '--wat'/ },
+  {
+    args: ["serve", "--file", "IMAGE", "--prot", "1"],
+    code: 2,
+    says: /unrecognized option '--prot'; did you mean '--port'\?$/,
+  },
+  { args: ["read", "--form=1", "IMAGE"], code: 2, says: /'--form'; did you mean '--from'\?$/ },
   { args: ["serve", "--file", "IMAGE", "--port", "65536"], code: 2, says: /--port: 65536 is out of range/ },
   { args: ["serve", "--file", "IMAGE", "--port", "-1"], code: 2, says: /--port: / },
   {
