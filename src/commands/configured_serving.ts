@@ -18,6 +18,7 @@ import { openDisk } from "../open_disk.ts";
 import { systemClock } from "../os/clock.ts";
 import { type Export, type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import type { NbdServer } from "../server/nbd/server.ts";
+import type { StrangerCounts } from "../server/strangers.ts";
 import { closeDisk } from "./close_disk.ts";
 import { type Configuration, readConfiguration } from "./configuration.ts";
 import { describePeers, keysOf, refuseOptions, settingsOf } from "./configured_settings.ts";
@@ -127,6 +128,10 @@ export class ConfiguredServing implements ServerRole {
 
   images(): ImageStatus[] {
     return this.#images?.status() ?? [];
+  }
+
+  strangers(): StrangerCounts | null {
+    return this.#images?.server.strangers ?? null;
   }
 
   listening(): string[] {

@@ -12,7 +12,7 @@ import { printable } from "../base/printable.ts";
 import { serverHandlers } from "../control/handlers.ts";
 import { Migrations } from "../control/migrations.ts";
 import { ControlServer } from "../control/server.ts";
-import { describeAccess, describeServer } from "../control/server_status.ts";
+import { describeAccess, describeServer, type ServerParts } from "../control/server_status.ts";
 import { StateWatch } from "../control/state_watch.ts";
 import type { ProcessStatus } from "../control/status.ts";
 import { StatusHttp } from "../control/status_http.ts";
@@ -364,9 +364,18 @@ export class RunningServer {
       startedAtMs: this.#startedAtMs,
       hasControl: !this.#receives,
       images: this.#role.images?.(),
+      otherDoors: this.#otherDoors(),
       migrationOf: (exported) => this.#migrations.progressOf(exported),
       about: (exported) => this.#role.about?.(exported) ?? {},
     });
+  }
+
+  #otherDoors(): ServerParts["otherDoors"] {
+    const atImages = this.#role.strangers?.() ?? null;
+    return [
+      ...this.#door === null ? [] : [{ door: "channel" as const, strangers: this.#door.entrance.strangers }],
+      ...atImages === null ? [] : [{ door: "dnbd3" as const, strangers: atImages }],
+    ];
   }
 
   async #listenForControl(path: string): Promise<void> {

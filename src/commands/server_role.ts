@@ -6,6 +6,7 @@ import type { Receiver } from "../migrate/receiver.ts";
 import type { Export, ExportTable } from "../server/export_table.ts";
 import type { Judge } from "../server/nbd/judge.ts";
 import type { NbdServer, NbdServerOptions } from "../server/nbd/server.ts";
+import type { StrangerCounts } from "../server/strangers.ts";
 import type { ServerSettings } from "./serving_options.ts";
 
 /** Who may do what, where that is not for the access list of the command line to say. */
@@ -66,6 +67,8 @@ export interface ServerRole {
   handlers?(): ControlHandlers;
   /** Its dnbd3 images, for the status. */
   images?(): readonly ImageStatus[];
+  /** What those have come to who were no clients of its dnbd3 server, if there is one. */
+  strangers?(): StrangerCounts | null;
   /** What is behind an export, for status. */
   about?(exported: Export): Pick<ExportStatus, "upstream" | "caches">;
   /** Ends what it serves besides. */

@@ -21,7 +21,8 @@ export function statusCommand(clock: Clock = systemClock): Command {
       One line of key=value pairs: pid, size, is_mirroring, clients_allowed, num_clients, has_control; while
       migrating migration_speed, migration_duration, migration_seconds_left, migration_bytes_left and
       migration_speed_limit; acl=open if everybody may write, sync_failed=true if a failed sync has ended all
-      writing. --json shows much more: exports, clients, counts, latencies.
+      writing, turned_away with how many connections were closed at once because too many from their address had
+      come to nothing. --json shows much more: exports, clients, counts, latencies.
 
       --watch shows exports and clients with their rates, once a second until interrupted.
 

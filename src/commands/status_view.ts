@@ -17,6 +17,8 @@ export function formatStatusView(status: ProcessStatus, before: ProcessStatus | 
     : null;
   const lines = [headline(status)];
   if (status.diskThreads != null) lines.push(diskThreadsText(status.diskThreads));
+  const strangers = (status.strangers ?? []).filter(({ inVain, turnedAway }) => inVain + turnedAway > 0);
+  if (strangers.length > 0) lines.push(`strangers: ${strangers.map(strangersText).join("; ")}`);
   for (const each of status.exports) {
     const earlier = before?.exports.find(({ name }) => name === each.name);
     lines.push("", ...exportLines(each, seconds === null ? undefined : earlier, seconds ?? 1));
@@ -40,6 +42,11 @@ function diskThreadsText({ count, busy, waiting }: ProcessStatus["diskThreads"])
   return `disk threads: ${busy} of ${count} busy${
     waiting > 0 ? `, ${counted(waiting, "call")} waiting` : ""
   }`;
+}
+
+function strangersText({ door, inVain, turnedAway }: ProcessStatus["strangers"][number]): string {
+  const away = turnedAway > 0 ? `, ${turnedAway} were turned away` : "";
+  return `${inVain} came to nothing at the port of ${door === "channel" ? "channels" : door}${away}`;
 }
 
 function exportLines(each: ExportStatus, before: ExportStatus | undefined, seconds: number): string[] {

@@ -47,6 +47,16 @@ function processFamilies(status: ProcessStatus): Family[] {
     gauge("denbd_access_open", "1 if everybody who can connect may write.", [
       [{}, Number(status.access.acl === "open")],
     ]),
+    counter(
+      "denbd_strangers_in_vain_total",
+      "Connections that were heard and came to nothing.",
+      status.strangers.map(({ door, inVain }) => [{ door }, inVain]),
+    ),
+    counter(
+      "denbd_strangers_turned_away_total",
+      "Connections closed at once because their address had had more than its share.",
+      status.strangers.map(({ door, turnedAway }) => [{ door }, turnedAway]),
+    ),
     gauge("denbd_disk_threads", "Calls of disks that may wait at the same time.", [
       [{}, status.diskThreads.count],
     ]),

@@ -4,6 +4,7 @@ import { describeDiskThreads } from "../device/disk_threads.ts";
 import type { MigrationProgress } from "../migrate/migration.ts";
 import type { Export, ExportTable } from "../server/export_table.ts";
 import type { NbdServer } from "../server/nbd/server.ts";
+import type { StrangerCounts } from "../server/strangers.ts";
 import type { Holder } from "../server/writer_sessions.ts";
 import type {
   AccessStatus,
@@ -25,6 +26,8 @@ export interface ServerParts {
   readonly hasControl?: boolean;
   /** Of dnbd3, if it is served. */
   readonly images?: readonly ImageStatus[];
+  /** Where others than clients of NBD come, and what those came to. */
+  readonly otherDoors?: readonly { readonly door: "channel" | "dnbd3"; readonly strangers: StrangerCounts }[];
   /** How far the migration of an export is; `null` if there is none. */
   migrationOf(exported: Export): MigrationProgress | null;
   /** Where it listens, as in {@linkcode ProcessStatus}. */
@@ -51,6 +54,9 @@ export function describeServer(parts: ServerParts): ProcessStatus {
     access,
     exports: described,
     images: parts.images ?? [],
+    strangers: [{ door: "nbd" as const, strangers: nbd.strangers }, ...parts.otherDoors ?? []].map(
+      ({ door, strangers: { inVain, turnedAway } }) => ({ door, inVain, turnedAway }),
+    ),
     diskThreads: describeDiskThreads(),
   };
 }

@@ -152,6 +152,15 @@ export interface CopyStatus {
   readonly writeProblem: string | null;
 }
 
+/** What those came to who came to a port and were no clients, since the start of the server. */
+export interface StrangerStatus {
+  readonly door: "nbd" | "channel" | "dnbd3";
+  /** They were heard, and came to nothing. */
+  readonly inVain: number;
+  /** They were closed as soon as they were accepted: their address had had more than its share. */
+  readonly turnedAway: number;
+}
+
 /** A whole server process. */
 export interface ProcessStatus {
   readonly version: string;
@@ -172,6 +181,7 @@ export interface ProcessStatus {
   readonly exports: readonly ExportStatus[];
   /** Of dnbd3. */
   readonly images: readonly ImageStatus[];
+  readonly strangers: readonly StrangerStatus[];
   /** Where calls of disks wait that cannot be done at once. */
   readonly diskThreads: DiskThreads;
 }
@@ -203,6 +213,8 @@ export function formatStatusLine(status: ProcessStatus): string {
     if (mirror.speedLimit !== null) pairs.push(["migration_speed_limit", mirror.speedLimit]);
   }
   if (status.access.acl === "open") pairs.push(["acl", "open"]);
+  const turnedAway = status.strangers.reduce((count, each) => count + each.turnedAway, 0);
+  if (turnedAway > 0) pairs.push(["turned_away", turnedAway]);
   const quarantined = status.images.filter(({ quarantine }) => quarantine !== null).length;
   if (quarantined > 0) pairs.push(["quarantined", quarantined]);
   if (exports.some((each) => each.syncFailure !== null)) pairs.push(["sync_failed", true]);

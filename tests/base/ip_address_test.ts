@@ -2,6 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import {
   formatIpAddress,
   isLoopback,
+  networkOf,
   parseAddressOption,
   parseIpAddress,
   unmapIpAddress,
@@ -88,4 +89,11 @@ Deno.test("isLoopback() knows the addresses of the machine itself", pure, () => 
   for (const text of ["0.0.0.0", "::", "128.0.0.1", "12.7.0.1", "::2", "::127.0.0.1", "localhost"]) {
     assert(!isLoopback(text), text);
   }
+});
+
+Deno.test("networkOf() is an IPv4 address itself, and of IPv6 the first 64 bits", pure, () => {
+  assertEquals(networkOf("192.0.2.1"), "192.0.2.1");
+  assertEquals(networkOf("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
+  assertEquals(networkOf("2001:db8:1:2::"), networkOf("2001:db8:1:2:ffff::1"));
+  assertEquals(networkOf("unix:uid=0"), "unix:uid=0");
 });

@@ -22,6 +22,11 @@ Deno.test("the view shows server, exports, latencies and clients", pure, () => {
   const status: ProcessStatus = {
     ...IDLE,
     diskThreads: { count: 8, busy: 8, waiting: 3 },
+    strangers: [{ door: "nbd", inVain: 9, turnedAway: 4 }, { door: "channel", inVain: 1, turnedAway: 0 }, {
+      door: "dnbd3",
+      inVain: 0,
+      turnedAway: 0,
+    }],
     exports: [{
       ...IDLE_EXPORT,
       name: "evil\x1b[2J",
@@ -44,6 +49,7 @@ Deno.test("the view shows server, exports, latencies and clients", pure, () => {
     formatStatusView(status),
     `denbd 0.1.0  pid 1  up 5 s  127.0.0.1:10809  acl=1 entry
 disk threads: 8 of 8 busy, 3 calls waiting
+strangers: 9 came to nothing at the port of nbd, 4 were turned away; 1 came to nothing at the port of channels
 
 export "evil\\x1b[2J"  64 KiB  /srv/disk.img
   0 requests, 0 bytes read, 0 bytes written

@@ -31,6 +31,7 @@ export const IDLE: ProcessStatus = {
   listening: ["127.0.0.1:10809"],
   clientsAllowed: true,
   hasControl: true,
+  strangers: [],
   mirror: null,
   access: { acl: "list", entries: ["127.0.0.1"], defaultDeny: false },
   exports: [IDLE_EXPORT],

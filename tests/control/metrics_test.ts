@@ -13,7 +13,12 @@ Deno.test("metrics: every line is one of the text format, families are whole and
     { ...IDLE_EXPORT, latency: { read: READS, flush: READS } },
     { ...IDLE_EXPORT, name: 'a"b\\c\nd' },
   ];
-  const text = formatMetrics({ ...IDLE, exports, mirror });
+  const strangers = [{ door: "nbd", inVain: 12, turnedAway: 3 }, {
+    door: "channel",
+    inVain: 0,
+    turnedAway: 0,
+  }] as const;
+  const text = formatMetrics({ ...IDLE, exports, mirror, strangers });
   assert(text.endsWith("\n"));
   const seen = new Map<string, string>();
   let family = "";
@@ -49,6 +54,9 @@ Deno.test("metrics: every line is one of the text format, families are whole and
   assert(text.includes('denbd_export_request_duration_seconds_sum{export="",operation="read"} 0.0009\n'));
   assert(text.includes("denbd_migration_left_bytes 7\n"));
   assert(text.includes("denbd_disk_threads 24\n"));
+  assert(text.includes('denbd_strangers_in_vain_total{door="nbd"} 12\n'));
+  assert(text.includes('denbd_strangers_turned_away_total{door="nbd"} 3\n'));
+  assert(text.includes('denbd_strangers_turned_away_total{door="channel"} 0\n'));
   assert(!text.includes("denbd_migration_limit"));
 });
 

@@ -13,6 +13,12 @@ Deno.test("the status line is flexnbd's, trailing space included", pure, () => {
 Deno.test("an open access list and a failed sync stand behind flexnbd's keys", pure, () => {
   const access = { acl: "open", entries: [], defaultDeny: false } as const;
   assertEquals(formatStatusLine({ ...IDLE, access }), `${START}acl=open `);
+  const strangers = [{ door: "nbd", inVain: 9, turnedAway: 0 }, {
+    door: "channel",
+    inVain: 9,
+    turnedAway: 2,
+  }] as const;
+  assertEquals(formatStatusLine({ ...IDLE, strangers }), `${START}turned_away=2 `);
   const exports = [{ ...IDLE_EXPORT, syncFailure: "fdatasync: EIO" }];
   assertEquals(formatStatusLine({ ...IDLE, exports }), `${START}sync_failed=true `);
 });

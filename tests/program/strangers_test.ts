@@ -3,7 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { dial } from "../../src/net/dial.ts";
 import { run, temporaryDirectory } from "../testing/process.ts";
 import { RawClient } from "../testing/raw_client.ts";
-import { serve } from "./program.ts";
+import { serve, statusOf } from "./program.ts";
 
 const MIB = 1024 * 1024;
 const STRANGERS = 10_000;
@@ -42,7 +42,8 @@ Deno.test("waves of 10,000 strangers that stay, lie or stop halfway cost little,
   using directory = temporaryDirectory();
   const image = directory.file("disk.img");
   Deno.writeFileSync(image, crypto.getRandomValues(new Uint8Array(65536)));
-  await using server = await serve(["--file", image, "--handshake-timeout", "60s"]);
+  const sock = directory.file("control");
+  await using server = await serve(["--file", image, "--handshake-timeout", "60s", "--sock", sock]);
   const { port } = server;
   const place = { transport: "tcp", host: "127.0.0.1", port } as const;
   const client = await RawClient.open(await dial(place));
@@ -81,6 +82,11 @@ Deno.test("waves of 10,000 strangers that stay, lie or stop halfway cost little,
   assert(resident < 200 * MIB, `${resident} bytes resident`);
   const complaints = server.log.split("\n").filter((line) => /:W:.* refused: /.test(line));
   assert(complaints.length >= 1 && complaints.length <= 3, `${complaints.length} complaints`);
+  // Each has come to nothing, stands in the handshake, or was turned away.
+  const [{ door, inVain, turnedAway }] = (await statusOf(sock)).strangers;
+  assertEquals(door, "nbd");
+  const known = inVain + turnedAway;
+  assert(known >= WAVES * STRANGERS - 1024 && known <= WAVES * STRANGERS, `${inVain} and ${turnedAway}`);
   client.connection.close();
   assertEquals(await server.stop(), 0);
   await Promise.all(held);
