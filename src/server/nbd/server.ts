@@ -26,8 +26,9 @@ import type { Export, ExportTable } from "../export_table.ts";
 import type { ReservationStore } from "../reservation_store.ts";
 import { type StrangerCounts, type StrangerLimits, Strangers } from "../strangers.ts";
 import { type Admission, RESERVATION_AWAY_MS, WriterSessions } from "../writer_sessions.ts";
+import { type Client, type ClientRules, Clients, type PresentClient } from "./clients.ts";
 import { type Departed, Hall, type House } from "./hall.ts";
-import type { Judge, Verdict } from "./judge.ts";
+import type { Judge } from "./judge.ts";
 import { Session } from "./session.ts";
 import { ClientTrace, WireTrace } from "./wire_trace.ts";
 
@@ -87,33 +88,11 @@ export interface NbdServerOptions {
   readonly onLeft?: (client: Client) => void;
 }
 
-/** A client in transmission, for status. */
-export interface Client {
-  readonly id: number;
-  readonly peer: Peer;
-  readonly exportName: string;
-  readonly rights: "read" | "write";
-  readonly connectedAtMs: number;
-  readonly session: Session;
-  /** It asks for what only another denbd understands. */
-  readonly isDenbd: boolean;
-}
-
-/** What the server knows of a client besides. */
-type Present = Client & { rights: "read" | "write"; readonly admission: Admission | null };
-
 /** How long the disk may take to finish what clients had asked for that were cut off. */
 const ABANDON_MS = 5000;
 
-/** How long who may not stay has to take the answers to what he has asked for. */
-const REVOKED_MS = 5000;
-
-/** How often requests that take too long are looked for. */
-const SWEEP_MS = 1000;
-
 export class NbdServer {
   readonly #options: NbdServerOptions;
-  readonly #judge: Judge;
   readonly #log: Log;
   readonly #clock: Clock;
   #limits: NbdLimits;
@@ -123,7 +102,7 @@ export class NbdServer {
   /** What clients ask for and are told. */
   readonly trace = new WireTrace(() => this.#clock.now());
   readonly #listeners = new Set<Listener>();
-  readonly #clients = new Map<number, Present>();
+  readonly #clients: Clients;
   /** Every connection, those in handshake included, with what ends when it has ended. */
   readonly #connections = new Map<Connection, Promise<void>>();
   /** Those of them whose handshake is over. */
@@ -131,10 +110,6 @@ export class NbdServer {
   /** How many of them there are from each IP address. */
   readonly #perAddress = new Map<string, number>();
   readonly #strangers: Strangers;
-  /** When each client's session has ended. */
-  readonly #endings = new WeakMap<Client, Promise<unknown>>();
-  /** Exports that are served no longer, and what their clients are told. */
-  readonly #dismissed = new WeakMap<Export, string>();
   /** With the UUID of the disk, if it is to outlive the program. */
   readonly #writers = new WeakMap<
     Export,
@@ -143,19 +118,23 @@ export class NbdServer {
   /** By the name of their export. */
   readonly #departed = new Map<string, Departed>();
   readonly #house: House;
-  #sweep: Disposable | null = null;
   #lastId = 0;
   #draining = false;
 
   constructor(options: NbdServerOptions) {
     this.#options = options;
-    this.#judge = options.judge;
     this.#log = options.log;
     this.#clock = options.clock;
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
     this.#tls = options.tls;
     this.#oldstyle = options.oldstyle ?? false;
     this.#strangers = new Strangers(STRANGERS, this.#log, this.#clock);
+    const rules: ClientRules = {
+      judge: options.judge,
+      certificateFault: (peer) => this.#certificateFault(peer),
+      requestMs: () => this.#limits.requestMs,
+    };
+    this.#clients = new Clients(rules, this.#log, this.#clock);
     this.#house = {
       exports: options.exports,
       judge: options.judge,
@@ -175,7 +154,7 @@ export class NbdServer {
   /** Sets other bounds; what is not given is as at the start. Those who are here already are not counted out. */
   set limits(limits: Partial<NbdLimits>) {
     this.#limits = { ...DEFAULT_LIMITS, ...limits };
-    this.#startSweep();
+    this.#clients.lookForSlow();
   }
 
   /** Bytes of memory that requests and replies of all clients occupy now. */
@@ -195,7 +174,7 @@ export class NbdServer {
 
   /** Clients in transmission, in the order in which they came. */
   clients(): Client[] {
-    return [...this.#clients.values()];
+    return this.#clients.all();
   }
 
   /** Who writes to an export. @throws {DeviceError} If its reservation cannot be understood. */
@@ -292,25 +271,21 @@ export class NbdServer {
     }
     this.#inTransmission.add(connection);
     const connectedAtMs = this.#clock.now();
-    const client = {
+    const client: PresentClient = {
       id,
       peer,
       exportName: exported.name,
-      rights: mayWrite ? "write" as const : "read" as const,
+      rights: mayWrite ? "write" : "read",
       connectedAtMs,
       session,
       admission,
       isDenbd: agreement.contexts.some(({ name }) => name.startsWith(DENBD_NAMESPACE)),
     };
-    this.#clients.set(id, client);
+    this.#clients.enter(client);
     this.#options.changed?.();
-    this.#startSweep();
     log.info(`${peer.text} opened "${printable(exported.name)}" to ${client.rights}`);
     if (this.#draining) session.drain("the server is shutting down");
-    // The access list may have changed during the handshake, and the export may be gone.
-    this.#reconsiderClient(client);
-    const dismissal = this.#dismissed.get(exported);
-    if (dismissal !== undefined) session.drain(dismissal);
+    this.#clients.check(client);
     const closed = exported.whyClosed?.() ?? null;
     if (closed !== null) {
       session.forbidWrites();
@@ -318,13 +293,13 @@ export class NbdServer {
     }
     const left = mayWrite ? exported.desk?.enter(migrationId, session) : undefined;
     const ending = session.run(rest);
-    this.#endings.set(client, ending);
+    this.#clients.runs(client, ending);
     const reason = await ending;
     left?.();
-    this.#clients.delete(id);
+    this.#clients.leave(client);
     ended.resolve();
     // Who leaves because we, or the export, are going will be back.
-    const isSentAway = this.#draining || this.#dismissed.has(exported);
+    const isSentAway = this.#draining || this.#clients.isDismissed(exported);
     admission?.leave(session.saidGoodbye && !isSentAway);
     this.#options.onLeft?.(client);
     this.#options.changed?.();
@@ -392,25 +367,7 @@ export class NbdServer {
    * A client that may write from now on has to reconnect to learn of it.
    */
   reconsider(): void {
-    for (const client of this.#clients.values()) this.#reconsiderClient(client);
-  }
-
-  #reconsiderClient(client: Present): void {
-    const fault = this.#certificateFault(client.peer);
-    const verdict: Verdict = fault === null
-      ? this.#judge(client.peer, client.session.exported)
-      : { rights: "none", reason: fault };
-    if (verdict.rights === "none") {
-      this.#log.warn(`${client.peer.text} is no longer allowed: ${verdict.reason}`);
-      const reason = `no longer allowed: ${verdict.reason}`;
-      client.session.drain(reason);
-      // Who does not take his answers would stay, and keep his reservation.
-      this.#clock.timer(REVOKED_MS, () => client.session.abort(reason), { background: true });
-    } else if (verdict.rights === "read" && client.rights === "write") {
-      client.rights = "read";
-      client.session.forbidWrites();
-      client.admission?.forgo();
-    }
+    this.#clients.reconsider();
   }
 
   #certificateFault({ certificate }: Peer): string | null {
@@ -426,14 +383,8 @@ export class NbdServer {
    * @param deadlineMs After that they are cut off.
    * @returns When nobody has it any more.
    */
-  async dismiss(exported: Export, reason: string, deadlineMs: number): Promise<void> {
-    this.#dismissed.set(exported, reason);
-    const clients = this.clients().filter(({ session }) => session.exported === exported);
-    for (const { session } of clients) session.drain(reason);
-    using _timer = this.#clock.timer(deadlineMs, () => {
-      for (const { session } of clients) session.abort(reason);
-    });
-    await Promise.all(clients.map((client) => this.#endings.get(client)));
+  dismiss(exported: Export, reason: string, deadlineMs: number): Promise<void> {
+    return this.#clients.dismiss(exported, reason, deadlineMs);
   }
 
   /**
@@ -445,7 +396,7 @@ export class NbdServer {
    */
   depart(exported: Export, moved: Moved, deadlineMs: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
-    const clients = this.clients().filter(({ session, isDenbd }) => isDenbd && session.exported === exported);
+    const clients = this.#clients.of(exported).filter(({ isDenbd }) => isDenbd);
     let awaited = clients.length;
     const told = () => {
       if (--awaited <= 0) resolve();
@@ -468,7 +419,7 @@ export class NbdServer {
     for (const [connection] of this.#connections) {
       if (!this.#inTransmission.has(connection)) connection.close();
     }
-    for (const { session } of this.#clients.values()) session.drain("the server is shutting down");
+    for (const { session } of this.#clients.all()) session.drain("the server is shutting down");
     let late = false;
     const timer = this.#clock.timer(deadlineMs, () => {
       late = true;
@@ -480,8 +431,7 @@ export class NbdServer {
     await Promise.race([Promise.all(this.#connections.values()), given.promise]);
     giveUp[Symbol.dispose]();
     timer[Symbol.dispose]();
-    this.#sweep?.[Symbol.dispose]();
-    this.#sweep = null;
+    this.#clients.stop();
     return !late;
   }
 
@@ -489,23 +439,8 @@ export class NbdServer {
   abort(): void {
     this.#draining = true;
     for (const listener of this.#listeners) listener.close();
-    for (const { session } of this.#clients.values()) session.abort("cut off: the server had to stop");
+    for (const { session } of this.#clients.all()) session.abort("cut off: the server had to stop");
     for (const connection of this.#connections.keys()) connection.close();
-  }
-
-  #startSweep(): void {
-    const { requestMs } = this.#limits;
-    if (requestMs === 0 || this.#sweep !== null || this.#clients.size === 0) return;
-    this.#sweep = this.#clock.timer(SWEEP_MS, () => {
-      this.#sweep = null;
-      const now = this.#clock.now();
-      for (const { session, peer } of this.#clients.values()) {
-        if (session.busySinceMs === null || now - session.busySinceMs <= requestMs) continue;
-        this.#log.warn(`${peer.text} cut off: a request took longer than ${requestMs / 1000} s`);
-        session.abort(`killswitch: a request took longer than ${requestMs / 1000} s`);
-      }
-      this.#startSweep();
-    }, { background: true });
   }
 }
 
