@@ -230,7 +230,8 @@ export class Writer {
     pipe.take(data);
     const byteCount = isLast ? data.length : this.#alignedCount(arriving, data.length);
     // Less than a page: it takes less room than before.
-    pipe.put(data.subarray(byteCount));
+    const rest = data.subarray(byteCount);
+    if (pipe.put(rest) < rest.length) throw new Error("a pipe does not take back what it held");
     if (byteCount === 0) return false;
     const { device } = this.#exported;
     const write = (offset: number) => device.write(offset, data.subarray(0, byteCount));
