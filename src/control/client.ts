@@ -9,6 +9,8 @@ import {
 
 /** The most of an answer that is read: the JSON status of thousands of clients has room. */
 const ANSWER_BYTES_MAX = 16 * 1024 * 1024;
+/** A server that lives answers sooner. */
+const ANSWER_MS_MAX = 30_000;
 /** Of a path in a message: all of it. */
 const PATH_CHARS_MAX = 4096;
 const LF = 0x0a;
@@ -26,7 +28,7 @@ export async function askControl(
   request: ControlRequest,
   options: { timeoutMs?: number } = {},
 ): Promise<ControlAnswer> {
-  const { timeoutMs = 30_000 } = options;
+  const { timeoutMs = ANSWER_MS_MAX } = options;
   const bytes = encodeRequest(request);
   const conn = await connect(path);
   let late = false;
@@ -51,11 +53,7 @@ export async function askControl(
     try {
       line = await readLine(conn);
     } catch (error) {
-      if (late) {
-        throw new Error(
-          `the server at ${quote(path, PATH_CHARS_MAX)} gave no answer within ${timeoutMs / 1000} s`,
-        );
-      }
+      if (late) throw noAnswer(path, timeoutMs);
       throw new Error(`the server at ${quote(path, PATH_CHARS_MAX)} broke off`, { cause: error });
     }
     if (line === null) {
@@ -71,27 +69,43 @@ export async function askControl(
 /**
  * Sends one request as JSON, and reads the answer and the lines that follow it.
  *
+ * @param options `timeoutMs`: until the answer; default 30 s.
  * @returns The lines, the answer's first, until the server closes.
- * @throws {Error} If the server cannot be reached or breaks off.
+ * @throws {Error} If the server cannot be reached, does not answer in time, or breaks off.
  */
 export async function* followControl(
   path: string,
   request: Omit<ControlRequest, "form">,
+  options: { timeoutMs?: number } = {},
 ): AsyncGenerator<string, void> {
+  const { timeoutMs = ANSWER_MS_MAX } = options;
   // Nobody else needs it, and the program starts faster without.
   const { TextLineStream } = await import("@std/streams");
   using conn = await connect(path);
+  const late = new AbortController();
+  const timer = setTimeout(() => late.abort(), timeoutMs);
   try {
     for (let rest = encodeRequest({ ...request, form: "json" }); rest.length > 0;) {
       rest = rest.subarray(await conn.write(rest));
     }
-    const lines: AsyncIterable<string> = conn.readable.pipeThrough(new TextDecoderStream()).pipeThrough(
-      new TextLineStream(),
-    );
-    for await (const line of lines) yield line;
+    const text = conn.readable.pipeThrough(new TextDecoderStream(), { signal: late.signal });
+    const lines: AsyncIterable<string> = text.pipeThrough(new TextLineStream());
+    for await (const line of lines) {
+      clearTimeout(timer);
+      yield line;
+    }
   } catch (error) {
+    if (late.signal.aborted) throw noAnswer(path, timeoutMs);
     throw new Error(`the server at ${quote(path, PATH_CHARS_MAX)} broke off`, { cause: error });
+  } finally {
+    clearTimeout(timer);
   }
+}
+
+function noAnswer(path: string, timeoutMs: number): Error {
+  return new Error(
+    `the server at ${quote(path, PATH_CHARS_MAX)} gave no answer within ${timeoutMs / 1000} s`,
+  );
 }
 
 async function connect(path: string): Promise<Deno.UnixConn> {

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { AccessList } from "../../src/access/acl.ts";
 import { silentLog } from "../../src/base/log.ts";
-import { askControl } from "../../src/control/client.ts";
+import { askControl, followControl } from "../../src/control/client.ts";
 import { type ControlHandler, serverHandlers } from "../../src/control/handlers.ts";
 import { type ControlLimits, ControlServer } from "../../src/control/server.ts";
 import { StateWatch } from "../../src/control/state_watch.ts";
@@ -231,4 +231,28 @@ Deno.test("askControl() says why a server cannot be asked", async () => {
   assertStringIncludes(error.message, 'the answer "hello" is not CODE: TEXT');
   await nonsense;
   listener.close();
+});
+
+Deno.test("followControl() gives up a server that does not answer", async () => {
+  using directory = temporaryDirectory();
+  const path = directory.file("sock");
+  using listener = Deno.listen({ transport: "unix", path });
+  const lines = followControl(path, { command: "trace", args: [] }, { timeoutMs: 20 });
+  const failure = assertRejects(() => lines.next(), Error, "gave no answer within 0.02 s");
+  using _mute = await listener.accept();
+  await failure;
+});
+
+Deno.test("followControl() reads the answer, and lines behind it for as long as there are any", async () => {
+  using directory = temporaryDirectory();
+  const path = directory.file("sock");
+  using listener = Deno.listen({ transport: "unix", path });
+  const lines = followControl(path, { command: "trace", args: [] });
+  const first = lines.next();
+  const conn = await listener.accept();
+  await conn.read(new Uint8Array(1024));
+  await conn.write(new TextEncoder().encode("answer\none\ntwo\n"));
+  assertEquals([(await first).value, (await lines.next()).value], ["answer", "one"]);
+  conn.close();
+  assertEquals([(await lines.next()).value, (await lines.next()).done], ["two", true]);
 });
