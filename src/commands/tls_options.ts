@@ -63,9 +63,9 @@ interface PreparedTls {
 }
 
 function prepareFrom(directory: string, verifyPeer: boolean): PreparedTls {
-  const certificate = readText(`${directory}/server-cert.pem`);
-  const privateKey = readText(`${directory}/server-key.pem`);
-  const clientAuthorities = verifyPeer ? readText(`${directory}/ca-cert.pem`) : undefined;
+  const certificate = readPem(`${directory}/server-cert.pem`, "CERTIFICATE");
+  const privateKey = readPem(`${directory}/server-key.pem`, "PRIVATE KEY");
+  const clientAuthorities = verifyPeer ? readPem(`${directory}/ca-cert.pem`, "CERTIFICATE") : undefined;
   try {
     const accept = prepareTlsServer({ certificate, privateKey, clientAuthorities });
     return { accept, clientAuthorities };
@@ -74,10 +74,14 @@ function prepareFrom(directory: string, verifyPeer: boolean): PreparedTls {
   }
 }
 
-function readText(path: string): string {
+/** @param kind What the file has to hold; some kinds of keys have a word in front of theirs. */
+function readPem(path: string, kind: "CERTIFICATE" | "PRIVATE KEY"): string {
+  let text;
   try {
-    return Deno.readTextFileSync(path);
+    text = Deno.readTextFileSync(path);
   } catch (error) {
     throw new Error(`cannot read ${path}: ${reasonOf(error, { ENOENT: "it does not exist" })}`);
   }
+  if (new RegExp(`^-----BEGIN ([A-Z]+ )?${kind}-----\\s*$`, "m").test(text)) return text;
+  throw new Error(`cannot use ${path}: there is no ${kind.toLowerCase()} in it`);
 }

@@ -77,7 +77,8 @@ export async function connectTls(
 /** What a failed handshake means for who started it. */
 function reason({ code, message }: Error & { code?: string }, serverName: string): string {
   if (code === "ERR_TLS_CERT_ALTNAME_INVALID") {
-    return `the server's certificate is not for "${serverName}": ${message.replace(/^.*altnames: /, "")}`;
+    const names = message.replace(/^.*altnames: /, "").replace(/[: ]+$/, "");
+    return `the server's certificate is not for "${serverName}": ${names}`;
   }
   if (code !== undefined && /VERIFY|SELF_SIGNED|ISSUER|CERT_/.test(code)) {
     return "the server's certificate is not good: signed by none of the authorities that we trust, " +
