@@ -1,6 +1,7 @@
 /** Where connections come from. */
 import { bracketed } from "../base/endpoint.ts";
 import { reasonOf } from "../os/reason.ts";
+import { isReadable } from "../os/socket_calls.ts";
 import { type Connection } from "./connection.ts";
 import { listenerDescriptor } from "./connection_descriptor.ts";
 import { type Inherited, NativeConnection, prepareListener } from "./native_connection.ts";
@@ -25,6 +26,8 @@ export interface Listener {
   readonly port: number | null;
   /** The next connection, or `null` when the listener has been closed. */
   accept(): Promise<Connection | null>;
+  /** Whether somebody waits to be accepted. Absent where it cannot be told. */
+  readonly hasCaller?: () => boolean;
   /** Takes no more connections; a Unix socket's path is removed. Idempotent. */
   close(): void;
 }
@@ -44,8 +47,8 @@ export function listenTcp(hostname: string, port: number): Listener {
   }
   const address = listener.addr as Deno.NetAddr;
   const text = `${bracketed(hostname)}:${address.port}`;
-  const inherited = prepareListener(listenerDescriptor(address), hostname);
-  return new NativeListener(listener, text, address.port, () => {}, inherited);
+  const fd = listenerDescriptor(address);
+  return new NativeListener(listener, text, address.port, () => {}, prepareListener(fd, hostname), fd);
 }
 
 /**
@@ -148,6 +151,7 @@ async function removeStaleSocket(path: string): Promise<void> {
 }
 
 class NativeListener implements Listener {
+  readonly hasCaller?: () => boolean;
   readonly #listener: Deno.Listener;
   readonly #beforeClose: () => void;
   readonly #inherited: Inherited | undefined;
@@ -161,7 +165,9 @@ class NativeListener implements Listener {
     readonly port: number | null,
     beforeClose: () => void,
     inherited?: Inherited,
+    fd: number | null = null,
   ) {
+    if (fd !== null) this.hasCaller = () => !this.#closed && isReadable(fd);
     this.#inherited = inherited;
     this.#listener = listener;
     this.#beforeClose = beforeClose;

@@ -32,6 +32,9 @@ export interface StrangerLimits {
   readonly inVainPerSecond: number;
 }
 
+/** While some are turned away those who come are dealt with together: each alone would disturb who is served. */
+const GATHER_MS = 10;
+
 /** How long one address is not heard of again. */
 const SILENCE_MS = 60_000;
 /** Addresses that are remembered as complained about;. */
@@ -151,11 +154,14 @@ export class Strangers implements StrangerCounts {
   async attend(listener: Listener, hear: (connection: Connection) => void): Promise<void> {
     for (let connection; (connection = await listener.accept()) !== null;) {
       const { peer } = connection;
-      if (peer.transport !== "tcp" || this.#vainWork.hears(peer.address)) hear(connection);
+      const isHeard = peer.transport !== "tcp" || this.#vainWork.hears(peer.address);
+      if (isHeard) hear(connection);
       else this.#turnAtTheDoor(connection);
       // Who comes through a Unix socket waits for nobody.
+      if (listener.port === null) continue;
       const { pauseMs } = this.#vainWork;
-      if (pauseMs > 0 && listener.port !== null) await delay(this.#clock, pauseMs);
+      if (pauseMs > 0) await delay(this.#clock, pauseMs);
+      else if (!isHeard && listener.hasCaller?.() === false) await delay(this.#clock, GATHER_MS);
     }
   }
 

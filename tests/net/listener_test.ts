@@ -59,6 +59,7 @@ Deno.test("who is behind many that were gone before they were accepted is accept
   const listener = listenTcp("127.0.0.1", 0);
   const port = listener.port!;
   for (let count = 0; count < 100; count++) await knockAndRun(port);
+  assertEquals(listener.hasCaller!(), true);
   const client = await dial({ transport: "tcp", host: "127.0.0.1", port });
   let rests = 0;
   const { setTimeout } = globalThis;
@@ -70,6 +71,7 @@ Deno.test("who is behind many that were gone before they were accepted is accept
     globalThis.setTimeout = setTimeout;
   }
   assertEquals(rests, 2);
+  assertEquals(listener.hasCaller!(), false);
   client.close();
   listener.close();
 });

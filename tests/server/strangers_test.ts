@@ -116,6 +116,10 @@ class Queue implements Listener {
     this.#callers = [...callers];
   }
 
+  hasCaller(): boolean {
+    return this.#callers.length > 0;
+  }
+
   accept(): Promise<Connection | null> {
     const peer = this.#callers.shift();
     if (peer === undefined) return Promise.resolve(null);
@@ -137,9 +141,14 @@ Deno.test("strangers: whose address hammers is turned away at the door, nobody e
   const others = [peer("10.0.0.2"), { transport: "unix", address: "unix:uid=0", text: "unix" }] as const;
   const queue = new Queue([hammers, ...others, hammers]);
   const heard: string[] = [];
-  await strangers.attend(queue, ({ peer }) => void heard.push(peer.address));
+  const attending = strangers.attend(queue, ({ peer }) => void heard.push(peer.address));
+  for (let turn = 0; turn < 100; turn++) await null;
   assertEquals(heard, ["10.0.0.2", "unix:uid=0"]);
   assertEquals(queue.closed, ["10.0.0.1", "10.0.0.1"]);
+  // Nobody is left: those who come now are looked at together.
+  assertEquals(clock.timers, 1);
+  clock.advance(10);
+  await attending;
   assertEquals([strangers.inVain, strangers.turnedAway], [100, 2]);
   assertEquals(lines.length, 1);
   assertMatch(
