@@ -74,7 +74,7 @@ class Hosts implements AsyncDisposable {
 
   /** The first screen that is watched. */
   async statusThere() {
-    const script = `'${await program()}' status --sock '${this.#sockThere}' --watch | head -n 6`;
+    const script = `'${await program()}' status --sock '${this.#sockThere}' --watch | head -n 8`;
     return await run("sh", ["-c", script], { env: surroundings });
   }
 
