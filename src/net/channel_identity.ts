@@ -44,7 +44,7 @@ export async function readIdentity(keyPath: string, presharedKeyPath?: string): 
 }
 
 async function readKey(kind: "private" | "preshared", path: string): Promise<Uint8Array<ArrayBuffer>> {
-  const text = await readSecretFile(path);
+  const text = await readSecretFile(path, kind === "private" ? "denbd keygen" : "denbd keygen --psk");
   try {
     return parseSecretKey(kind, text);
   } catch (error) {

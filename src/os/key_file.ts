@@ -9,15 +9,19 @@ const SECRET_FILE_BYTES_MAX = 4096;
 /**
  * Reads a file that holds a secret.
  *
+ * @param remedy What makes such a file, for when there is none.
  * @throws {Error} If others may read or change it, if it is no plain file of a sensible size, or if it cannot be
  *   read. The message names the file and says what to do.
  */
-export async function readSecretFile(path: string): Promise<string> {
+export async function readSecretFile(path: string, remedy: string): Promise<string> {
   let file: Deno.FsFile;
   try {
+    // Opening a pipe would wait for its other end.
+    if (!(await Deno.stat(path)).isFile) throw new Error("it is no key file");
     file = await Deno.open(path);
   } catch (error) {
-    throw new Error(`cannot read ${path}: ${reasonOf(error, { ENOENT: "it does not exist" })}`);
+    const why = reasonOf(error, { ENOENT: `it does not exist; ${remedy} makes one` });
+    throw new Error(`cannot read ${path}: ${why}`);
   }
   using opened = file;
   const { mode, isFile, size } = await opened.stat();
