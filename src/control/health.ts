@@ -1,6 +1,7 @@
 /** Whether all is well with a server, in one line. */
 import { counted } from "../base/counted.ts";
 import { printable } from "../base/printable.ts";
+import type { LinkStatus } from "../remote/link_status.ts";
 import type { ProcessStatus } from "./status.ts";
 
 /** `degraded`: it serves, but somebody should look. `failed`: some of what clients ask for cannot be done. */
@@ -24,20 +25,41 @@ export function judgeHealth(status: ProcessStatus): Health {
 
 function* findings(status: ProcessStatus): Generator<Health> {
   if (!status.clientsAllowed) yield { state: "degraded", why: "it is stopping and lets nobody in" };
-  for (const { name, syncFailure } of status.exports) {
-    if (syncFailure === null) continue;
-    const why = `export "${printable(name)}" cannot be written since a sync failed: ${
-      printable(syncFailure)
-    }`;
-    yield { state: "failed", why };
+  for (const { name, syncFailure, upstream } of status.exports) {
+    const disk = `export "${printable(name)}"`;
+    if (syncFailure !== null) {
+      yield {
+        state: "failed",
+        why: `${disk} cannot be written since a sync failed: ${printable(syncFailure)}`,
+      };
+    }
+    if (upstream !== undefined) yield* upstreamFindings(disk, upstream);
   }
-  for (const { name, revision, quarantine, badHashBlocks } of status.images) {
+  for (const { name, revision, quarantine, badHashBlocks, copy } of status.images) {
     const image = printable(`${name}:${revision}`);
+    if (copy?.writeProblem) {
+      yield { state: "degraded", why: `nothing is kept of image ${image}: ${printable(copy.writeProblem)}` };
+    }
+    if (copy?.uplink === null && copy.waiting > 0) {
+      yield { state: "degraded", why: `clients of image ${image} wait, and no server is found that has it` };
+    }
     if (quarantine !== null) {
       yield { state: "degraded", why: `image ${image} is quarantined: ${printable(quarantine)}` };
     } else if (badHashBlocks.length > 0) {
       yield { state: "degraded", why: `image ${image} has blocks that do not fit their checksums` };
     }
+  }
+}
+
+function* upstreamFindings(disk: string, { state, peer, trouble, doubt }: LinkStatus): Generator<Health> {
+  const why = trouble === null ? "" : `: ${printable(trouble)}`;
+  if (state === "failed") yield { state: "failed", why: `${disk} can be used no more${why}` };
+  // Whoever asks waits: that is what a proxy is for.
+  if (state === "reconnecting") {
+    yield { state: "degraded", why: `${disk} has no connection to ${printable(peer)}${why}` };
+  }
+  if (doubt !== null) {
+    yield { state: "degraded", why: `the next flush of ${disk} fails: ${printable(doubt)}` };
   }
 }
 

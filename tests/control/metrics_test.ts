@@ -1,6 +1,8 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { judgeHealth } from "../../src/control/health.ts";
 import { formatMetrics } from "../../src/control/metrics.ts";
+import type { ImageStatus } from "../../src/control/status.ts";
+import type { LinkStatus } from "../../src/remote/link_status.ts";
 import { IDLE, IDLE_EXPORT } from "./idle_status.ts";
 
 const pure = { permissions: "none" } as const;
@@ -72,3 +74,43 @@ Deno.test("health: the worst that is found decides, and the rest is counted", pu
   });
   assertEquals(judgeHealth({ ...IDLE, clientsAllowed: false }).state, "degraded");
 });
+
+Deno.test("health: a proxy is as well as its connection to the server", pure, () => {
+  const link = { peer: "192.0.2.7:10809", trouble: null, doubt: null };
+  const health = (upstream: object) =>
+    judgeHealth({ ...IDLE, exports: [{ ...IDLE_EXPORT, upstream: { ...link, ...upstream } as LinkStatus }] });
+  assertEquals(health({ state: "connected" }).state, "fine");
+  assertEquals(health({ state: "reconnecting", trouble: "connection refused" }), {
+    state: "degraded",
+    why: 'export "" has no connection to 192.0.2.7:10809: connection refused',
+  });
+  assertEquals(health({ state: "connected", doubt: "the server crashed" }), {
+    state: "degraded",
+    why: 'the next flush of export "" fails: the server crashed',
+  });
+  assertEquals(health({ state: "failed", trouble: "it is another disk" }), {
+    state: "failed",
+    why: 'export "" can be used no more: it is another disk',
+  });
+});
+
+Deno.test(
+  "health: an image that is copied is well while a server is there for who waits, and what comes is kept",
+  pure,
+  () => {
+    const image = { name: "lab", revision: 1, quarantine: null, badHashBlocks: [] };
+    const health = (copy: object | null) =>
+      judgeHealth({ ...IDLE, images: [{ ...image, copy } as unknown as ImageStatus] });
+    assertEquals(health(null).state, "fine");
+    assertEquals(health({ uplink: null, waiting: 0, writeProblem: null }).state, "fine");
+    assertEquals(health({ uplink: "a:1", waiting: 2, writeProblem: null }).state, "fine");
+    assertEquals(health({ uplink: null, waiting: 2, writeProblem: null }), {
+      state: "degraded",
+      why: "clients of image lab:1 wait, and no server is found that has it",
+    });
+    assertEquals(health({ uplink: "a:1", waiting: 0, writeProblem: "ENOSPC" }), {
+      state: "degraded",
+      why: "nothing is kept of image lab:1: ENOSPC",
+    });
+  },
+);
