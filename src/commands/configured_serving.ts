@@ -12,9 +12,10 @@ import { ConfigError } from "../config/config_error.ts";
 import type { ExportSettings } from "../config/exports_conf.ts";
 import type { ControlHandlers } from "../control/handlers.ts";
 import type { ImageStatus } from "../control/status.ts";
+import { bytewise } from "../device/bytewise.ts";
 import type { BlockDevice } from "../device/device.ts";
 import { activatedDescriptors } from "../net/activation.ts";
-import { openDisk } from "../open_disk.ts";
+import { openDisk, openNbdLocator } from "../open_disk.ts";
 import { systemClock } from "../os/clock.ts";
 import { type Export, type ExportTable, ExportTraffic } from "../server/export_table.ts";
 import type { NbdServer } from "../server/nbd/server.ts";
@@ -49,6 +50,8 @@ interface OpenedExport {
   readonly settings: ExportSettings;
   readonly device: BlockDevice;
   readonly ownership?: ServedOwnership;
+  /** See {@linkcode Export}. */
+  readonly writtenElsewhere?: () => boolean;
 }
 
 /** What a reload has found good, and is about to put in force. */
@@ -297,12 +300,12 @@ export class ConfiguredServing implements ServerRole {
     const log = this.#log;
     const file = this.#file("exports");
     try {
-      if (disk.kind !== "file") {
-        return {
-          settings,
-          device: await openDisk(disk, { readOnly, deadlineMs: Infinity, signal, log, env }),
-        };
+      const far = { readOnly, deadlineMs: Infinity, signal, log, env };
+      if (disk.kind === "nbd") {
+        const { disk: blocks, link } = await openNbdLocator(disk, far);
+        return { settings, device: bytewise(blocks), writtenElsewhere: () => link?.isAlone !== true };
       }
+      if (disk.kind !== "file") return { settings, device: await openDisk(disk, far) };
       const surroundings = { stateDirectory, env, log };
       const why = await whyNotServed(disk.path, surroundings);
       if (why === null) {
@@ -333,7 +336,11 @@ export class ConfiguredServing implements ServerRole {
   }
 
   /** @param instance See {@linkcode Export}. */
-  #add(exports: ExportTable, { settings, device, ownership }: OpenedExport, instance?: string): void {
+  #add(
+    exports: ExportTable,
+    { settings, device, ownership, writtenElsewhere }: OpenedExport,
+    instance?: string,
+  ): void {
     const { name, description, readOnly, isDefault, writers } = settings;
     const exported: Export = {
       name,
@@ -342,6 +349,7 @@ export class ConfiguredServing implements ServerRole {
       sizeBytes: device.sizeBytes,
       readOnly,
       writers,
+      writtenElsewhere,
       traffic: new ExportTraffic(),
       instance,
       source: formatDiskLocator(settings.disk),

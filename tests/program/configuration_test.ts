@@ -2,7 +2,7 @@
 import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { dial } from "../../src/net/dial.ts";
 import { Command, TransmissionFlag, WireErrno } from "../../src/wire/nbd/constants.ts";
-import { decodeFacts, DENBD_NAMESPACE } from "../../src/wire/nbd/denbd_context.ts";
+import { decodeFacts, DENBD_NAMESPACE, encodeSession } from "../../src/wire/nbd/denbd_context.ts";
 import { RefusedError } from "../../src/wire/nbd/refused_error.ts";
 import { freePort, run, type TemporaryDirectory, temporaryDirectory } from "../testing/process.ts";
 import { RawClient } from "../testing/raw_client.ts";
@@ -275,6 +275,31 @@ Deno.test("an export that was away, or was read-only, comes back as one that may
   const back = await instanceAfter("[a]\ndisk = a.img\n");
   assert(!seen.has(back));
   assertEquals(await instanceAfter("[a]\ndisk = a.img\ndiscard = unmap\n"), back);
+});
+
+Deno.test("clients of a disk at the far end hear that others write to it, and keep nothing of it", async () => {
+  using directory = new Directory({ "peers.conf": EVERYBODY });
+  directory.image("near.img");
+  directory.image("far.img");
+  await using shared = await serveFile(["--file", `${directory.path}/far.img`]);
+  const far = `disk = nbd://127.0.0.1:${shared.port}/`;
+  const near = "[near]\ndisk = near.img\n[fixed]\ndisk = fixed.img\nreadonly = true\n";
+  directory.image("fixed.img");
+  directory.write("exports.conf", `${near}[far]\n${far}\n[read]\n${far}\nreadonly = true\n`);
+  await using served = await serve(directory);
+  const factsOf = async (exportName: string) => {
+    const session = encodeSession({ id: crypto.randomUUID(), generation: 1 });
+    const connection = await dial({ transport: "tcp", host: "127.0.0.1", port: served.port });
+    const contexts = [DENBD_NAMESPACE, session];
+    const { agreement } = await RawClient.open(connection, { exportName, contexts });
+    connection.close();
+    const { leaseMs, othersWrite = false } = decodeFacts(agreement.contexts.map(({ name }) => name));
+    return [leaseMs !== undefined, othersWrite];
+  };
+  assertEquals(await factsOf("near"), [true, false]);
+  assertEquals(await factsOf("fixed"), [false, false]);
+  assertEquals(await factsOf("far"), [false, false]);
+  assertEquals(await factsOf("read"), [false, true]);
 });
 
 Deno.test("V51: an export in use is not removed without force; then its requests fail cleanly", async () => {

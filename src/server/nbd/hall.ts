@@ -175,7 +175,9 @@ export class Hall implements ServerHall {
     this.#admissions.set(exported, admitting);
     try {
       const { grant: reservation, leaseMs } = await admitting;
-      return encodeFacts({ session, reservation, leaseMs });
+      // Who writes to the disk by another way asks nobody here.
+      const isAlone = exported.writtenElsewhere?.() !== true;
+      return encodeFacts({ session, reservation, leaseMs: isAlone ? leaseMs : undefined });
     } catch (error) {
       this.#admissions.delete(exported);
       if (!(error instanceof WriterRefused)) throw error;
