@@ -12,6 +12,7 @@ import { GLOBAL_OPTIONS } from "./global_options.ts";
 import { commandHelp, programHelp } from "./help.ts";
 import { nearest } from "./nearest.ts";
 import { readOptions, splitWords, type Words } from "./parse_arguments.ts";
+import { shareStderr } from "./shared_stderr.ts";
 import { UsageError } from "./usage_error.ts";
 
 /** What the program uses of the outside. */
@@ -40,8 +41,9 @@ export async function runProgram(
   words: readonly string[],
   commands: readonly Command[],
   version: string,
-  surroundings: Surroundings,
+  around: Surroundings,
 ): Promise<number> {
+  const surroundings = { ...around, ...shareStderr(around) };
   const { stdout, stderr } = surroundings;
   // What ends the program is an error to journald too.
   const priority = surroundings.journal ? "<3>" : "";

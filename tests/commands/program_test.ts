@@ -5,6 +5,7 @@ import { optionText } from "../../src/commands/help.ts";
 import type { Option } from "../../src/commands/options.ts";
 import { nearest } from "../../src/commands/nearest.ts";
 import { runProgram } from "../../src/commands/program.ts";
+import { shareStderr } from "../../src/commands/shared_stderr.ts";
 import { UsageError } from "../../src/commands/usage_error.ts";
 import { FakeSurroundings } from "./fake_surroundings.ts";
 
@@ -228,6 +229,23 @@ Deno.test("the help shows defaults as one would type them, and none that is noth
   assertEquals(shown({ type: "size", default: 1000, help: "x" }), "x (default 1000)");
   assertEquals(shown({ type: "integer", default: 4096, help: "x" }), "x (default 4096)");
   assertEquals(shown({ type: "string", default: "", help: "x" }), "x");
+});
+
+Deno.test("a line of the log begins below the progress that stands on the screen", pure, async () => {
+  let screen = "";
+  const write = (text: string | Uint8Array) => {
+    screen += text;
+    return Promise.resolve();
+  };
+  const { stderr, writeLog } = shareStderr({ stderr: { isTerminal: true, write }, writeLog: write });
+  await stderr.write("\r14 %");
+  writeLog("one\n");
+  writeLog("two\n");
+  await stderr.write("\r15 %");
+  await stderr.write("\r    ");
+  await stderr.write("\r");
+  writeLog("three\n");
+  assertEquals(screen, "\r14 %\none\ntwo\n\r15 %\r    \rthree\n");
 });
 
 Deno.test("an unknown command is refused with the nearest one", pure, async () => {
