@@ -20,7 +20,7 @@ const encoder = new TextEncoder();
 
 const usage = `deno task bench [options]
 
-  --cells LIST        cells to run; a word matches every cell whose name begins with it. All: ${
+  --cells LIST        cells to run; a word that is no cell's name matches every cell whose name begins with it. All: ${
   allCells.map(({ name }) => name).join(", ")
 }
   --servers LIST      contenders to run, by name (default: all)
@@ -84,7 +84,7 @@ function words(list: string | undefined): string[] {
   return list?.split(",").map((word) => word.trim()).filter((word) => word !== "") ?? [];
 }
 
-/** Those of `all` that the list names, in the order of `all`; every word must match something. */
+/** Those of `all` that the list names, whole or by their beginning, in the order of `all`; every word must match something. */
 function choose<T extends { readonly name: string }>(
   all: readonly T[],
   list: string | undefined,
@@ -95,9 +95,9 @@ function choose<T extends { readonly name: string }>(
   for (const word of wanted) {
     if (!all.some(({ name }) => name.startsWith(word))) fail(`no ${what} named ${word}`);
   }
-  return all.filter(({ name }) =>
-    wanted.some((word) => word === name) || wanted.some((word) => name.startsWith(word))
-  );
+  const isNamed = (word: string, name: string) =>
+    all.some((one) => one.name === word) ? name === word : name.startsWith(word);
+  return all.filter(({ name }) => wanted.some((word) => isNamed(word, name)));
 }
 
 function contenders(): Contender[] {
