@@ -1,7 +1,7 @@
 /** A connection to another denbd that takes the disk over: the data go over it, and it tells checksums of what came. */
 import type { BlockDevice } from "../device/device.ts";
 import { type Carrier, NbdDisk } from "../remote/nbd.ts";
-import { Transaction } from "../remote/nbd_transaction.ts";
+import { Transaction } from "../remote/connection/nbd_transaction.ts";
 import { Command, CommandFlag } from "../wire/nbd/constants.ts";
 import { CRC32_CONTEXT } from "../wire/nbd/migration_message.ts";
 import type { Attempt } from "./handover.ts";

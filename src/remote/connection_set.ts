@@ -4,10 +4,10 @@
  * A request goes to the connection with the fewest unanswered ones. Several connections are used only where the
  * server promises that a flush on one covers what was answered on all.
  */
-import type { NbdConnection } from "./nbd_connection.ts";
+import type { NbdConnection } from "./connection/nbd_connection.ts";
 import type { Carrier } from "./nbd.ts";
 import { type ExportFacts, exportFacts } from "./nbd_export.ts";
-import type { Failure, Transaction } from "./nbd_transaction.ts";
+import type { Failure, Transaction } from "./connection/nbd_transaction.ts";
 import type { OpenedConnection } from "./open_connection.ts";
 
 export class ConnectionSet implements Carrier {

@@ -23,7 +23,7 @@ import type { Pipe } from "../os/pipe.ts";
 import type { StatusExtent } from "../wire/nbd/chunk.ts";
 import type { ExportFacts } from "./nbd_export.ts";
 import { OverlapGate } from "./overlap_gate.ts";
-import { Transaction } from "./nbd_transaction.ts";
+import { Transaction } from "./connection/nbd_transaction.ts";
 
 /** Brings transactions to a server and settles them. */
 export interface Carrier {

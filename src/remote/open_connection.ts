@@ -10,9 +10,9 @@ import {
 } from "../wire/nbd/handshake_client.ts";
 import { MovedError } from "../wire/nbd/moved_error.ts";
 import { WireError } from "../wire/wire_error.ts";
-import { type ConnectionOwner, NbdConnection } from "./nbd_connection.ts";
-import type { JoinLimits } from "./read_joiner.ts";
-import type { Patience } from "./signs_of_life.ts";
+import { type ConnectionOwner, NbdConnection } from "./connection/nbd_connection.ts";
+import type { JoinLimits } from "./connection/read_joiner.ts";
+import type { Patience } from "./connection/signs_of_life.ts";
 
 /** Makes a connection to the server, or fails, at the latest when the signal fires. */
 export type Dial = (signal: AbortSignal | undefined) => Promise<DialledConnection>;

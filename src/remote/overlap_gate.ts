@@ -6,7 +6,7 @@
  * overlap are never with it together. Reads beside reads cost nothing.
  */
 import { LinkedList } from "../base/linked_list.ts";
-import type { Transaction } from "./nbd_transaction.ts";
+import type { Transaction } from "./connection/nbd_transaction.ts";
 
 export class OverlapGate {
   /** Those inside that change the disk. */

@@ -4,7 +4,7 @@ import type { Clock } from "../os/clock.ts";
 import type { ClientWishes } from "../wire/nbd/handshake_client.ts";
 import type { SessionName } from "../wire/nbd/denbd_context.ts";
 import type { Dial } from "./open_connection.ts";
-import type { JoinLimits } from "./read_joiner.ts";
+import type { JoinLimits } from "./connection/read_joiner.ts";
 
 /** As `--stall`. */
 export const STALL_MS = 30_000;

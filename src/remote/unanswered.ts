@@ -6,7 +6,7 @@
  */
 import { LinkedList } from "../base/linked_list.ts";
 import type { Clock } from "../os/clock.ts";
-import type { Transaction } from "./nbd_transaction.ts";
+import type { Transaction } from "./connection/nbd_transaction.ts";
 
 /** Who has requests that may be too late. */
 export interface UnansweredOwner {

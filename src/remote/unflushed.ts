@@ -6,7 +6,7 @@
  */
 import { allAtRest } from "../base/all_at_rest.ts";
 import { Command } from "../wire/nbd/constants.ts";
-import { Transaction } from "./nbd_transaction.ts";
+import { Transaction } from "./connection/nbd_transaction.ts";
 import { type Remembered, ReplayMap } from "./replay_map.ts";
 
 export class Unflushed {

@@ -1,10 +1,10 @@
 /** Bugs that are planted, to see whether the simulation finds them. */
 import type { BlockDevice, WriteOptions } from "../../src/device/device.ts";
 import { delay } from "../../src/os/clock.ts";
-import { JoinedRead } from "../../src/remote/joined_read.ts";
-import { NbdConnection } from "../../src/remote/nbd_connection.ts";
-import type { Transaction } from "../../src/remote/nbd_transaction.ts";
-import { ReadJoiner } from "../../src/remote/read_joiner.ts";
+import { JoinedRead } from "../../src/remote/connection/joined_read.ts";
+import { NbdConnection } from "../../src/remote/connection/nbd_connection.ts";
+import type { Transaction } from "../../src/remote/connection/nbd_transaction.ts";
+import { ReadJoiner } from "../../src/remote/connection/read_joiner.ts";
 import { ReplayMap } from "../../src/remote/replay_map.ts";
 import { WriterSessions } from "../../src/server/writer_sessions.ts";
 import { Command } from "../../src/wire/nbd/constants.ts";

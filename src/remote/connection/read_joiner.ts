@@ -6,7 +6,7 @@
  * nothing does not wait, nor does any where answers take their time: over a long way all that can be under way has to be.
  * Nothing is read that nobody has asked for.
  */
-import { Command } from "../wire/nbd/constants.ts";
+import { Command } from "../../wire/nbd/constants.ts";
 import { JoinedRead } from "./joined_read.ts";
 import type { Transaction } from "./nbd_transaction.ts";
 

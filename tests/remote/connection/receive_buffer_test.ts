@@ -1,6 +1,6 @@
 import { assertEquals, fail } from "@std/assert";
-import { ReceiveBuffer } from "../../src/remote/receive_buffer.ts";
-import { randomFrom } from "../testing/random.ts";
+import { ReceiveBuffer } from "../../../src/remote/connection/receive_buffer.ts";
+import { randomFrom } from "../../testing/random.ts";
 
 const KIB = 1024;
 

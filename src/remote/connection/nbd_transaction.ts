@@ -4,13 +4,13 @@
  * The request never changes, so that it can be sent again, byte for byte, on another connection. What has come
  * back belongs to one connection and is forgotten when the request is sent anew.
  */
-import type { Place } from "../base/linked_list.ts";
-import { DeviceError, type DeviceOperation, type ErrnoName } from "../device/device_error.ts";
-import type { OpenFile } from "../os/file_calls.ts";
-import { type Pipe, pipes } from "../os/pipe.ts";
-import { Command, CommandFlag } from "../wire/nbd/constants.ts";
-import type { ChunkRequest, StatusExtent } from "../wire/nbd/chunk.ts";
-import { WireError } from "../wire/wire_error.ts";
+import type { Place } from "../../base/linked_list.ts";
+import { DeviceError, type DeviceOperation, type ErrnoName } from "../../device/device_error.ts";
+import type { OpenFile } from "../../os/file_calls.ts";
+import { type Pipe, pipes } from "../../os/pipe.ts";
+import { Command, CommandFlag } from "../../wire/nbd/constants.ts";
+import type { ChunkRequest, StatusExtent } from "../../wire/nbd/chunk.ts";
+import { WireError } from "../../wire/wire_error.ts";
 import { Coverage } from "./coverage.ts";
 
 /** Why a request failed. */

@@ -6,11 +6,11 @@
  *
  * @see NBD proto.md, "Transmission phase"
  */
-import type { Connection } from "../net/connection.ts";
-import { checkChunk, DATA_OFFSET_BYTES, dataChunkOverhead, decodeDataOffset } from "../wire/nbd/chunk.ts";
-import { ChunkType, Command, ReplyFlag } from "../wire/nbd/constants.ts";
-import { errnoName } from "../wire/nbd/error_code.ts";
-import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
+import type { Connection } from "../../net/connection.ts";
+import { checkChunk, DATA_OFFSET_BYTES, dataChunkOverhead, decodeDataOffset } from "../../wire/nbd/chunk.ts";
+import { ChunkType, Command, ReplyFlag } from "../../wire/nbd/constants.ts";
+import { errnoName } from "../../wire/nbd/error_code.ts";
+import type { ClientAgreement } from "../../wire/nbd/handshake_client.ts";
 import {
   chunkHeaderBytes,
   decodeReplyHeader,
@@ -18,8 +18,8 @@ import {
   type ReplyHeader,
   replyHeaderBytes,
   SIMPLE_REPLY_BYTES,
-} from "../wire/nbd/transmission.ts";
-import { WireError } from "../wire/wire_error.ts";
+} from "../../wire/nbd/transmission.ts";
+import { WireError } from "../../wire/wire_error.ts";
 import { JoinedRead } from "./joined_read.ts";
 import type { Transaction } from "./nbd_transaction.ts";
 import { PayloadIntake } from "./payload_intake.ts";

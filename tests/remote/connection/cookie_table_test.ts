@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
-import { CookieTable } from "../../src/remote/cookie_table.ts";
-import { Transaction } from "../../src/remote/nbd_transaction.ts";
-import { Command } from "../../src/wire/nbd/constants.ts";
+import { CookieTable } from "../../../src/remote/connection/cookie_table.ts";
+import { Transaction } from "../../../src/remote/connection/nbd_transaction.ts";
+import { Command } from "../../../src/wire/nbd/constants.ts";
 
 const flush = () => new Transaction(Command.FLUSH, 0, 0, 0, null);
 

@@ -5,12 +5,12 @@
  * next. Large READs of neighbouring ranges go out as one (see `read_joiner.ts`). A request waits here as long as the
  * server has no room for it.
  */
-import type { Connection } from "../net/connection.ts";
-import type { Clock } from "../os/clock.ts";
-import { Command } from "../wire/nbd/constants.ts";
-import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
+import type { Connection } from "../../net/connection.ts";
+import type { Clock } from "../../os/clock.ts";
+import { Command } from "../../wire/nbd/constants.ts";
+import type { ClientAgreement } from "../../wire/nbd/handshake_client.ts";
 import type { JoinedRead } from "./joined_read.ts";
-import { exportFacts } from "./nbd_export.ts";
+import { exportFacts } from "../nbd_export.ts";
 import { type Failure, Transaction } from "./nbd_transaction.ts";
 import { Probe } from "./probe.ts";
 import { type JoinLimits, ReadJoiner } from "./read_joiner.ts";

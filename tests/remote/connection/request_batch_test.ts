@@ -1,13 +1,13 @@
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
-import { Transaction } from "../../src/remote/nbd_transaction.ts";
-import { RequestBatch } from "../../src/remote/request_batch.ts";
-import { Command, CommandFlag } from "../../src/wire/nbd/constants.ts";
+import { Transaction } from "../../../src/remote/connection/nbd_transaction.ts";
+import { RequestBatch } from "../../../src/remote/connection/request_batch.ts";
+import { Command, CommandFlag } from "../../../src/wire/nbd/constants.ts";
 import {
   decodeRequest,
   EXTENDED_REQUEST_BYTES,
   type Request,
   REQUEST_BYTES,
-} from "../../src/wire/nbd/transmission.ts";
+} from "../../../src/wire/nbd/transmission.ts";
 
 const KIB = 1024;
 

@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
-import { Transaction } from "../../src/remote/nbd_transaction.ts";
-import { SentRequests } from "../../src/remote/sent_requests.ts";
-import { Command } from "../../src/wire/nbd/constants.ts";
-import { ManualClock } from "../testing/manual_clock.ts";
+import { Transaction } from "../../../src/remote/connection/nbd_transaction.ts";
+import { SentRequests } from "../../../src/remote/connection/sent_requests.ts";
+import { Command } from "../../../src/wire/nbd/constants.ts";
+import { ManualClock } from "../../testing/manual_clock.ts";
 
 function test(name: string, fn: () => void): void {
   Deno.test({ name: `sent requests: ${name}`, permissions: "none", fn });

@@ -1,10 +1,10 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import type { Connection } from "../../src/net/connection.ts";
-import { systemClock } from "../../src/os/clock.ts";
-import { NbdConnection } from "../../src/remote/nbd_connection.ts";
-import { Transaction } from "../../src/remote/nbd_transaction.ts";
-import { Command, TransmissionFlag } from "../../src/wire/nbd/constants.ts";
-import type { ClientAgreement } from "../../src/wire/nbd/handshake_client.ts";
+import type { Connection } from "../../../src/net/connection.ts";
+import { systemClock } from "../../../src/os/clock.ts";
+import { NbdConnection } from "../../../src/remote/connection/nbd_connection.ts";
+import { Transaction } from "../../../src/remote/connection/nbd_transaction.ts";
+import { Command, TransmissionFlag } from "../../../src/wire/nbd/constants.ts";
+import type { ClientAgreement } from "../../../src/wire/nbd/handshake_client.ts";
 
 const AGREEMENT: ClientAgreement = {
   sizeBytes: 1024 * 1024,

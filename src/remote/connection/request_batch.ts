@@ -3,8 +3,8 @@
  *
  * A long payload is not copied. It follows the batch, which ends with its request.
  */
-import { Command, CommandFlag } from "../wire/nbd/constants.ts";
-import { encodeRequest, requestBytes } from "../wire/nbd/transmission.ts";
+import { Command, CommandFlag } from "../../wire/nbd/constants.ts";
+import { encodeRequest, requestBytes } from "../../wire/nbd/transmission.ts";
 import type { Transaction } from "./nbd_transaction.ts";
 
 /** A batch is no longer, but for one request that is by itself. */

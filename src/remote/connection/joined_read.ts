@@ -6,7 +6,7 @@
  * keeps others from its range, a WRITE to a part that has arrived may be with the server together with the rest; none
  * meets a range whose data are still to come.
  */
-import { Command } from "../wire/nbd/constants.ts";
+import { Command } from "../../wire/nbd/constants.ts";
 import { Transaction } from "./nbd_transaction.ts";
 
 export class JoinedRead extends Transaction {

@@ -4,7 +4,7 @@
  * One that says nothing is asked for a sign of life, if it answers such questions whatever its disk does. One that owes
  * an answer to that is gone; any other is slow, unless the owner has no patience with those either.
  */
-import type { Clock } from "../os/clock.ts";
+import type { Clock } from "../../os/clock.ts";
 
 /** A server that has been silent for so long is asked for a sign of life. */
 const PROBE_AFTER_MS = 5000;

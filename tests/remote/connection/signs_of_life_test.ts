@@ -1,6 +1,6 @@
 /** Who is slow is waited for; who is gone is left, and nobody hears of it but by a pause. */
 import { assert, assertEquals } from "@std/assert";
-import { filled, holding, identity, newSession, settle, setUp } from "../testing/link.ts";
+import { filled, holding, identity, newSession, settle, setUp } from "../../testing/link.ts";
 
 function test(name: string, fn: () => Promise<void>): void {
   Deno.test({ name, permissions: "none", fn });

@@ -3,12 +3,12 @@
  *
  * @see NBD proto.md, "Structured reply types"
  */
-import { printable } from "../base/printable.ts";
-import { decodeBlockStatusPayload, decodeErrorPayload, decodeHolePayload } from "../wire/nbd/chunk.ts";
-import { CHUNK_ERROR_BIT, ChunkType, Command } from "../wire/nbd/constants.ts";
-import { errnoName } from "../wire/nbd/error_code.ts";
-import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
-import { WireError } from "../wire/wire_error.ts";
+import { printable } from "../../base/printable.ts";
+import { decodeBlockStatusPayload, decodeErrorPayload, decodeHolePayload } from "../../wire/nbd/chunk.ts";
+import { CHUNK_ERROR_BIT, ChunkType, Command } from "../../wire/nbd/constants.ts";
+import { errnoName } from "../../wire/nbd/error_code.ts";
+import type { ClientAgreement } from "../../wire/nbd/handshake_client.ts";
+import { WireError } from "../../wire/wire_error.ts";
 import type { Transaction } from "./nbd_transaction.ts";
 import { Probe } from "./probe.ts";
 

@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { Coverage } from "../../src/remote/coverage.ts";
+import { Coverage } from "../../../src/remote/connection/coverage.ts";
 
 const pure = { permissions: "none" } as const;
 

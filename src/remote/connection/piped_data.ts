@@ -3,8 +3,8 @@
  *
  * A pipe may take no more before they are all in: then they are taken out again, and go on elsewhere.
  */
-import type { Connection } from "../net/connection.ts";
-import { type Pipe, pipes } from "../os/pipe.ts";
+import type { Connection } from "../../net/connection.ts";
+import { type Pipe, pipes } from "../../os/pipe.ts";
 import type { Transaction } from "./nbd_transaction.ts";
 
 export class PipedData {

@@ -5,8 +5,8 @@
  * A READ without a buffer is shown its data where they were received, if that is in one piece there, or in a pipe into
  * which they went without being copied. At most one payload is on its way.
  */
-import type { Connection } from "../net/connection.ts";
-import { Command } from "../wire/nbd/constants.ts";
+import type { Connection } from "../../net/connection.ts";
+import { Command } from "../../wire/nbd/constants.ts";
 import type { Transaction } from "./nbd_transaction.ts";
 import { PipedData } from "./piped_data.ts";
 import { RECEIVE_BYTES, type ReceiveBuffer } from "./receive_buffer.ts";

@@ -3,10 +3,10 @@
  *
  * Its form is said in `wire/nbd/denbd_context.ts`.
  */
-import { Command, CommandFlag, TransmissionFlag } from "../wire/nbd/constants.ts";
-import { probeContextId, type ProbeWindow } from "../wire/nbd/denbd_context.ts";
-import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
-import { denbdFacts } from "./nbd_export.ts";
+import { Command, CommandFlag, TransmissionFlag } from "../../wire/nbd/constants.ts";
+import { probeContextId, type ProbeWindow } from "../../wire/nbd/denbd_context.ts";
+import type { ClientAgreement } from "../../wire/nbd/handshake_client.ts";
+import { denbdFacts } from "../nbd_export.ts";
 import { Transaction } from "./nbd_transaction.ts";
 
 /** Length of a range u64, id of a context u32. */

@@ -10,9 +10,9 @@
  *
  * @see NBD proto.md, "Transmission phase"
  */
-import type { Connection } from "../net/connection.ts";
-import type { Clock } from "../os/clock.ts";
-import type { ClientAgreement } from "../wire/nbd/handshake_client.ts";
+import type { Connection } from "../../net/connection.ts";
+import type { Clock } from "../../os/clock.ts";
+import type { ClientAgreement } from "../../wire/nbd/handshake_client.ts";
 import { JoinedRead } from "./joined_read.ts";
 import type { Failure, Transaction } from "./nbd_transaction.ts";
 import { Probe, probeWindow } from "./probe.ts";

@@ -4,9 +4,9 @@
  * A server that answers probes says how much it takes in before it reads no further; more is not sent to it, so that it
  * can always be asked.
  */
-import type { Clock } from "../os/clock.ts";
-import { Command } from "../wire/nbd/constants.ts";
-import type { ProbeWindow } from "../wire/nbd/denbd_context.ts";
+import type { Clock } from "../../os/clock.ts";
+import { Command } from "../../wire/nbd/constants.ts";
+import type { ProbeWindow } from "../../wire/nbd/denbd_context.ts";
 import { CookieTable } from "./cookie_table.ts";
 import type { Transaction } from "./nbd_transaction.ts";
 
