@@ -310,8 +310,10 @@ export class Ledger {
             `sector ${first + at} reads as ${found} instead of ${visible.join(" or ")}`,
           );
         }
-        // What was seen stays, unless power was lost meanwhile.
-        if (!sector.unsure && !disturbed && losses === this.#losses) sector.visible = [found];
+        // What was seen stays, unless power was lost meanwhile. A cache may answer while the server is away: of what
+        // nobody writes again it then shows what the server had before it lost that.
+        const isCertain = !sector.unsure && !disturbed && losses === this.#losses;
+        if (isCertain && !this.#orphans.has(first + at)) sector.visible = [found];
       }
     };
   }
