@@ -295,7 +295,7 @@ Deno.test("V42: with checksums, an answer that is always flipped is one failure 
     if (armed && from === "server" && bytes.length > 5000) bytes[5000] ^= 1;
     return bytes;
   });
-  const { link, disk } = await openCounted(middleman.listener.port!, 300);
+  const { link, disk } = await openCounted(middleman.listener.port!, 1500);
   armed = true;
   const error = await assertRejects(() => readDisk(disk, 0, 8192), DeviceError);
   assertEquals(error.errno, "ETIMEDOUT");
