@@ -52,6 +52,7 @@ import {
 import {
   decodeReplyHeader,
   decodeRequest,
+  emptyReplyHeader,
   encodeRequest,
   type ReplyHeader,
   replyHeaderBytes,
@@ -181,15 +182,7 @@ export const nbdReplies: Fuzzer = {
     const agreed = random.chance(0.9)
       ? fitting
       : { structured: random.chance(0.5), extended: random.chance(0.5) };
-    const header: ReplyHeader = {
-      form: "simple",
-      cookie: 0n,
-      error: 0,
-      flags: 0,
-      type: 0,
-      requestOffset: 0,
-      payloadBytes: 0,
-    };
+    const header = emptyReplyHeader();
     let headerBytes = 0;
     if (!accepts(() => headerBytes = replyHeaderBytes(view, 0, agreed), WireError)) {
       // A wrong magic is refused by both.

@@ -13,6 +13,7 @@ import {
 import { ChunkType, Command, ReplyFlag } from "../../src/wire/nbd/constants.ts";
 import {
   decodeReplyHeader,
+  emptyReplyHeader,
   encodeRequest,
   type ReplyHeader,
   replyHeaderBytes,
@@ -83,15 +84,7 @@ export class RawClient {
     const headerBytes = replyHeaderBytes(new DataView(start.buffer), 0, this.agreement);
     const rest = must(await this.#take(headerBytes - 4), "the stream ends inside a header");
     const bytes = new Uint8Array([...start, ...rest]);
-    const header: ReplyHeader = {
-      form: "simple",
-      cookie: 0n,
-      error: 0,
-      flags: 0,
-      type: 0,
-      requestOffset: 0,
-      payloadBytes: 0,
-    };
+    const header = emptyReplyHeader();
     decodeReplyHeader(new DataView(bytes.buffer), 0, header);
     const request = must(this.#pending.get(header.cookie), `unknown cookie ${header.cookie}`);
     let payloadBytes = header.payloadBytes;

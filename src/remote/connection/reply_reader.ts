@@ -14,8 +14,8 @@ import type { ClientAgreement } from "../../wire/nbd/handshake_client.ts";
 import {
   chunkHeaderBytes,
   decodeReplyHeader,
+  emptyReplyHeader,
   REPLY_MAGIC_BYTES,
-  type ReplyHeader,
   replyHeaderBytes,
   SIMPLE_REPLY_BYTES,
 } from "../../wire/nbd/transmission.ts";
@@ -59,15 +59,7 @@ export class ReplyReader {
   #lastPipable = false;
   /** What stands before the data of a READ that is answered in one go. */
   readonly #dataOverhead: number;
-  readonly #header: ReplyHeader = {
-    form: "simple",
-    cookie: 0n,
-    error: 0,
-    flags: 0,
-    type: 0,
-    requestOffset: 0,
-    payloadBytes: 0,
-  };
+  readonly #header = emptyReplyHeader();
   #stopped = false;
 
   /**

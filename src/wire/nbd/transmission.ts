@@ -68,6 +68,11 @@ export interface ReplyHeader {
   payloadBytes: number;
 }
 
+/** A header to decode into. */
+export function emptyReplyHeader(): ReplyHeader {
+  return { form: "simple", cookie: 0n, error: 0, flags: 0, type: 0, requestOffset: 0, payloadBytes: 0 };
+}
+
 /** Reads a u64; values above 2^53 round. */
 export function getUint64(view: DataView, at: number): number {
   return view.getUint32(at) * TWO_TO_32 + view.getUint32(at + 4);

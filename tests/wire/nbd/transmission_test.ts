@@ -2,11 +2,11 @@ import { assertEquals, assertThrows } from "@std/assert";
 import {
   decodeReplyHeader,
   decodeRequest,
+  emptyReplyHeader,
   encodeChunkHeader,
   encodeRequest,
   encodeSimpleReply,
   EXTENDED_REQUEST_BYTES,
-  type ReplyHeader,
   replyHeaderBytes,
   type Request,
   REQUEST_BYTES,
@@ -24,15 +24,6 @@ function test(name: string, fn: () => void): void {
 const COMPACT_WRITE = "25609513 0001 0001 0123456789abcdef 0000000100000200 00001000";
 const EXTENDED_TRIM = "21e41c71 0000 0004 fedcba9876543210 0000000000000200 0000000200000000";
 const emptyRequest = (): Request => ({ flags: 0, type: 0, cookie: 0n, offset: 0, length: 0 });
-const emptyReply = (): ReplyHeader => ({
-  form: "simple",
-  cookie: 0n,
-  error: 0,
-  flags: 0,
-  type: 0,
-  requestOffset: 0,
-  payloadBytes: 0,
-});
 
 test("decodeRequest() reads a compact request", () => {
   const request = emptyRequest();
@@ -204,7 +195,7 @@ test("replyHeaderBytes() knows each agreed form and refuses the others", () => {
 });
 
 test("decodeReplyHeader() reads all three forms and leaves nothing of the one before", () => {
-  const into = emptyReply();
+  const into = emptyReplyHeader();
   const extended = "6e8a278c 0001 0006 0000000000000005 0000000100000001 0000000000000018";
   const structured = "668e33ef 0001 8001 0000000000000006 00000006";
   const simple = "67446698 00000005 0000000000000007";
@@ -220,7 +211,7 @@ test("decodeReplyHeader() reads all three forms and leaves nothing of the one be
   });
   decodeReplyHeader(viewOf(bytes(structured)), 0, into);
   assertEquals(into, {
-    ...emptyReply(),
+    ...emptyReplyHeader(),
     form: "structured",
     cookie: 6n,
     flags: 1,
@@ -229,14 +220,14 @@ test("decodeReplyHeader() reads all three forms and leaves nothing of the one be
   });
   decodeReplyHeader(viewOf(bytes(extended)), 0, into);
   decodeReplyHeader(viewOf(bytes(simple)), 0, into);
-  assertEquals(into, { ...emptyReply(), cookie: 7n, error: 5 });
+  assertEquals(into, { ...emptyReplyHeader(), cookie: 7n, error: 5 });
   decodeReplyHeader(viewOf(bytes(structured)), 0, into);
   assertEquals(into.error, 0);
 });
 
 test("decodeReplyHeader() refuses a wrong magic", () => {
   assertThrows(
-    () => decodeReplyHeader(viewOf(bytes("25609513" + "00".repeat(28))), 0, emptyReply()),
+    () => decodeReplyHeader(viewOf(bytes("25609513" + "00".repeat(28))), 0, emptyReplyHeader()),
     WireError,
     "reply magic is 0x25609513",
   );
