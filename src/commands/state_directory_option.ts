@@ -12,14 +12,12 @@ export const stateDirOption = {
     `Where the identities and reservations of disks are kept ($STATE_DIRECTORY, else ${DEFAULT_STATE_DIRECTORY})`,
 } as const satisfies Option;
 
-/** The directory that {@linkcode stateDirOption} names, or the service manager has made for us, if any. */
-function namedStateDirectory(
-  stateDir: string | undefined,
-  env: (name: string) => string | undefined,
-): string | undefined {
-  // systemd names several, with colons between them.
-  return stateDir ?? (env("STATE_DIRECTORY")?.split(":")[0] || undefined);
+/** What {@linkcode stateDirOption} was given. */
+interface Named {
+  readonly stateDir?: string;
 }
+
+type Env = (name: string) => string | undefined;
 
 /**
  * The directory for a server that writes there: the one that was named, else the usual one. Who named a directory
@@ -27,18 +25,8 @@ function namedStateDirectory(
  *
  * @throws {CommandFailure} If a directory was named that cannot be used.
  */
-export async function writableStateDirectory(
-  { stateDir }: { readonly stateDir?: string },
-  env: (name: string) => string | undefined,
-): Promise<string> {
-  const named = namedStateDirectory(stateDir, env);
-  if (named === undefined) return DEFAULT_STATE_DIRECTORY;
-  try {
-    await proveStateDirectory(named);
-  } catch (error) {
-    throw unusable(named, reasonOf(error, { EEXIST: "it is no directory" }));
-  }
-  return named;
+export function writableStateDirectory(options: Named, env: Env): Promise<string> {
+  return provenDirectory(options, env, proveStateDirectory, { EEXIST: "it is no directory" });
 }
 
 /**
@@ -46,21 +34,28 @@ export async function writableStateDirectory(
  *
  * @throws {CommandFailure} If a directory was named that is none: in it nothing is known of any disk.
  */
-export async function readableStateDirectory(
-  { stateDir }: { readonly stateDir?: string },
-  env: (name: string) => string | undefined,
-): Promise<string> {
-  const named = namedStateDirectory(stateDir, env);
-  if (named === undefined) return DEFAULT_STATE_DIRECTORY;
-  try {
-    const { isDirectory } = await Deno.stat(named);
+export function readableStateDirectory(options: Named, env: Env): Promise<string> {
+  const prove = async (directory: string) => {
+    const { isDirectory } = await Deno.stat(directory);
     if (!isDirectory) throw new Error("it is no directory");
-  } catch (error) {
-    throw unusable(named, reasonOf(error, { ENOENT: "it does not exist" }));
-  }
-  return named;
+  };
+  return provenDirectory(options, env, prove, { ENOENT: "it does not exist" });
 }
 
-function unusable(directory: string, why: string): CommandFailure {
-  return new CommandFailure(`cannot use the state directory ${directory}: ${why}`);
+/** @param prove Throws if a directory cannot be used. @param reasons What errors mean here. */
+async function provenDirectory(
+  { stateDir }: Named,
+  env: Env,
+  prove: (directory: string) => void | Promise<void>,
+  reasons: Parameters<typeof reasonOf>[1],
+): Promise<string> {
+  // systemd names several, with colons between them.
+  const named = stateDir ?? (env("STATE_DIRECTORY")?.split(":")[0] || undefined);
+  if (named === undefined) return DEFAULT_STATE_DIRECTORY;
+  try {
+    await prove(named);
+  } catch (error) {
+    throw new CommandFailure(`cannot use the state directory ${named}: ${reasonOf(error, reasons)}`);
+  }
+  return named;
 }

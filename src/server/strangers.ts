@@ -37,7 +37,7 @@ const GATHER_MS = 10;
 
 /** How long one address is not heard of again. */
 const SILENCE_MS = 60_000;
-/** Addresses that are remembered as complained about;. */
+/** Addresses that are remembered as complained about. */
 const COMPLAINTS_MAX = 1024;
 
 /** Called with the reason. */
